@@ -1,0 +1,63 @@
+# One recipe per need. `make help` lists them. Nothing outside this folder is touched.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PARTS := verify protocol models client server simulation
+# People elsewhere who want CPU wheels of torch: make demo TORCH_INDEX=<the PyTorch CPU wheel index>
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+export OMP_NUM_THREADS ?= 1
+export FLWR_TELEMETRY_ENABLED = 0
+export FLWR_DISABLE_UPDATE_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types architecture check fix bench docs clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Train across four real hospitals on this machine and leave a verified model
+	@$(BIN)/solblom demo heart $(DEMO_ARGS)
+
+test: $(VENV)/.installed ## Run the tests (under 8 minutes)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.installed ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed ## Style and format
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed ## mypy, strict
+	$(BIN)/mypy
+
+architecture: $(VENV)/.installed ## Who may import whom
+	$(BIN)/lint-imports
+
+check: lint types architecture test ## What CI runs
+
+fix: $(VENV)/.installed ## Repair style and format where a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## Measure every figure that the docs quote (about half an hour)
+	$(BIN)/python bench/run_all.py
+
+docs: $(VENV)/.installed ## Build the documentation into site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(BIN)/mkdocs build --strict
+
+clean: ## Remove the virtual environment, caches and demo folders
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site solblom-demo*
+
+# torch first and alone: a range that admits a newer release would pull gigabytes of CUDA.
+$(VENV)/.installed: constraints.txt requirements-dev.txt $(PARTS:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "error: Python 3.11 is needed (found: $$($(PYTHON) --version 2>&1)). Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 3; }
+	@echo "Setting up $(VENV) (once; about two minutes) ..." >&2
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  $(PARTS:%=-e ./%) -r requirements-dev.txt
+	@touch $@

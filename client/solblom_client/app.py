@@ -1,0 +1,27 @@
+"""The Flower ClientApp: a thin door. Sealed bytes in, sealed bytes out; it reads neither."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from solblom_client.vault import Vault
+
+app = ClientApp()
+
+
+@lru_cache(maxsize=256)
+def open_vault(path: str) -> Vault:
+    """Open a vault once per process."""
+    return Vault.open(Path(path))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Pass the sealed order to the vault of `node-config` and return its sealed reply."""
+    sealed = message.content.array_records["solblom"]["sealed"].data
+    reply = open_vault(str(context.node_config["node-config"])).process(sealed)
+    array = Array(dtype="uint8", shape=(len(reply),), stype="solblom.sealed", data=reply)
+    content = RecordDict({"solblom": ArrayRecord({"sealed": array})})
+    return Message(content, reply_to=message)

@@ -1,0 +1,265 @@
+"""A hospital's own approval of a study: read by a person, signed by the node, tied to code and data set.
+
+Data checks run here, once, not per order (privacy.md rule 5): otherwise refusals would answer
+questions about patients. The noise root of the study is born here and its commitment stands in the
+approval (rule 12).
+"""
+
+import datetime as dt
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import Field
+
+from solblom_client.cohort import join_cohort
+from solblom_client.connectors.table import open_source
+from solblom_client.gate import check_policy
+from solblom_client.keys import SECRET_BYTES, NodeKeys
+from solblom_client.policy import DatasetTable, NodeConfig
+from solblom_models.task import Task, find_task, isolation_error
+from solblom_protocol.code_digest import NODE_PARTS, code_digest
+from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError, RefusedError
+from solblom_protocol.key_files import read_secret, write_new
+from solblom_protocol.messages import (
+    Digest,
+    KeyId,
+    Message,
+    SiteName,
+    Timestamp,
+    parse_message,
+    timestamp,
+)
+from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.study import StudyDocument, check_dates, open_study
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+
+APPROVAL_PAYLOAD_TYPE = "application/vnd.solblom.approval+json"
+ISOLATION_TOLERANCE = 1e-4  # of a gradient's norm: float32 rounding stays far below, a leak above
+
+
+class ApprovalRecord(Message):
+    """What the node signs when a person approves a study."""
+
+    schema_: Literal["solblom.approval/1"] = Field("solblom.approval/1", alias="schema")
+    site: SiteName
+    node: KeyId
+    study: Digest
+    dataset: SiteName
+    code: Digest
+    root_commitment: Digest
+    approved: Timestamp
+
+
+@dataclass(frozen=True)
+class Approval:
+    """An approved study, ready for the gate."""
+
+    record: ApprovalRecord
+    document: StudyDocument
+    task: Task
+    dataset: DatasetTable
+    root: bytes
+
+
+@dataclass(frozen=True)
+class ApprovalSummary:
+    """What the person who approves is shown. Stays inside the hospital."""
+
+    study: str
+    title: str
+    purpose: str
+    dataset: str
+    training_patients: int
+    test_patients: int
+    excluded_by_consent: int
+    epsilon: str
+    rounds: int
+
+
+def study_signers(config: NodeConfig) -> dict[str, Ed25519PublicKey]:
+    """Return the researchers' keys that this hospital knows."""
+    keys = [PublicKeys.read(config.path(file)) for file in config.policy.study_signers]
+    return {public.key_id: public.signing for public in keys}
+
+
+def node_code_digest(task: Task) -> str:
+    """Return the digest of the installed code that would see this study's patients."""
+    return code_digest({*NODE_PARTS, type(task).__module__.split(".")[0]})
+
+
+def approve(
+    config: NodeConfig,
+    keys: NodeKeys,
+    envelope: bytes,
+    *,
+    now: dt.datetime,
+    root: bytes | None = None,
+) -> ApprovalSummary:
+    """Check a signed study against policy and data, and approve it.
+
+    `root` is given in a simulation only; a hospital's root comes from the operating system.
+
+    Raises:
+        SolblomError: the signature, dates, policy or data do not allow it; nothing is written then.
+    """
+    if root is not None and not config.node.simulation:
+        raise ConfigurationError("SB-103", "A noise root may be given in a simulation only")
+    document = open_study(envelope, study_signers(config))
+    check_dates(document.study, today=now.date())
+    check_policy(document, config.policy)
+    task = find_task(document.study.task.name)
+    task.check(document)
+    dataset = _choose_dataset(config, task)
+    summary = check_data(config, keys, document, task, dataset, now=now)
+    _write(config, keys, document, envelope, task, dataset, root or os.urandom(SECRET_BYTES), now)
+    return summary
+
+
+def check_data(
+    config: NodeConfig,
+    keys: NodeKeys,
+    document: StudyDocument,
+    task: Task,
+    dataset: DatasetTable,
+    *,
+    now: dt.datetime,
+) -> ApprovalSummary:
+    """Check the hospital's data against the study's contract.
+
+    Raises:
+        DataError: SB-301 to SB-309.
+    """
+    units = task.read_units(open_source(config, dataset), document)
+    cohort = join_cohort(config, keys, document, units, now=now)
+    needed = max(document.study.cohort.min_patients, config.policy.min_patients)
+    if len(cohort.training.ids) < needed:
+        raise DataError(
+            "SB-306",
+            f"The training set has {len(cohort.training.ids)} patients; {needed} are needed",
+        )
+    if len(set(cohort.training.labels.tolist())) < 2:
+        raise DataError("SB-305", "All patients of the training set have the same label")
+    error = isolation_error(task, task.build(document), cohort.training)
+    if error > ISOLATION_TOLERANCE:
+        raise DataError("SB-309", f"Other patients change one patient's gradient by {error:.1%}")
+    study = document.study
+    return ApprovalSummary(
+        study=document.digest,
+        title=study.study.title,
+        purpose=study.study.purpose,
+        dataset=dataset.name,
+        training_patients=len(cohort.training.ids),
+        test_patients=len(cohort.test.ids),
+        excluded_by_consent=cohort.excluded,
+        epsilon=str(study.privacy.epsilon),
+        rounds=study.training.rounds,
+    )
+
+
+def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
+    """Return the approval of a study.
+
+    Raises:
+        RefusedError: SB-203 not approved here; SB-211 the code has changed since.
+        IntegrityError: SB-405 the approval was altered.
+    """
+    folder = approval_folder(config, study)
+    if not (folder / "approval.dsse.json").is_file():
+        raise RefusedError("SB-203", "The study is not approved at this hospital")
+    record = _read_record(folder / "approval.dsse.json", keys)
+    document = open_study((folder / "study.dsse.json").read_bytes(), study_signers(config))
+    if record.study != study or document.digest != study:
+        raise IntegrityError("SB-405", "The stored approval is for another study")
+    task = find_task(document.study.task.name)
+    if node_code_digest(task) != record.code:
+        raise RefusedError("SB-211", "The installed code is not the code that was approved")
+    root = read_secret(folder / "noise.root", length=SECRET_BYTES)
+    if _root_commitment(root) != record.root_commitment:
+        raise IntegrityError("SB-405", "The study's noise root is not the one that was approved")
+    datasets = {dataset.name: dataset for dataset in config.dataset}
+    if record.dataset not in datasets:
+        raise RefusedError("SB-205", f"The data set {record.dataset} is no longer in node.toml")
+    return Approval(record, document, task, datasets[record.dataset], root)
+
+
+def revoke(config: NodeConfig, study: str) -> None:
+    """Withdraw an approval and wipe the study's noise root.
+
+    Raises:
+        RefusedError: SB-203, there is none.
+    """
+    folder = approval_folder(config, study)
+    if not folder.is_dir():
+        raise RefusedError("SB-203", "The study is not approved at this hospital")
+    root = folder / "noise.root"
+    if root.is_file():
+        root.write_bytes(bytes(SECRET_BYTES))
+        root.unlink()
+    (folder / "approval.dsse.json").unlink(missing_ok=True)
+
+
+def approval_folder(config: NodeConfig, study: str) -> Path:
+    """Return the folder of a study's approval."""
+    return config.state / "approvals" / study.removeprefix("sha256:")
+
+
+def _choose_dataset(config: NodeConfig, task: Task) -> DatasetTable:
+    fitting = [dataset for dataset in config.dataset if dataset.connector == task.connector]
+    if len(fitting) != 1:
+        raise ConfigurationError(
+            "SB-103",
+            f"node.toml has {len(fitting)} data sets for the connector {task.connector}; one is needed",
+        )
+    return fitting[0]
+
+
+def _write(
+    config: NodeConfig,
+    keys: NodeKeys,
+    document: StudyDocument,
+    envelope: bytes,
+    task: Task,
+    dataset: DatasetTable,
+    root: bytes,
+    now: dt.datetime,
+) -> None:
+    folder = approval_folder(config, document.digest)
+    if (folder / "noise.root").is_file():
+        # The same study approved again keeps its root: same work, same bytes, one charge.
+        root = read_secret(folder / "noise.root", length=SECRET_BYTES)
+    else:
+        write_new(folder / "noise.root", root)
+    record = ApprovalRecord(
+        schema="solblom.approval/1",
+        site=config.node.site,
+        node=key_id(keys.signing.public_key()),
+        study=document.digest,
+        dataset=dataset.name,
+        code=node_code_digest(task),
+        root_commitment=_root_commitment(root),
+        approved=timestamp(now),
+    )
+    (folder / "study.dsse.json").write_bytes(envelope)
+    signed = sign_envelope(record.payload(), APPROVAL_PAYLOAD_TYPE, [keys.signing])
+    (folder / "approval.dsse.json").write_bytes(signed)
+
+
+def _read_record(path: Path, keys: NodeKeys) -> ApprovalRecord:
+    public = keys.signing.public_key()
+    try:
+        opened = open_envelope(
+            path.read_bytes(),
+            payload_type=APPROVAL_PAYLOAD_TYPE,
+            keys={key_id(public): public},
+        )
+    except (EnvelopeError, OSError):
+        raise IntegrityError("SB-405", "The stored approval is not signed by this node") from None
+    return parse_message(ApprovalRecord, opened.payload)
+
+
+def _root_commitment(root: bytes) -> str:
+    return "sha256:" + hashlib.sha256(b"solblom/root-commitment/v1\x00" + root).hexdigest()

@@ -1,0 +1,158 @@
+"""`solblom node …`: what hospital IT types."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
+
+if TYPE_CHECKING:
+    from solblom_client.ledger import Entry, Ledger
+    from solblom_client.policy import NodeConfig
+
+app = typer.Typer(help="Hospital: approve studies, see budgets", no_args_is_help=True)
+ledger_app = typer.Typer(help="The hospital's privacy budget", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
+
+NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")
+NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its folder")
+
+
+@app.command("approve")
+@command
+def approve_study(
+    study: Path = typer.Argument(..., help="The signed study (….signed.json)"),
+    nodes: list[Path] = NODES,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Check a signed study against this hospital's policy and data, and approve it."""
+    from solblom_client.approval import approve
+    from solblom_client.keys import read_node_keys
+    from solblom_client.policy import load_node_config
+    from solblom_client.vault import Vault, utc_now
+
+    envelope = _read(study)
+    rows: list[dict[str, Any]] = []
+    for node in nodes:
+        config = load_node_config(node)
+        summary = approve(config, read_node_keys(config.state), envelope, now=utc_now())
+        vault = Vault(config)
+        vault.clear_strikes(summary.study)
+        vault.close()
+        rows.append({"site": config.node.site, **vars(summary)})
+        say(
+            f"{config.node.site}: approved for {summary.training_patients} training patients "
+            f"({summary.test_patients} kept for testing, {summary.excluded_by_consent} excluded by "
+            f"consent), {summary.rounds} rounds, epsilon {summary.epsilon}"
+        )
+    if as_json:
+        print_json("solblom.node.approve/1", {"approvals": rows})
+
+
+@app.command("revoke")
+@command
+def revoke_study(
+    study: str = typer.Argument(..., help="The study's digest (sha256:…)"),
+    node: Path = NODE_OPTION,
+) -> None:
+    """Withdraw this hospital's approval and wipe the study's noise root."""
+    from solblom_client.approval import revoke
+    from solblom_client.policy import load_node_config
+
+    revoke(load_node_config(node), study)
+    say("Withdrawn. Later orders of this study are refused (SB-203).")
+
+
+@ledger_app.command("show")
+@command
+def ledger_show(
+    node: Path = typer.Argument(Path("node.toml"), help="node.toml, or its folder"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Show what this hospital's patients have spent and what is left."""
+    from solblom_client.ledger import Ledger
+    from solblom_client.policy import load_node_config
+    from solblom_client.state import VaultState
+    from solblom_client.vault import STATE_FILE
+
+    config = load_node_config(node)
+    state = VaultState(config.state / STATE_FILE)
+    data = ledger_report(config, Ledger(state))
+    state.close()
+    if as_json:
+        print_json("solblom.node.ledger.show/1", data)
+        return
+    _print_ledger(data)
+
+
+def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
+    """Return spent, reserved and left, over the lifetime and by study, as decimal strings."""
+    from solblom_client.ledger import remaining
+    from solblom_models.accountant import format_epsilon, pld_epsilon, rdp_epsilon
+
+    policy, entries = config.policy, ledger.entries()
+
+    def lifetime(chosen: "list[Entry]") -> float:
+        return rdp_epsilon([e.event for e in chosen], policy.delta, order=ledger.filter_order)
+
+    spent = lifetime([e for e in entries if e.status == "spent"])
+    everything = lifetime(entries)
+    studies = sorted({entry.study for entry in entries})
+    return {
+        "site": config.node.site,
+        "budget": f"{policy.epsilon_budget:g}",
+        "delta": f"{policy.delta:g}",
+        "spent": format_epsilon(spent),
+        "reserved": format_epsilon(everything - spent if everything != spent else 0.0),
+        "left": remaining(policy.epsilon_budget, everything),
+        "accountant": f"RDP at order {ledger.filter_order} over the lifetime; PLD per study",
+        "studies": [
+            {
+                "study": study,
+                "epsilon": format_epsilon(
+                    pld_epsilon([e.event for e in entries if e.study == study], policy.delta)
+                ),
+                "rounds": sum(1 for e in entries if e.study == study),
+            }
+            for study in studies
+        ],
+        "events": [
+            {
+                "study": e.study,
+                "run": e.run,
+                "round": e.round,
+                "status": e.status,
+                "event": e.event.to_json(),
+                "reserved_at": e.reserved_at,
+            }
+            for e in entries
+        ],
+    }
+
+
+def _print_ledger(data: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = out()
+    console.print(
+        f"Privacy budget of {data['site']} (lifetime, delta {data['delta']})", style="bold"
+    )
+    console.print(
+        f"  budget {data['budget']}   spent {data['spent']}   "
+        f"reserved {data['reserved']}   left {data['left']}"
+    )
+    console.print(f"  accountant: {data['accountant']}")
+    table = Table("study", "rounds charged", "epsilon")
+    for row in data["studies"]:
+        table.add_row(row["study"][:19], str(row["rounds"]), row["epsilon"])
+    console.print(table)
+
+
+def _read(path: Path) -> bytes:
+    from solblom_protocol.errors import ConfigurationError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError("SB-101", f"{path} cannot be read: {error.strerror}") from None

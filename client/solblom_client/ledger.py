@@ -1,0 +1,194 @@
+"""The privacy ledger: one per hospital, over all data sets, studies and runs (privacy.md rule 6).
+
+    reserve (fsync) → read rows, train → commit
+
+* Rows are events, never epsilons; what an event costs is computed when it is asked.
+* A reservation counts as spent from the moment it is on disk. A crash after it changes nothing.
+* Two caps. Per study: PLD over the study's events. Lifetime: RDP at one order fixed when the ledger
+  was made.
+* An event that the accountant does not know, or training without noise, costs infinity.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from decimal import Decimal
+
+from solblom_client.policy import PolicyTable
+from solblom_client.state import VaultState
+from solblom_models.accountant import filter_order, format_epsilon, pld_epsilon, rdp_epsilon
+from solblom_protocol.errors import IntegrityError, RefusedError
+from solblom_protocol.messages import timestamp
+from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_verify.canonical import canonical_json, parse_canonical
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A charge on disk. `work` is None until the cohort is known."""
+
+    id: int
+    request: str
+    work: str | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked, before the cohort is known: the key under which a charge is found again."""
+
+    digest: str
+    study: str
+    run: str
+    round: int
+    event: PrivacyEvent
+
+
+@dataclass(frozen=True)
+class StudyLimits:
+    """What the signed study promises its patients."""
+
+    epsilon: float | None  # None: privacy is off, which the hospital's policy must allow
+    delta: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the ledger."""
+
+    study: str
+    run: str
+    round: int
+    status: str
+    event: PrivacyEvent
+    reserved_at: str
+
+
+class Ledger:
+    """The ledger in a vault's state."""
+
+    def __init__(self, state: VaultState) -> None:
+        self._state = state
+
+    @staticmethod
+    def initial_meta(policy: PolicyTable) -> dict[str, str]:
+        """Return what a new ledger fixes for ever: the order of the lifetime filter."""
+        return {"filter_order": str(filter_order(policy.epsilon_budget, policy.delta))}
+
+    @property
+    def filter_order(self) -> int:
+        """The order of the lifetime filter.
+
+        Raises:
+            IntegrityError: SB-402.
+        """
+        rows = self._state.query("SELECT value FROM meta WHERE key = 'filter_order'")
+        if len(rows) != 1 or not str(rows[0][0]).isdigit() or int(str(rows[0][0])) < 2:
+            raise IntegrityError("SB-402", "The ledger does not name its filter order")
+        return int(str(rows[0][0]))
+
+    def entries(self, study: str | None = None) -> list[Entry]:
+        """Return all rows, or one study's, in order."""
+        where, values = ("WHERE study = ?", (study,)) if study else ("", ())
+        rows = self._state.query(
+            f"SELECT study, run, round, status, event, reserved_at FROM events {where} ORDER BY id",  # noqa: S608
+            values,
+        )
+        return [
+            Entry(str(r[0]), str(r[1]), int(str(r[2])), str(r[3]), _event(r[4]), str(r[5]))
+            for r in rows
+        ]
+
+    def find(self, request: str) -> Reservation | None:
+        """Return the newest charge for a request."""
+        rows = self._state.query(
+            "SELECT id, request, work, status FROM events WHERE request = ? ORDER BY id DESC LIMIT 1",
+            (request,),
+        )
+        if not rows:
+            return None
+        row = rows[0]
+        work = None if row[2] is None else str(row[2])
+        return Reservation(int(str(row[0])), str(row[1]), work, str(row[3]))
+
+    def reserve(
+        self, request: Request, *, policy: PolicyTable, limits: StudyLimits, now: dt.datetime
+    ) -> Reservation:
+        """Put a charge on disk, or refuse it.
+
+        Raises:
+            RefusedError: SB-204, with the numbers (which stay inside the hospital).
+            IntegrityError: SB-402.
+        """
+        with self._state.transaction():
+            self._check_study(request, policy, limits)
+            self._check_lifetime(request, policy, limits)
+            row = self._state.execute(
+                "INSERT INTO events (study, run, round, request, status, event, reserved_at)"
+                " VALUES (?, ?, ?, ?, 'reserved', ?, ?)",
+                (
+                    request.study,
+                    request.run,
+                    request.round,
+                    request.digest,
+                    canonical_json(request.event.to_json()).decode(),
+                    timestamp(now),
+                ),
+            )
+        return Reservation(row, request.digest, None, "reserved")
+
+    def bind(self, reservation: Reservation, work: str) -> Reservation:
+        """Write on disk which work a charge is for, before training."""
+        with self._state.transaction():
+            self._state.execute("UPDATE events SET work = ? WHERE id = ?", (work, reservation.id))
+        return Reservation(reservation.id, reservation.request, work, reservation.status)
+
+    def mark_spent(self, reservation: Reservation) -> None:
+        """Mark a charge as spent; call inside the transaction that stores the result."""
+        self._state.execute("UPDATE events SET status = 'spent' WHERE id = ?", (reservation.id,))
+
+    def lifetime_epsilon(self, delta: float, extra: tuple[PrivacyEvent, ...] = ()) -> float:
+        """Return what all events together cost by the lifetime filter."""
+        events = [entry.event for entry in self.entries()]
+        return rdp_epsilon([*events, *extra], delta, order=self.filter_order)
+
+    def _check_study(self, request: Request, policy: PolicyTable, limits: StudyLimits) -> None:
+        if limits.epsilon is None:
+            return  # allowed by policy; the lifetime becomes infinite below
+        events = [entry.event for entry in self.entries(request.study)] + [request.event]
+        for name, cap, delta in (
+            ("the study's own epsilon", limits.epsilon, limits.delta),
+            ("policy.study_epsilon", policy.study_epsilon, policy.delta),
+        ):
+            cost = pld_epsilon(events, delta)
+            if cost > cap:
+                raise RefusedError(
+                    "SB-204",
+                    f"Round {request.round} would bring the study to epsilon {format_epsilon(cost)} "
+                    f"at delta {delta:g}; {name} is {cap:g}",
+                )
+
+    def _check_lifetime(self, request: Request, policy: PolicyTable, limits: StudyLimits) -> None:
+        if limits.epsilon is None:
+            return
+        cost = self.lifetime_epsilon(policy.delta, (request.event,))
+        if cost > policy.epsilon_budget:
+            raise RefusedError(
+                "SB-204",
+                f"Round {request.round} would bring this hospital to epsilon {format_epsilon(cost)} "
+                f"over its lifetime; policy.epsilon_budget is {policy.epsilon_budget:g}",
+            )
+
+
+def remaining(budget: float, spent: float) -> str:
+    """Return budget minus spent as a decimal string, never below zero."""
+    if spent == float("inf"):
+        return "0"
+    left = Decimal(repr(budget)) - Decimal(format_epsilon(spent))
+    return str(max(left, Decimal(0)))
+
+
+def _event(text: object) -> PrivacyEvent:
+    try:
+        return PrivacyEvent.from_json(parse_canonical(str(text).encode()))
+    except ValueError:
+        raise IntegrityError("SB-402", "The ledger has an unreadable event") from None

@@ -1,0 +1,21 @@
+"""Set up a node: keys, an empty ledger. The rest of its life is in vault.py."""
+
+from solblom_client.keys import Entropy, create_node_keys, random_entropy
+from solblom_client.ledger import Ledger
+from solblom_client.policy import NodeConfig
+from solblom_client.state import create_state
+from solblom_client.vault import STATE_FILE
+from solblom_protocol.key_files import write_new
+from solblom_protocol.public_keys import PublicKeys
+
+
+def create_node(config: NodeConfig, *, entropy: Entropy = random_entropy) -> PublicKeys:
+    """Make keys and ledger in the node's state folder; return what the coordinator may know.
+
+    Raises:
+        ConfigurationError: SB-113, the node exists.
+    """
+    create_state(config.state / STATE_FILE, Ledger.initial_meta(config.policy))
+    public = create_node_keys(config.state, entropy=entropy).public(config.node.site)
+    write_new(config.state / "node.pub", public.to_bytes(), mode=0o644)
+    return public

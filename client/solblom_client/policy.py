@@ -1,0 +1,114 @@
+"""node.toml: the hospital's own rules, which have the last word."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.toml_file import parse, read_toml
+
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeTable(_Table):
+    """Who the node is and where its keys, ledger and log live."""
+
+    site: SiteName
+    state: str
+    simulation: bool = False  # printed on every receipt and artefact
+
+
+class CoordinatorTable(_Table):
+    """The pinned coordinator. Its key is compared out of band, never learned from the network."""
+
+    key: str
+    url: str | None = None
+    ca_file: str | None = None
+    proxy: str | None = None
+
+
+class SharedNoiseTable(_Table):
+    """Whether this hospital lets others add part of its noise (privacy.md rule 7)."""
+
+    allow: bool = False
+    min_honest_nodes: Annotated[int, Field(ge=2)] = 3
+
+
+class PolicyTable(_Table):
+    """What may run here and how much privacy it may cost."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    study_signers: Annotated[
+        tuple[str, ...], Field(min_length=1)
+    ]  # public-key files of researchers
+    epsilon_budget: Positive = 8.0  # lifetime, all studies and data sets of this hospital
+    study_epsilon: Positive = 3.0  # per study
+    delta: Probability = 1e-5  # studies with a larger delta are refused
+    shared_noise: SharedNoiseTable = SharedNoiseTable()
+    min_patients: Annotated[int, Field(ge=2)] = 10  # of a training set, and the small-cell rule
+    release: Literal["automatic", "manual"] = "automatic"
+    allow_privacy_off: bool = False
+
+
+class ConsentTable(_Table):
+    """Who may take part today."""
+
+    source: str
+    rule: Literal["opt-in", "opt-out"]
+    max_age_hours: Positive = 24.0
+
+
+class DatasetTable(_Table):
+    """A data set of the hospital, read-only."""
+
+    name: SiteName
+    connector: str
+    path: str
+    patient: str = "patient_id"
+    family: str | None = None
+
+
+class NodeConfig(_Table):
+    """node.toml, checked. Paths inside are relative to the file."""
+
+    node: NodeTable
+    coordinator: CoordinatorTable
+    policy: PolicyTable
+    consent: ConsentTable
+    dataset: Annotated[tuple[DatasetTable, ...], Field(min_length=1)]
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    def path(self, text: str) -> Path:
+        """Return a path of the file, relative to the file's folder."""
+        return self._folder / text
+
+    @property
+    def state(self) -> Path:
+        """The folder of keys, ledger, results and log."""
+        return self.path(self.node.state)
+
+
+def load_node_config(path: Path) -> NodeConfig:
+    """Read node.toml, or the node.toml of a folder.
+
+    Raises:
+        ConfigurationError: SB-101, SB-102, SB-103 or SB-108.
+    """
+    file = path / "node.toml" if path.is_dir() else path
+    config = parse(NodeConfig, read_toml(file), source=file.name)
+    config._folder = file.parent
+    if config.policy.release == "manual":
+        raise ConfigurationError(
+            "SB-108",
+            "policy.release is manual, which this version lacks",
+            'Use release = "automatic"',
+        )
+    return config

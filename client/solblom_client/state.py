@@ -1,0 +1,123 @@
+"""The vault's durable state: one SQLite file, every commit synced to disk, one writer at a time.
+
+`synchronous=FULL` makes a commit return only after fsync: a reservation is on disk before a row is
+read (privacy.md rule 5). The file is made once, by `create_state`; a missing or damaged one stops
+the node, because a fresh ledger would forget what was spent.
+"""
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from solblom_protocol.errors import ConfigurationError, IntegrityError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY, study TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL,
+  request TEXT NOT NULL, work TEXT, status TEXT NOT NULL CHECK (status IN ('reserved', 'spent')),
+  event TEXT NOT NULL, reserved_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_request ON events (request);
+CREATE TABLE orders (
+  digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  seen_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE receipts (digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL) STRICT;
+CREATE TABLE results (
+  request TEXT PRIMARY KEY, work TEXT NOT NULL, sealed BLOB NOT NULL
+) STRICT;
+CREATE TABLE local_parameters (
+  run TEXT NOT NULL, round INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, round)
+) STRICT;
+CREATE TABLE strikes (study TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
+"""
+
+
+def create_state(path: Path, meta: dict[str, str]) -> None:
+    """Make the state file of a new node.
+
+    Raises:
+        ConfigurationError: SB-113, it exists.
+    """
+    if path.exists():
+        raise ConfigurationError("SB-113", f"{path} exists already")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = _connect(path)
+    with connection:
+        connection.executescript(
+            "BEGIN;" + _SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+        )
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", sorted(meta.items()))
+    connection.close()
+
+
+class VaultState:
+    """An open state file. Use `transaction` for everything that must happen together."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise IntegrityError("SB-402", "The node's ledger is missing")
+        try:
+            self._connection = _connect(path)
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            damage = self._connection.execute("PRAGMA quick_check").fetchone()[0]
+        except sqlite3.Error:
+            raise IntegrityError("SB-402", "The node's ledger cannot be read") from None
+        if version != SCHEMA_VERSION or damage != "ok":
+            raise IntegrityError("SB-402", "The node's ledger is damaged or of another version")
+        self._lock_path = path.with_suffix(".lock")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def query(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        """Return all rows of a SELECT.
+
+        Raises:
+            IntegrityError: SB-402.
+        """
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error:
+            raise IntegrityError("SB-402", "The node's ledger cannot be read") from None
+
+    def execute(self, sql: str, values: tuple[object, ...]) -> int:
+        """Run one statement inside a `transaction`; return the id of an inserted row."""
+        return self._connection.execute(sql, values).lastrowid or 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit everything inside, synced to disk, or nothing.
+
+        Raises:
+            IntegrityError: SB-402, the disk is full or the file cannot be written.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            raise IntegrityError("SB-402", "The node's ledger cannot be written") from None
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the node's lock: one order at a time, over all processes."""
+        with self._lock_path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection

@@ -1,0 +1,144 @@
+"""What privacy events cost. Pessimistic everywhere; an unknown event costs infinity (privacy.md rule 6).
+
+Two accountants, both from Google's dp-accounting, neighbours differ by adding or removing one
+patient:
+
+* PLD (privacy loss distributions, Koskela et al. 2020; connect-the-dots, Doroshenko et al. 2022),
+  discretised at 1e-3: the per-study figure, an upper bound within 0.1 % of a ten times finer grid.
+* RDP at one fixed order (Mironov 2017): the lifetime filter. Later studies are chosen after earlier
+  results were seen; a filter at a fixed order stays valid then (Feldman & Zrnic 2021, Theorem 4.3),
+  a PLD over adaptive choices may not.
+
+GDP (the central-limit approximation) is not offered: it understates epsilon by 5-12 % under
+sampling.
+"""
+
+import math
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
+
+from solblom_protocol.privacy_event import PrivacyEvent
+
+PLD_INTERVAL = 1e-3
+FILTER_ORDERS = tuple(range(2, 65))
+MAX_NOISE_MULTIPLIER = 100_000.0
+
+_Merged = tuple[tuple[str, str, int], ...]  # (sampling rate, noise multiplier, steps)
+
+
+def pld_epsilon(
+    events: Iterable[PrivacyEvent], delta: float, *, interval: float = PLD_INTERVAL
+) -> float:
+    """Return the epsilon of all events together at `delta`, an upper bound; infinity for unknown events."""
+    merged = _merge(events)
+    return math.inf if merged is None else _pld(merged, delta, interval)
+
+
+def rdp_epsilon(events: Iterable[PrivacyEvent], delta: float, *, order: int) -> float:
+    """Return the epsilon of all events by Renyi DP at one order fixed in advance; infinity for unknown events."""
+    merged = _merge(events)
+    return math.inf if merged is None else _rdp(merged, delta, order)
+
+
+@lru_cache(maxsize=64)
+def filter_order(epsilon_budget: float, delta: float) -> int:
+    """Return the order at which the lifetime budget buys most Gaussian noise; fixed before any data are seen.
+
+    A full-batch Gaussian with rate rho = steps / (2 sigma^2) has RDP rho * order. The order is the
+    one that admits the largest rho within the budget.
+    """
+
+    def admitted(order: int) -> float:
+        low, high = 0.0, epsilon_budget
+        for _ in range(40):
+            rho = (low + high) / 2
+            sigma = 1.0 / math.sqrt(2 * rho) if rho > 0 else math.inf
+            fits = rho > 0 and _rdp((("1", repr(sigma), 1),), delta, order) <= epsilon_budget
+            low, high = (rho, high) if fits else (low, rho)
+        return low
+
+    return max(FILTER_ORDERS, key=admitted)
+
+
+def calibrate_noise(epsilon: float, delta: float, *, sampling_rate: float, steps: int) -> str:
+    """Return the smallest noise multiplier, to four decimals, whose `steps` cost at most `epsilon` by PLD.
+
+    Raises:
+        ValueError: no noise multiplier up to 100,000 is enough.
+    """
+    rate = format(sampling_rate, "f")
+
+    def cost(units: int) -> float:
+        return _pld(((rate, _four(units), steps),), delta, PLD_INTERVAL)
+
+    high = 2_500  # 0.25 in units of 1e-4
+    while cost(high) > epsilon:
+        high *= 2
+        if high > MAX_NOISE_MULTIPLIER * 10_000:
+            raise ValueError(f"no noise reaches epsilon {epsilon} at delta {delta}")
+    low = high // 2 if high > 2_500 else 100
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
+    return _four(high)
+
+
+def format_epsilon(epsilon: float) -> str:
+    """Return epsilon as a decimal string, rounded up to three decimals (towards more loss)."""
+    if math.isinf(epsilon):
+        return "infinity"
+    return str(Decimal(repr(epsilon)).quantize(Decimal("0.001"), rounding=ROUND_CEILING))
+
+
+def format_delta(delta: float) -> str:
+    """Return delta in its shortest decimal spelling, such as 1e-05."""
+    return repr(float(delta))
+
+
+def _four(units: int) -> str:
+    return f"{units // 10_000}.{units % 10_000:04d}"
+
+
+def _merge(events: Iterable[PrivacyEvent]) -> _Merged | None:
+    totals: dict[tuple[str, str], int] = {}
+    for event in events:
+        if event.kind != "poisson-gaussian":
+            return None
+        event.check()
+        key = (event.sampling_rate, event.noise_multiplier)
+        totals[key] = totals.get(key, 0) + event.steps
+    return tuple(sorted((rate, noise, steps) for (rate, noise), steps in totals.items()))
+
+
+@lru_cache(maxsize=4096)
+def _pld(merged: _Merged, delta: float, interval: float) -> float:
+    from dp_accounting import dp_event
+    from dp_accounting.pld import PLDAccountant
+
+    if not merged:
+        return 0.0
+    accountant = PLDAccountant(value_discretization_interval=interval)
+    for rate, noise, steps in merged:
+        accountant.compose(_event(dp_event, rate, noise), steps)
+    return float(accountant.get_epsilon(delta))
+
+
+@lru_cache(maxsize=4096)
+def _rdp(merged: _Merged, delta: float, order: int) -> float:
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import RdpAccountant
+
+    if not merged:
+        return 0.0
+    accountant = RdpAccountant(orders=[float(order)])
+    for rate, noise, steps in merged:
+        accountant.compose(_event(dp_event, rate, noise), steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def _event(module: object, rate: str, noise: str) -> object:
+    gaussian = module.GaussianDpEvent(float(noise))  # type: ignore[attr-defined]
+    if Decimal(rate) == 1:
+        return gaussian
+    return module.PoissonSampledDpEvent(float(rate), gaussian)  # type: ignore[attr-defined]

@@ -1,0 +1,42 @@
+"""From a model's REF to its folder: `name`, `name@v3`, `sha256:…` or a folder. No torch."""
+
+import re
+from pathlib import Path
+
+from solblom_protocol.errors import RunError
+from solblom_protocol.home import find_home
+from solblom_verify.canonical import file_digest
+
+_FOLDER = re.compile(r"^(?P<name>.+)-v(?P<version>[1-9]\d*)$")
+
+
+def find_artefact(ref: str, home: Path | None) -> Path:
+    """Return the artefact folder of a REF.
+
+    Raises:
+        RunError: SB-503, there is no such model.
+        ConfigurationError: SB-111, no Solblom folder to look in.
+    """
+    folder = Path(ref)
+    if folder.is_dir() and ("/" in ref or (folder / "manifest.json").exists()):
+        return folder
+    models = find_home(home) / "models"
+    versions = registered(models)
+    if ref.startswith("sha256:"):
+        found = [p for _, _, p in versions if file_digest(p / "manifest.json")[0] == ref]
+    else:
+        name, _, wanted = ref.partition("@")
+        found = [p for n, v, p in versions if n == name and wanted in ("", f"v{v}")]
+    if not found:
+        raise RunError("SB-503", f"There is no model {ref} in {models}")
+    return found[-1]
+
+
+def registered(models: Path) -> list[tuple[str, int, Path]]:
+    """Return (name, version, folder) of all artefacts in a registry, versions ascending."""
+    found = []
+    for path in models.glob("*") if models.is_dir() else ():
+        match = _FOLDER.match(path.name)
+        if match and (path / "manifest.json").is_file():
+            found.append((match["name"], int(match["version"]), path))
+    return sorted(found)

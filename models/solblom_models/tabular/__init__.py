@@ -1,0 +1,1 @@
+"""Tables: one row per patient, a target that is yes or no."""

@@ -1,0 +1,227 @@
+"""From a table of text to features, by the data contract and its public constants alone."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from solblom_protocol.contract import (
+    BooleanVariable,
+    CategoryVariable,
+    Contract,
+    NumberVariable,
+    Target,
+    Variable,
+)
+from solblom_protocol.errors import DataError
+
+LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value cannot rule a gradient
+MAX_CELL_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: one id per row and the columns by name."""
+
+    ids: tuple[str, ...]
+    columns: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class TableUnits:
+    """Patients of a table as features, shape (N, D) float32, and labels, shape (N,)."""
+
+    ids: tuple[str, ...]
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (B, D) and labels (B,) of these patients."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return (
+            torch.from_numpy(self.features[chosen]),
+            torch.from_numpy(self.labels[chosen].astype(np.float32)),
+        )
+
+    def select(self, indices: Sequence[int]) -> "TableUnits":
+        """Return these patients only."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return TableUnits(
+            tuple(self.ids[i] for i in chosen), self.features[chosen], self.labels[chosen]
+        )
+
+    def row_bytes(self, index: int) -> bytes:
+        """Return the patient's features and label as bytes."""
+        row: bytes = self.features[index].astype("<f4").tobytes()
+        return row + bytes([int(self.labels[index])])
+
+
+def read_csv(path: Path, *, id_column: str) -> Table:
+    """Read a CSV file with a header line.
+
+    Raises:
+        DataError: SB-301 no id column or a column stands twice, SB-302 a row of another length,
+        SB-307 unreadable.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise DataError("SB-307", "The table cannot be read as UTF-8 CSV") from None
+    if not rows:
+        raise DataError("SB-307", "The table has no header line")
+    header, body = [name.strip() for name in rows[0]], [row for row in rows[1:] if row]
+    if len(set(header)) != len(header):
+        raise DataError("SB-301", "A column name stands twice in the table's header")
+    if id_column not in header:
+        raise DataError("SB-301", f"The table has no column `{id_column}` for the patient")
+    odd = [number for number, row in enumerate(body, start=2) if len(row) != len(header)]
+    if odd:
+        raise DataError(
+            "SB-302", f"{len(odd)} rows have another length than the header, first in line {odd[0]}"
+        )
+    columns = {
+        name: tuple(row[i].strip()[:MAX_CELL_CHARACTERS] for row in body)
+        for i, name in enumerate(header)
+    }
+    ids = columns.pop(id_column)
+    return Table(ids, columns)
+
+
+def feature_names(contract: Contract) -> tuple[str, ...]:
+    """Return the names of the net's inputs, in order."""
+    names: list[str] = []
+    for variable in contract.variable:
+        if isinstance(variable, CategoryVariable):
+            names.extend(f"{variable.name}={level}" for level in variable.levels)
+        else:
+            names.append(variable.name)
+    return tuple(names)
+
+
+def read_units(table: Table, contract: Contract) -> TableUnits:
+    """Return the table's patients as features and labels.
+
+    Raises:
+        DataError: SB-301 missing column, SB-302 wrong type, SB-303 out of range, SB-304 patient
+        twice.
+    """
+    check_ids(table.ids)
+    features = encode(table, contract)
+    return TableUnits(table.ids, features, _labels(table, contract.target))
+
+
+def read_inputs(table: Table, contract: Contract) -> TableUnits:
+    """Return rows without a label (shown as 0), for prediction.
+
+    Raises:
+        DataError: SB-301, SB-302 or SB-303.
+    """
+    return TableUnits(table.ids, encode(table, contract), np.zeros(len(table.ids), dtype=np.int64))
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Refuse empty and repeated patient ids; says how many, never which.
+
+    Raises:
+        DataError: SB-302 or SB-304.
+    """
+    empty = sum(1 for value in ids if not value)
+    if empty:
+        raise DataError("SB-302", f"{empty} rows have no patient id")
+    doubles = sum(1 for count in Counter(ids).values() if count > 1)
+    if doubles:
+        raise DataError("SB-304", f"{doubles} patients have more than one row")
+
+
+def encode(table: Table, contract: Contract) -> NDArray[np.float32]:
+    """Return the features, shape (N, D), by the contract's public constants.
+
+    Raises:
+        DataError: SB-301, SB-302 or SB-303.
+    """
+    needed = [variable.column for variable in contract.variable]
+    missing = sorted(set(needed) - set(table.columns))
+    if missing:
+        raise DataError("SB-301", f"The table lacks {len(missing)} columns: {', '.join(missing)}")
+    blocks = [_encode(variable, table.columns[variable.column]) for variable in contract.variable]
+    return np.concatenate(blocks, axis=1).astype(np.float32)
+
+
+def _encode(variable: Variable, cells: Sequence[str]) -> NDArray[np.float64]:
+    if isinstance(variable, NumberVariable):
+        return _numbers(variable, cells)[:, None]
+    if isinstance(variable, BooleanVariable):
+        codes = dict.fromkeys(variable.true, variable.scale)
+        codes |= dict.fromkeys(variable.false, -variable.scale)
+        return np.array([[_lookup(variable, codes, cell)] for cell in cells]).reshape(-1, 1)
+    return _one_hot(variable, cells)
+
+
+def _numbers(variable: NumberVariable, cells: Sequence[str]) -> NDArray[np.float64]:
+    values = np.zeros(len(cells))
+    wrong: list[int] = []
+    outside: list[int] = []
+    for row, cell in enumerate(cells, start=2):
+        if _is_missing(variable, cell):
+            continue
+        try:
+            number = float(cell)
+        except ValueError:
+            wrong.append(row)
+            continue
+        if not variable.minimum <= number <= variable.maximum:
+            outside.append(row)
+        values[row - 2] = np.clip((number - variable.center) / variable.scale, -LIMIT, LIMIT)
+    _refuse(variable, "SB-302", "is not a number", wrong)
+    limits = f"is outside {variable.minimum:g} to {variable.maximum:g} {variable.unit}"
+    _refuse(variable, "SB-303", limits, outside)
+    return values
+
+
+def _one_hot(variable: CategoryVariable, cells: Sequence[str]) -> NDArray[np.float64]:
+    position = {level: float(index) for index, level in enumerate(variable.levels)}
+    block = np.zeros((len(cells), len(variable.levels)))
+    for row, cell in enumerate(cells):
+        if not _is_missing(variable, cell):
+            block[row, int(_lookup(variable, position, cell))] = variable.scale
+    return block
+
+
+def _lookup(variable: Variable, codes: dict[str, float], cell: str) -> float:
+    if _is_missing(variable, cell):
+        return 0.0
+    if cell not in codes:
+        raise DataError("SB-302", f"`{variable.column}` has a code that the contract does not list")
+    return codes[cell]
+
+
+def _is_missing(variable: Variable, cell: str) -> bool:
+    return cell == "" or cell in variable.missing
+
+
+def _refuse(variable: Variable, code: str, what: str, rows: list[int]) -> None:
+    if rows:
+        raise DataError(
+            code, f"`{variable.column}` {what} in {len(rows)} rows, first in line {rows[0]}"
+        )
+
+
+def _labels(table: Table, target: Target) -> NDArray[np.int64]:
+    if target.column not in table.columns:
+        raise DataError("SB-301", f"The table lacks the target column {target.column}")
+    codes = {code: 1 for code in target.positive} | {code: 0 for code in target.negative}
+    cells = table.columns[target.column]
+    unknown = [row for row, cell in enumerate(cells, start=2) if cell not in codes]
+    if unknown:
+        raise DataError(
+            "SB-302",
+            f"The target `{target.column}` has no known code in {len(unknown)} rows, "
+            f"first in line {unknown[0]}",
+        )
+    return np.array([codes[cell] for cell in cells], dtype=np.int64)

@@ -1,0 +1,136 @@
+"""The plug-in point: what is learned, from which units, with which net and loss.
+
+A hospital or a research group adds a task as an installed, approved package with an entry point in
+the group `solblom.tasks`; never as code over the wire. A task offers **one clipped contribution per
+privacy unit**: `losses` returns one loss per unit, and a unit's loss may depend on that unit and
+the model only (privacy.md rule 1; checked at approval by `isolation_error`).
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.study import StudyDocument
+
+GROUP = "solblom.tasks"
+
+
+class Units(Protocol):
+    """The privacy units (patients) of one hospital, ready for a net.
+
+    Attributes:
+        ids: one identifier per unit, inside the hospital only.
+        labels: one integer label per unit.
+    """
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...  # noqa: D102
+
+    def batch(self, indices: Sequence[int]) -> Any:
+        """Return what `Task.losses` takes for these units; an empty list gives an empty batch."""
+        ...
+
+    def select(self, indices: Sequence[int]) -> "Units":
+        """Return these units only, in the order given."""
+        ...
+
+    def row_bytes(self, index: int) -> bytes:
+        """Return the unit's data as bytes, the same for the same data: input of keyed digests."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a study can learn.
+
+    Attributes:
+        name: as in `task.name` of a study file.
+        connector: the kind of data source it reads, as in node.toml.
+        local_parameters: names of parameters that stay at each hospital. They are trained inside
+        the same clipped and noised step as all others and never leave.
+    """
+
+    name: str
+    connector: str
+    local_parameters: frozenset[str]
+
+    def check(self, document: StudyDocument) -> None:
+        """Refuse a study that this task cannot run.
+
+        Raises:
+            ConfigurationError: SB-106 or SB-107.
+        """
+        ...
+
+    def read_units(self, source: Any, document: StudyDocument) -> Units:
+        """Return the units in a connector's source.
+
+        Raises:
+            DataError: the source does not obey the contract.
+        """
+        ...
+
+    def build(self, document: StudyDocument) -> torch.nn.Module:
+        """Return the net with its initial weights, which depend on the public seed only."""
+        ...
+
+    def losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """Return one loss per unit, shape (B,)."""
+        ...
+
+    def scores(self, model: torch.nn.Module, units: Units) -> NDArray[np.float64]:
+        """Return one probability per unit, shape (N,)."""
+        ...
+
+
+def find_task(name: str) -> Task:
+    """Return the installed task of that name.
+
+    Raises:
+        ConfigurationError: SB-107, no installed part offers it.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        known = ", ".join(sorted(points)) or "none"
+        raise ConfigurationError("SB-107", f"No task {name} is installed; installed: {known}")
+    task = points[name].load()()
+    if not isinstance(task, Task):
+        raise ConfigurationError(
+            "SB-107", f"The installed task {name} lacks parts of the interface"
+        )
+    return task
+
+
+def unit_gradients(task: Task, model: torch.nn.Module, batch: Any) -> list[torch.Tensor]:
+    """Return one flat gradient per unit by plain autograd, one backward pass a unit: slow and certain."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
+        for loss in task.losses(model, batch)
+    ]
+
+
+def isolation_error(task: Task, model: torch.nn.Module, units: Units) -> float:
+    """Return how much removing the other units changes a unit's gradient, relative to its norm.
+
+    A batch norm, a class-weighted mean or a contrastive loss would show here; exact isolation gives
+    rounding error.
+    """
+    count = min(len(units.ids), 4)
+    if count < 2:
+        return 0.0
+    together = unit_gradients(task, model, units.batch(range(count)))
+    worst = 0.0
+    for index in range(count):
+        alone = unit_gradients(task, model, units.batch([index]))[0]
+        scale = max(float(alone.norm()), 1e-12)
+        worst = max(worst, float((together[index] - alone).norm()) / scale)
+    return worst

@@ -1,0 +1,69 @@
+"""How commands speak: data on stdout, everything else on stderr, one JSON object with `--json`."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from solblom_protocol.errors import EXIT_INTERRUPTED, SolblomError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+JSON_OPTION = typer.Option(False, "--json", help="Print one JSON object on stdout")
+
+
+def out() -> Console:
+    """Return the console for data (stdout). No wrapping surprises when piped: 120 columns."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def err() -> Console:
+    """Return the console for everything else (stderr)."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
+
+
+def say(text: str) -> None:
+    """Print a line of progress on stderr, unless `-q` was given."""
+    if os.environ.get("SOLBLOM_QUIET") != "1":
+        err().print(text, markup=False)
+
+
+def print_json(schema: str, data: dict[str, Any]) -> None:
+    """Print one object with its schema on stdout."""
+    sys.stdout.write(json.dumps({"schema": schema, **data}, ensure_ascii=False, indent=2) + "\n")
+
+
+def show_error(error: SolblomError, *, as_json: bool) -> None:
+    """Print an error on stderr: what happened, then what to do."""
+    if as_json:
+        body = {"code": error.code, "message": error.message, "hint": error.hint}
+        sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
+        return
+    console = err()
+    console.print(f"[bold red]error[/][bold]\\[{error.code}][/]: ", end="")
+    console.print(error.message, markup=False)
+    console.print()
+    console.print("[bold]hint[/]: ", end="")
+    console.print(error.hint, markup=False)
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors of Solblom into messages and exit statuses; the command itself stays plain."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except SolblomError as error:
+            show_error(error, as_json=bool(kwargs.get("as_json", False)))
+            raise typer.Exit(error.exit_status) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    return wrapped

@@ -1,0 +1,129 @@
+"""The data contract: what each variable means, its type, unit, range, missing codes and public constants.
+
+A study carries its contract inside the signature. Standardisation uses public constants of the
+contract (privacy.md rule 2): statistics of patients would cost privacy budget and ruin small
+hospitals.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Text = Annotated[str, Field(min_length=1, max_length=300)]
+Code = Annotated[str, Field(min_length=0, max_length=60)]
+
+
+class Meaning(BaseModel):
+    """What the variable means to a clinician, in Norwegian and English."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    en: Text
+    no: Text
+
+
+class NumberVariable(BaseModel):
+    """A measured number. The model sees `(value - center) / scale`, limited to ±3; missing becomes 0."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["number"]
+    name: Text
+    column: Text
+    unit: Text  # UCUM, for example mm[Hg]
+    minimum: float
+    maximum: float
+    center: float  # public constant, in the variable's unit
+    scale: Annotated[float, Field(gt=0)]  # public constant, in the variable's unit
+    missing: tuple[Code, ...] = ()  # besides the empty field
+    code: Text | None = None  # LOINC, SNOMED CT …: opaque
+    meaning: Meaning
+
+    @model_validator(mode="after")
+    def _range(self) -> "NumberVariable":
+        if not self.minimum < self.maximum:
+            raise ValueError(f"{self.name}: minimum must be below maximum")
+        return self
+
+
+class CategoryVariable(BaseModel):
+    """One of a few codes. The model sees one feature per level: `scale` for the level present, 0 for the others.
+
+    Missing becomes all zeros. With scale 2 a column has a spread near 1, like a standardised
+    number.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["category"]
+    name: Text
+    column: Text
+    levels: Annotated[tuple[Code, ...], Field(min_length=2, max_length=100)]
+    labels: tuple[Text, ...] = ()
+    scale: Annotated[float, Field(gt=0, le=10)] = 2.0
+    missing: tuple[Code, ...] = ()
+    code: Text | None = None
+    meaning: Meaning
+
+    @model_validator(mode="after")
+    def _levels(self) -> "CategoryVariable":
+        if len(set(self.levels)) != len(self.levels):
+            raise ValueError(f"{self.name}: a level stands twice")
+        if self.labels and len(self.labels) != len(self.levels):
+            raise ValueError(f"{self.name}: labels must match levels one to one")
+        return self
+
+
+class BooleanVariable(BaseModel):
+    """Yes or no. The model sees +scale or -scale; missing becomes 0."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["boolean"]
+    name: Text
+    column: Text
+    true: Annotated[tuple[Code, ...], Field(min_length=1)]
+    false: Annotated[tuple[Code, ...], Field(min_length=1)]
+    scale: Annotated[float, Field(gt=0, le=10)] = 1.0
+    missing: tuple[Code, ...] = ()
+    code: Text | None = None
+    meaning: Meaning
+
+
+Variable = Annotated[
+    NumberVariable | CategoryVariable | BooleanVariable, Field(discriminator="kind")
+]
+
+
+class Target(BaseModel):
+    """What the model predicts: codes that mean yes and codes that mean no. A missing label is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Text
+    column: Text
+    positive: Annotated[tuple[Code, ...], Field(min_length=1)]
+    negative: Annotated[tuple[Code, ...], Field(min_length=1)]
+    code: Text | None = None
+    meaning: Meaning
+
+
+class Contract(BaseModel):
+    """All variables of a study and its target."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Text
+    version: Annotated[int, Field(ge=1)]
+    variable: Annotated[tuple[Variable, ...], Field(min_length=1, max_length=20_000)]
+    target: Target
+
+    @model_validator(mode="after")
+    def _names(self) -> "Contract":
+        names = [variable.name for variable in self.variable]
+        doubles = sorted({name for name in names if names.count(name) > 1})
+        if doubles:
+            raise ValueError(f"variable stands twice: {', '.join(doubles)}")
+        if self.target.column in {variable.column for variable in self.variable}:
+            raise ValueError(f"the target column {self.target.column} is also a variable")
+        return self

@@ -1,0 +1,218 @@
+"""Every error of Solblom has a code, an exit status and a next step.
+
+    SolblomError
+    ├── ConfigurationError   SB-1xx  exit 3   a file or a setting is wrong
+    ├── RefusedError         SB-2xx  exit 4   a hospital's rule said no
+    ├── DataError            SB-3xx  exit 1   a hospital's data do not fit (seen inside only)
+    ├── IntegrityError       SB-4xx  exit 5   a signature, digest or ledger does not hold
+    └── RunError             SB-5xx  exit 1, 3 or 6   a run could not go on
+
+Messages never carry patient data, file names of slides or HPO terms. Across a hospital's boundary
+only the code travels (`REFUSAL_CODES`); message and trace stay in the site's own log.
+`docs/reference/errors.md` lists every code; a test compares the two.
+"""
+
+from dataclasses import dataclass
+
+EXIT_DONE = 0
+EXIT_CHECK_SAID_NO = 1
+EXIT_USAGE = 2
+EXIT_CONFIGURATION = 3
+EXIT_REFUSED = 4
+EXIT_INTEGRITY = 5
+EXIT_UNREACHABLE = 6
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class ErrorCode:
+    """A documented error: its title, exit status and the usual next step."""
+
+    title: str
+    exit_status: int
+    hint: str
+
+
+CODES: dict[str, ErrorCode] = {
+    # Configuration
+    "SB-101": ErrorCode("The file cannot be read", 3, "Check the path and that it is valid TOML"),
+    "SB-102": ErrorCode("Unknown key", 3, "Correct the spelling or remove the key"),
+    "SB-103": ErrorCode(
+        "A setting is missing or has a wrong value", 3, "Correct the setting named in the message"
+    ),
+    "SB-104": ErrorCode(
+        "The study's end date has passed", 3, "Agree on a new end date and sign the study again"
+    ),
+    "SB-105": ErrorCode(
+        "Epsilon or delta is out of range",
+        3,
+        "Use an epsilon above 0 and a delta between 0 and 1, far below one over the patients",
+    ),
+    "SB-106": ErrorCode(
+        "The data contract is not valid", 3, "Correct the variable named in the message"
+    ),
+    "SB-107": ErrorCode(
+        "Unknown task or model", 3, "Install the task's package or choose one that is installed"
+    ),
+    "SB-108": ErrorCode(
+        "The setting is not available in this version", 3, "Choose one that the message lists"
+    ),
+    "SB-109": ErrorCode(
+        "A key file is missing or unreadable", 3, "Check the path and the file's permissions"
+    ),
+    "SB-110": ErrorCode(
+        "The signed study does not belong to the study file", 3, "Sign the study file again"
+    ),
+    "SB-111": ErrorCode(
+        "No Solblom folder here", 3, "Give --home, set SOLBLOM_HOME, or run `solblom demo` first"
+    ),
+    "SB-112": ErrorCode(
+        "No trust file", 3, "Give --trust with the trust file that you got from the steward"
+    ),
+    "SB-113": ErrorCode("The target exists already", 3, "Choose another name or remove it"),
+    # Refusals
+    "SB-201": ErrorCode(
+        "The order is not signed by the pinned coordinator",
+        5,
+        "Compare the coordinator's key fingerprint by phone; do not replace the pinned key",
+    ),
+    "SB-202": ErrorCode(
+        "The order is malformed or meant for somebody else", 4, "Update both sides to one version"
+    ),
+    "SB-203": ErrorCode(
+        "The study is not approved at this hospital",
+        4,
+        "Read the study and run `solblom node approve STUDY`",
+    ),
+    "SB-204": ErrorCode(
+        "The privacy budget does not allow it",
+        4,
+        "Ask for fewer rounds, or raise the budget in node.toml after approval",
+    ),
+    "SB-205": ErrorCode(
+        "The hospital's policy does not allow it", 4, "Compare the study with [policy] in node.toml"
+    ),
+    "SB-206": ErrorCode(
+        "The study has ended or the order has expired", 4, "Check the clock and the study's dates"
+    ),
+    "SB-207": ErrorCode(
+        "The order is out of sequence or was replayed", 4, "Look at the coordinator's run log"
+    ),
+    "SB-208": ErrorCode(
+        "The order names a receipt that this node does not know",
+        4,
+        "The node's state was rolled back: restore the newest state before going on",
+    ),
+    "SB-209": ErrorCode(
+        "The hospital's data do not allow it", 4, "The hospital's own log says why"
+    ),
+    "SB-210": ErrorCode(
+        "The study is stopped here until a person has looked",
+        4,
+        "Read the site log, then approve the study again",
+    ),
+    "SB-211": ErrorCode(
+        "The installed code is not the approved code", 4, "Approve the study again after the update"
+    ),
+    "SB-212": ErrorCode(
+        "The model in the order is not usable", 4, "The coordinator must send finite weights"
+    ),
+    "SB-213": ErrorCode(
+        "The update did not pass the export gate", 4, "The hospital's own log says why"
+    ),
+    "SB-214": ErrorCode(
+        "The node failed inside", 4, "The hospital's own log has the trace; nothing left the node"
+    ),
+    "SB-215": ErrorCode(
+        "The study is not signed by a researcher whom this hospital knows",
+        5,
+        "Compare the key's fingerprint by phone, then add it to study_signers in node.toml",
+    ),
+    # Data, inside the hospital
+    "SB-301": ErrorCode("A column is missing", 1, "Compare the table's header with the contract"),
+    "SB-302": ErrorCode("A value has the wrong type", 1, "Correct it or declare a missing code"),
+    "SB-303": ErrorCode(
+        "A value is out of the contract's range", 1, "Correct the value, the unit or the contract"
+    ),
+    "SB-304": ErrorCode("A patient appears twice", 1, "Keep one row per patient for this task"),
+    "SB-305": ErrorCode(
+        "All patients have the same label", 1, "Training needs both classes at a hospital"
+    ),
+    "SB-306": ErrorCode(
+        "Too few patients", 1, "Join with more patients or lower min_patients after approval"
+    ),
+    "SB-307": ErrorCode("The data set cannot be read", 1, "Check the path and the permissions"),
+    "SB-308": ErrorCode(
+        "The consent source is unreadable, stale or unclear", 1, "Refresh the consent source"
+    ),
+    "SB-309": ErrorCode(
+        "The task lets one patient change another's gradient",
+        1,
+        "Report it to the task's author: such a task cannot be trained with patient-level privacy",
+    ),
+    # Integrity
+    "SB-401": ErrorCode(
+        "The model artefact does not verify", 5, "Do not use it; ask for the original"
+    ),
+    "SB-402": ErrorCode(
+        "The privacy ledger cannot be trusted", 5, "Stop the node and restore the newest ledger"
+    ),
+    "SB-403": ErrorCode(
+        "A reply does not carry the hospital's signature", 5, "Look for a middleman"
+    ),
+    "SB-404": ErrorCode(
+        "A reply does not fit the order it answers", 5, "Update both sides to one version"
+    ),
+    "SB-405": ErrorCode("A signature or digest does not hold", 5, "Ask for the original file"),
+    # Runs
+    "SB-501": ErrorCode(
+        "Too few hospitals answered", 6, "Run `solblom run resume RUN` when they are back"
+    ),
+    "SB-502": ErrorCode("No such run", 3, "See `solblom run list`"),
+    "SB-503": ErrorCode("No such model", 3, "See `solblom model list`"),
+    "SB-504": ErrorCode("The run has ended", 1, "See `solblom run show RUN`"),
+    "SB-505": ErrorCode(
+        "The transport is not installed", 3, "Install the part that offers it, or choose another"
+    ),
+    "SB-506": ErrorCode(
+        "The input does not fit the model", 3, "Compare it with the model's data contract"
+    ),
+}
+
+REFUSAL_CODES = frozenset(code for code in CODES if code.startswith("SB-2"))
+"""The only words of a refusal that may cross a hospital's boundary."""
+
+
+class SolblomError(Exception):
+    """An error that a person can act on."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint if hint is not None else CODES[code].hint
+
+    @property
+    def exit_status(self) -> int:
+        """The process exit status that belongs to the code."""
+        return CODES[self.code].exit_status
+
+
+class ConfigurationError(SolblomError):
+    """A file or a setting is wrong."""
+
+
+class RefusedError(SolblomError):
+    """A hospital's rule said no. Only `code` leaves the hospital."""
+
+
+class DataError(SolblomError):
+    """A hospital's data do not fit. Shown inside the hospital only; outside it is SB-209."""
+
+
+class IntegrityError(SolblomError):
+    """A signature, digest or ledger does not hold."""
+
+
+class RunError(SolblomError):
+    """A run could not go on."""

@@ -1,0 +1,31 @@
+"""The Solblom folder: where runs, models and keys of one federation live on one machine."""
+
+import os
+from pathlib import Path
+
+import typer
+
+from solblom_protocol.errors import ConfigurationError
+
+HOME_OPTION = typer.Option(
+    None, "--home", help="Solblom folder (default: $SOLBLOM_HOME, else ./solblom-demo)"
+)
+MARKER = "solblom.toml"
+
+
+def find_home(given: Path | None) -> Path:
+    """Return the Solblom folder: `--home`, `$SOLBLOM_HOME`, or the demo's folder here.
+
+    Raises:
+        ConfigurationError: SB-111.
+    """
+    candidates = [given, _from_environment(), Path("solblom-demo")]
+    chosen = next(path for path in candidates if path is not None)
+    if not (chosen / MARKER).is_file():
+        raise ConfigurationError("SB-111", f"{chosen} is not a Solblom folder (no {MARKER} in it)")
+    return chosen
+
+
+def _from_environment() -> Path | None:
+    value = os.environ.get("SOLBLOM_HOME")
+    return Path(value) if value else None

@@ -1,0 +1,82 @@
+"""What order and reply share: strict models, times, and the frame that carries a signed header beside its array."""
+
+import datetime as dt
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from solblom_protocol.errors import IntegrityError
+from solblom_verify.canonical import canonical_json, parse_canonical
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,94}$")]
+RoundNumber = Annotated[int, Field(ge=1, le=10_000)]
+Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+
+MAX_ENVELOPE_BYTES = 16 * 1024**2
+
+Model = TypeVar("Model", bound="Message")
+
+
+class Message(BaseModel):
+    """A signed header: frozen, no unknown members, canonical JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def payload(self) -> bytes:
+        """Return the canonical JSON that is signed."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+
+def parse_message(model: type[Model], payload: bytes) -> Model:
+    """Return the message in a payload whose signature was checked.
+
+    Raises:
+        IntegrityError: SB-405, not canonical, or members missing, extra or out of range.
+    """
+    try:
+        # Through JSON, so that strict models read lists as tuples and nothing else is converted.
+        return model.model_validate_json(canonical_json(parse_canonical(payload)))
+    except (ValidationError, ValueError):
+        raise IntegrityError("SB-405", f"The payload is not a {model.__name__}") from None
+
+
+def timestamp(moment: dt.datetime) -> str:
+    """Return RFC 3339 UTC with whole seconds."""
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_timestamp(text: str) -> dt.datetime:
+    """Return the moment of an RFC 3339 UTC text.
+
+    Raises:
+        IntegrityError: SB-405, not a moment.
+    """
+    try:
+        return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+    except ValueError:
+        raise IntegrityError("SB-405", "A time is not RFC 3339 UTC") from None
+
+
+def frame(envelope: bytes, array: bytes) -> bytes:
+    """Return `length ‖ envelope ‖ array` as one byte string, ready to be sealed."""
+    return len(envelope).to_bytes(4, "big") + envelope + array
+
+
+def unframe(message: bytes) -> tuple[bytes, bytes]:
+    """Return envelope and array of a framed message.
+
+    Raises:
+        IntegrityError: SB-405, cut or too large.
+    """
+    length = int.from_bytes(message[:4], "big")
+    if len(message) < 4 or length > MAX_ENVELOPE_BYTES or len(message) < 4 + length:
+        raise IntegrityError("SB-405", "The message is cut or too large")
+    return message[4 : 4 + length], message[4 + length :]
+
+
+def as_json(model: BaseModel) -> Any:
+    """Return a model as plain JSON values."""
+    return model.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,126 @@
+"""An order: the coordinator asks one node for one update. Signed, then sealed to that node.
+
+The order repeats nothing of the study except its digest: the node trains with the settings that its
+own people approved. The array beside the header is the global model.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from pydantic import Field
+
+from solblom_protocol.errors import IntegrityError, RefusedError
+from solblom_protocol.messages import (
+    Digest,
+    KeyId,
+    Message,
+    RoundNumber,
+    RunId,
+    SiteName,
+    Timestamp,
+    frame,
+    parse_message,
+    unframe,
+)
+from solblom_protocol.seal import seal, unseal
+from solblom_verify.canonical import digest
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+
+ORDER_PAYLOAD_TYPE = "application/vnd.solblom.order+json"
+
+
+class RosterEntry(Message):
+    """A hospital that takes part in the run, by name and signing key."""
+
+    site: SiteName
+    node: KeyId
+
+
+class OrderHeader(Message):
+    """What the coordinator asks and signs.
+
+    Attributes:
+        study: digest of the signed study.
+        base_model: SHA-256 of the array beside the header.
+        layout: names and shapes in that array; the update must have the same.
+        roster: all nodes of the run, sorted by site.
+        previous_order: digest of the last order that this node answered, as far as the coordinator
+        knows.
+        last_receipt: digest of this node's newest receipt, as far as the coordinator knows; an
+        unknown one means that the node's state was rolled back.
+    """
+
+    schema_: Literal["solblom.order/1"] = Field("solblom.order/1", alias="schema")
+    kind: Literal["train"]
+    coordinator: KeyId
+    site: SiteName
+    node: KeyId
+    study: Digest
+    run: RunId
+    round: RoundNumber
+    attempt: RoundNumber
+    issued: Timestamp
+    expires: Timestamp
+    base_model: Digest
+    layout: list[dict[str, Any]]
+    roster: list[RosterEntry]
+    noise: Literal["local", "shared"]
+    previous_order: Digest | None
+    last_receipt: Digest | None
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order whose signature was checked: header, digest of its envelope, and the model's bytes."""
+
+    header: OrderHeader
+    digest: str
+    array: bytes
+
+
+@dataclass(frozen=True)
+class SealedOrder:
+    """An order ready for a courier. `digest` names the signed envelope inside."""
+
+    digest: str
+    sealed: bytes
+
+
+def write_order(
+    header: OrderHeader, array: bytes, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
+) -> SealedOrder:
+    """Sign the header and seal it with its array to the node."""
+    envelope = sign_envelope(header.payload(), ORDER_PAYLOAD_TYPE, [key])
+    message = frame(envelope, array)
+    return SealedOrder(digest(envelope), seal(message, kind="order", recipient=recipient))
+
+
+def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519PublicKey) -> Order:
+    """Open a sealed order and check the pinned coordinator's signature.
+
+    Raises:
+        RefusedError: SB-202 not a readable order for this key; SB-201 not the pinned coordinator's
+        signature.
+    """
+    try:
+        envelope, array = unframe(unseal(sealed, kind="order", key=key))
+    except IntegrityError as error:
+        raise RefusedError("SB-202", error.message) from None
+    signer = key_id(coordinator)
+    try:
+        opened = open_envelope(
+            envelope, payload_type=ORDER_PAYLOAD_TYPE, keys={signer: coordinator}
+        )
+    except EnvelopeError as error:
+        raise RefusedError("SB-201", f"The order's signature does not hold: {error}") from None
+    try:
+        header = parse_message(OrderHeader, opened.payload)
+    except IntegrityError as error:
+        raise RefusedError("SB-202", error.message) from None
+    if header.coordinator != signer:
+        raise RefusedError("SB-201", "The order names another coordinator than the pinned one")
+    if digest(array) != header.base_model:
+        raise RefusedError("SB-202", "The order's array is not the model that its header names")
+    return Order(header, digest(envelope), array)

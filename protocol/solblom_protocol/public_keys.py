@@ -1,0 +1,67 @@
+"""The public side of a participant: one small JSON file with a name, a signing key and a sealing key."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from pydantic import ConfigDict, Field
+
+from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.key_files import public_pem, sealing_key_from_pem, signing_key_from_pem
+from solblom_protocol.messages import Message, SiteName, parse_message
+from solblom_verify.canonical import canonical_json
+from solblom_verify.envelope import key_id
+
+
+class _PublicKeysFile(Message):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_: str = Field(alias="schema", pattern=r"^solblom\.public-keys/1$")
+    name: SiteName
+    signing_key: str
+    sealing_key: str
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """A participant's name and public keys."""
+
+    name: str
+    signing: Ed25519PublicKey
+    sealing: X25519PublicKey
+
+    @property
+    def key_id(self) -> str:
+        """SHA-256 of the signing key: the participant's identity."""
+        return key_id(self.signing)
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON of the file."""
+        return canonical_json(
+            {
+                "schema": "solblom.public-keys/1",
+                "name": self.name,
+                "signing_key": public_pem(self.signing),
+                "sealing_key": public_pem(self.sealing),
+            }
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "PublicKeys":
+        """Read the file.
+
+        Raises:
+            ConfigurationError: SB-109.
+        """
+        try:
+            value = parse_message(_PublicKeysFile, path.read_bytes())
+        except OSError as error:
+            raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
+        except IntegrityError:
+            raise ConfigurationError("SB-109", f"{path} is not a public-keys file") from None
+        return cls(
+            value.name,
+            signing_key_from_pem(value.signing_key, source=str(path)),
+            sealing_key_from_pem(value.sealing_key, source=str(path)),
+        )

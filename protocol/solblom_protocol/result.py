@@ -1,0 +1,159 @@
+"""A reply: a result (update and signed receipt) or a refusal (a code, no details). Signed, then sealed.
+
+The receipt is what the artefact keeps for ever: which work was done on whose order, under which
+study, at which price in privacy. It carries no count of patients, only a band, and only keyed
+digests of cohort and consent.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from pydantic import Field
+
+from solblom_protocol.errors import REFUSAL_CODES, IntegrityError
+from solblom_protocol.messages import (
+    Digest,
+    KeyId,
+    Message,
+    RoundNumber,
+    RunId,
+    SiteName,
+    frame,
+    parse_message,
+    unframe,
+)
+from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.seal import seal, unseal
+from solblom_verify.canonical import digest
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+
+RECEIPT_PAYLOAD_TYPE = "application/vnd.solblom.receipt+json"
+REFUSAL_PAYLOAD_TYPE = "application/vnd.solblom.refusal+json"
+
+_BANDS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+def count_band(count: int) -> str:
+    """Return the band of a patient count, such as `100-199`: exact counts never leave a hospital."""
+    if count < _BANDS[0]:
+        return f"0-{_BANDS[0] - 1}"
+    for low, high in pairwise(_BANDS):
+        if count < high:
+            return f"{low}-{high - 1}"
+    return f"{_BANDS[-1]}-"
+
+
+class Receipt(Message):
+    """What a node signs about one piece of work.
+
+    Attributes:
+        work: digest of every input of the update (privacy.md rule 3).
+        order: digest of the order that was first answered with this work.
+        update: SHA-256 of the update's bytes.
+        event: what the work did to the patients' privacy.
+        noise_commitment: commitment to the key of noise and sampling, made before training (rule
+        12).
+        cohort: keyed digest of the patients and their rows, with a salt of its own.
+        consent: keyed digest of the consent state, with a salt of its own.
+        patients: band of the training set's size.
+        code: digest of the node's installed Solblom code.
+    """
+
+    schema_: Literal["solblom.receipt/1"] = Field("solblom.receipt/1", alias="schema")
+    site: SiteName
+    node: KeyId
+    study: Digest
+    run: RunId
+    round: RoundNumber
+    base_model: Digest
+    order: Digest
+    work: Digest
+    update: Digest
+    event: dict[str, Any]
+    noise_commitment: Digest
+    cohort: Digest
+    consent: Digest
+    patients: str
+    code: Digest
+    fixed_point_bits: Literal[24]
+    simulation: bool
+
+    def privacy_event(self) -> PrivacyEvent:
+        """Return the event, checked."""
+        return PrivacyEvent.from_json(self.event)
+
+
+class Refusal(Message):
+    """A node says no. `code` is all that leaves; `order` names what was refused, when it could be read."""
+
+    schema_: Literal["solblom.refusal/1"] = Field("solblom.refusal/1", alias="schema")
+    site: SiteName
+    node: KeyId
+    order: Digest | None
+    code: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A checked result: the receipt, its signed envelope, and the update's bytes."""
+
+    receipt: Receipt
+    envelope: bytes
+    update: bytes
+
+    @property
+    def receipt_digest(self) -> str:
+        """SHA-256 of the signed receipt."""
+        return digest(self.envelope)
+
+
+def write_result(
+    receipt: Receipt, update: bytes, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
+) -> tuple[bytes, str]:
+    """Sign the receipt and seal it with its update; return the sealed reply and the receipt's digest."""
+    envelope = sign_envelope(receipt.payload(), RECEIPT_PAYLOAD_TYPE, [key])
+    sealed = seal(frame(envelope, update), kind="reply", recipient=recipient)
+    return sealed, digest(envelope)
+
+
+def write_refusal(refusal: Refusal, *, key: Ed25519PrivateKey, recipient: X25519PublicKey) -> bytes:
+    """Sign and seal a refusal."""
+    envelope = sign_envelope(refusal.payload(), REFUSAL_PAYLOAD_TYPE, [key])
+    return seal(frame(envelope, b""), kind="reply", recipient=recipient)
+
+
+def read_reply(sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey) -> Result | Refusal:
+    """Open a node's reply and check that node's signature.
+
+    Raises:
+        IntegrityError: SB-403 not signed by `node`; SB-404 or SB-405 malformed.
+    """
+    envelope, array = unframe(unseal(sealed, kind="reply", key=key))
+    keys = {key_id(node): node}
+    try:
+        opened = open_envelope(envelope, payload_type=RECEIPT_PAYLOAD_TYPE, keys=keys)
+    except EnvelopeError:
+        return _read_refusal(envelope, array, keys)
+    receipt = parse_message(Receipt, opened.payload)
+    if receipt.node not in keys:
+        raise IntegrityError("SB-403", "The receipt names another node than the one that signed it")
+    if digest(array) != receipt.update:
+        raise IntegrityError("SB-404", "The update is not the one that its receipt names")
+    receipt.privacy_event()
+    return Result(receipt, envelope, array)
+
+
+def _read_refusal(envelope: bytes, array: bytes, keys: dict[str, Ed25519PublicKey]) -> Refusal:
+    try:
+        opened = open_envelope(envelope, payload_type=REFUSAL_PAYLOAD_TYPE, keys=keys)
+    except EnvelopeError as error:
+        raise IntegrityError("SB-403", f"The reply's signature does not hold: {error}") from None
+    refusal = parse_message(Refusal, opened.payload)
+    if refusal.node not in keys or array:
+        raise IntegrityError("SB-404", "The refusal carries more than a code")
+    if refusal.code not in REFUSAL_CODES:
+        raise IntegrityError("SB-404", "The refusal carries an unknown code")
+    return refusal

@@ -1,0 +1,242 @@
+"""The study file: one TOML that a researcher writes, a hospital reads and everybody signs.
+
+Everything that changes the result stands inside the signed study: settings, contract, noise. A node
+compares what it is asked to do with the study that its own people approved, never with what an
+order says.
+"""
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from solblom_protocol.contract import Contract
+from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.toml_file import parse, read_toml
+from solblom_verify.canonical import canonical_json, digest, parse_canonical
+from solblom_verify.envelope import EnvelopeError, open_envelope, sign_envelope
+
+STUDY_PAYLOAD_TYPE = "application/vnd.solblom.study+json"
+MAX_DELTA = 0.01  # delta is a probability of total failure: never more than one in a hundred
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Text = Annotated[str, Field(min_length=1, max_length=4000)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudyTable(_Table):
+    """Who asks for what, on which legal basis, and until when."""
+
+    name: Name
+    title: Text
+    purpose: Text
+    legal_basis: Annotated[tuple[Text, ...], Field(min_length=1)]
+    duo: tuple[Annotated[str, Field(pattern=r"^DUO:\d{7}$")], ...] = ()  # GA4GH data use terms
+    ends: dt.date  # the last day on which a node takes part, UTC
+
+
+class TaskTable(_Table):
+    """What is learned and from which variables."""
+
+    name: Name
+    target: Text
+    model: dict[str, Any]
+    contract: Text  # file name, relative to the study file
+
+
+class TrainingTable(_Table):
+    """How the rounds go. All of it public."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    strategy: Literal["fedavg"] = "fedavg"
+    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
+    learning_rate: Positive
+    expected_batch_size: Positive  # divisor of every noisy sum, the same at every hospital
+    server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    averaging: Literal["none", "second-half"] = "none"  # mean of the later rounds' models
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0  # initial weights and simulated splits only
+
+
+class PrivacyTable(_Table):
+    """What a patient is promised."""
+
+    unit: Literal["patient", "family"] = "patient"
+    epsilon: float | Literal["off"]
+    delta: float = 1e-5
+    clipping_norm: Positive  # L2 norm of one patient's gradient
+    noise: Literal["local", "shared"] = "local"
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # Poisson over patients
+
+
+class CohortTable(_Table):
+    """Who must take part for a round to count."""
+
+    min_nodes: Annotated[int, Field(ge=1)] = 2
+    min_patients: Annotated[int, Field(ge=1)] = 20
+    deadline_minutes: Positive = 60.0
+    quorum: Annotated[int, Field(ge=1)] = 2
+
+
+class SplitTable(_Table):
+    """Which patients are kept for testing: HMAC(the hospital's split key, id) < test_fraction."""
+
+    by: Literal["patient"] = "patient"
+    test_fraction: Fraction = 0.3
+
+
+class EvaluationTable(_Table):
+    """How the model is judged."""
+
+    split: SplitTable = SplitTable()
+    releases: Annotated[int, Field(ge=0)] = 0
+    baselines: tuple[Literal["local", "pooled", "prior"], ...] = ()
+
+
+class Study(_Table):
+    """The study file as it was written."""
+
+    study: StudyTable
+    task: TaskTable
+    training: TrainingTable
+    privacy: PrivacyTable
+    cohort: CohortTable = CohortTable()
+    evaluation: EvaluationTable = EvaluationTable()
+
+
+class StudyDocument(_Table):
+    """What is signed: the study, its contract and the noise that follows from them.
+
+    `noise_multiplier` is a decimal string; None where `privacy.epsilon` is "off".
+    """
+
+    schema_: Literal["solblom.study/1"] = Field("solblom.study/1", alias="schema")
+    study: Study
+    contract: Contract
+    noise_multiplier: Annotated[str, Field(pattern=r"^\d{1,6}\.\d{4}$")] | None
+
+    def payload(self) -> bytes:
+        """Return the canonical JSON that is signed."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+    @property
+    def digest(self) -> str:
+        """The study's identity: SHA-256 of the canonical payload."""
+        return digest(self.payload())
+
+    @property
+    def round_event(self) -> PrivacyEvent:
+        """What one round does to a patient who is in a hospital's training set."""
+        training, privacy = self.study.training, self.study.privacy
+        return PrivacyEvent(
+            kind="no-privacy" if self.noise_multiplier is None else "poisson-gaussian",
+            sampling_rate=format(privacy.sampling_rate, "f"),
+            noise_multiplier=self.noise_multiplier or "0",
+            steps=training.local_steps,
+        )
+
+
+def load_study(path: Path) -> tuple[Study, Contract]:
+    """Read a study file and the contract it names.
+
+    Raises:
+        ConfigurationError: SB-101 to SB-108, with the key or the number that is wrong.
+    """
+    study = parse(Study, read_toml(path), source=path.name)
+    contract_path = path.parent / study.task.contract
+    contract = parse(Contract, read_toml(contract_path), source=contract_path.name)
+    check_study(study, contract)
+    return study, contract
+
+
+def check_study(study: Study, contract: Contract) -> None:
+    """Refuse a study that cannot be run as written; needs no clock and no data.
+
+    Raises:
+        ConfigurationError: SB-103, SB-105 or SB-108.
+    """
+    privacy, cohort = study.privacy, study.cohort
+    if privacy.epsilon != "off" and not 0 < privacy.epsilon <= 100:
+        raise ConfigurationError(
+            "SB-105", f"privacy.epsilon is {privacy.epsilon}; it must lie above 0 and at most 100"
+        )
+    if not 0 < privacy.delta <= MAX_DELTA:
+        raise ConfigurationError(
+            "SB-105",
+            f"privacy.delta is {privacy.delta}; it must lie above 0 and at most {MAX_DELTA}",
+        )
+    if privacy.noise == "shared":
+        raise ConfigurationError(
+            "SB-108", "privacy.noise is shared; it needs the secure sum, which this version lacks",
+            "Use noise = \"local\"",
+        )  # fmt: skip
+    if privacy.unit == "family":
+        raise ConfigurationError(
+            "SB-108", "privacy.unit is family, which this version lacks", 'Use unit = "patient"'
+        )
+    if cohort.quorum > cohort.min_nodes:
+        raise ConfigurationError(
+            "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
+        )
+    if study.task.target != contract.target.name:
+        raise ConfigurationError(
+            "SB-106",
+            f"task.target is {study.task.target}, but the contract's target is {contract.target.name}",
+        )
+
+
+def check_dates(study: Study, *, today: dt.date) -> None:
+    """Refuse a study that has ended.
+
+    Raises:
+        ConfigurationError: SB-104.
+    """
+    if today > study.study.ends:
+        raise ConfigurationError(
+            "SB-104", f"The study {study.study.name} ended on {study.study.ends}; today is {today}"
+        )
+
+
+def sign_study(document: StudyDocument, key: Ed25519PrivateKey) -> bytes:
+    """Return the DSSE envelope of the study."""
+    return sign_envelope(document.payload(), STUDY_PAYLOAD_TYPE, [key])
+
+
+def open_study(envelope: bytes, signers: dict[str, Ed25519PublicKey]) -> StudyDocument:
+    """Return the study in an envelope signed by one of `signers` (key id → key).
+
+    Raises:
+        IntegrityError: SB-215, the signature is missing, false or somebody else's.
+        ConfigurationError: the payload is not a study of this version.
+    """
+    try:
+        opened = open_envelope(envelope, payload_type=STUDY_PAYLOAD_TYPE, keys=signers)
+        value = parse_canonical(opened.payload)
+    except (EnvelopeError, ValueError) as error:
+        raise IntegrityError("SB-215", f"The study's signature does not hold: {error}") from None
+    return parse_document(value)
+
+
+def parse_document(value: Any) -> StudyDocument:
+    """Return the study document in a parsed payload, checked.
+
+    Raises:
+        ConfigurationError: the payload is not a study of this version, or cannot be run.
+    """
+    try:
+        document = StudyDocument.model_validate(value)
+    except ValidationError as error:
+        count = error.error_count()
+        raise ConfigurationError("SB-103", f"The signed study has {count} wrong members") from None
+    check_study(document.study, document.contract)
+    if (document.noise_multiplier is None) != (document.study.privacy.epsilon == "off"):
+        raise ConfigurationError("SB-103", "The signed study's noise does not fit its epsilon")
+    return document

@@ -1,0 +1,72 @@
+"""TOML files in, checked models out: an unknown key is an error that names the nearest key."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from solblom_protocol.errors import ConfigurationError
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the file's tables.
+
+    Raises:
+        ConfigurationError: the file is missing, too large or not TOML (SB-101).
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigurationError("SB-101", f"{path} is larger than {MAX_FILE_BYTES} bytes")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError("SB-101", f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError("SB-101", f"{path} is not valid TOML: {error}") from None
+
+
+def parse(model: type[Model], value: Any, *, source: str) -> Model:
+    """Return `value` as `model`.
+
+    Raises:
+        ConfigurationError: unknown key (SB-102) or missing or wrong value (SB-103); one line an
+        error.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        unknown = [d for d in details if d["type"] == "extra_forbidden"]
+        lines = [_line(model, detail) for detail in (unknown or details)]
+        code = "SB-102" if unknown else "SB-103"
+        raise ConfigurationError(code, f"{source}: " + "; ".join(lines)) from None
+
+
+def _line(model: type[BaseModel], detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "the file"
+    if detail["type"] != "extra_forbidden":
+        return f"`{where}`: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+    near = difflib.get_close_matches(str(detail["loc"][-1]), sorted(_keys(model)), n=1, cutoff=0.5)
+    suggestion = f"; did you mean `{near[0]}`?" if near else ""
+    return f"unknown key `{where}`{suggestion}"
+
+
+def _keys(model: type[BaseModel]) -> set[str]:
+    """All keys of a model and of the models inside it."""
+    found: set[str] = set()
+    waiting: list[Any] = [model]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            for name, field in item.model_fields.items():
+                found.add(field.alias or name)
+                waiting.append(field.annotation)
+        else:
+            waiting.extend(getattr(item, "__args__", ()))
+    return found

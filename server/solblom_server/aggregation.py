@@ -1,0 +1,56 @@
+"""The fold: updates become integers, integers add up, one division at the end.
+
+Integer addition is associative, so the sum does not depend on the order of arrival, needs constant
+memory, replays bit for bit, and is the arithmetic that a secure sum masks (architecture.md,
+"Aggregation arithmetic").
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.layout import FIXED_POINT_BITS, Float32, is_on_grid
+
+MAX_ABSOLUTE = 2.0**20  # of one value in one update
+MAX_UPDATES = 2**16  # 2^20 * 2^24 * 2^16 = 2^60 stays inside the int64 ring
+
+
+@dataclass
+class Fold:
+    """A running integer sum of updates of `size` values."""
+
+    size: int
+    count: int = 0
+    _sum: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sum = np.zeros(self.size, dtype=np.int64)
+
+    def add(self, update: Float32) -> None:
+        """Add one update, exactly.
+
+        Raises:
+            IntegrityError: SB-404, wrong size, not on the grid of 2^-24, too large, or one update
+            too many.
+        """
+        if update.shape != (self.size,) or not is_on_grid(update):
+            raise IntegrityError("SB-404", "The update is not a finite array on the public grid")
+        if float(np.abs(update).max(initial=0.0)) > MAX_ABSOLUTE or self.count >= MAX_UPDATES:
+            raise IntegrityError("SB-404", "The update could overflow the sum")
+        self._sum += (update.astype(np.float64) * 2.0**FIXED_POINT_BITS).astype(np.int64)
+        self.count += 1
+
+    def mean(self) -> NDArray[np.float64]:
+        """Return the plain mean, float64: every node weighs the same, by public constant.
+
+        A hospital's size shows only in its own sum, which every node divides by the same public
+        divisor.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if not self.count:
+            raise ValueError("nothing was folded")
+        return self._sum.astype(np.float64) / (self.count * 2.0**FIXED_POINT_BITS)

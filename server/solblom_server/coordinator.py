@@ -1,0 +1,111 @@
+"""The coordinator's folder: keys, database, runs and models of one federation.
+
+solblom.toml  trust.json  coordinator.pub  coordinator.sqlite
+keys/  nodes/<site>.pub  runs/<run>/checkpoints/  models/<name>-v<n>/
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from solblom_protocol.home import MARKER
+from solblom_protocol.key_files import (
+    private_pem,
+    public_pem,
+    read_sealing_key,
+    read_signing_key,
+    write_new,
+)
+from solblom_protocol.public_keys import PublicKeys
+from solblom_server.database import Database
+from solblom_verify.canonical import canonical_json
+
+TRUST_EXPIRES = "2036-12-31T00:00:00Z"
+DATABASE_FILE = "coordinator.sqlite"
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """The coordinator's keys and folder."""
+
+    home: Path
+    signing: Ed25519PrivateKey
+    sealing: X25519PrivateKey
+
+    @classmethod
+    def open(cls, home: Path) -> "Coordinator":
+        """Open an existing folder.
+
+        Raises:
+            ConfigurationError: SB-109.
+        """
+        return cls(
+            home,
+            read_signing_key(home / "keys" / "coordinator-signing.key"),
+            read_sealing_key(home / "keys" / "coordinator-sealing.key"),
+        )
+
+    @property
+    def public(self) -> PublicKeys:
+        """What hospitals pin."""
+        return PublicKeys("coordinator", self.signing.public_key(), self.sealing.public_key())
+
+    def database(self) -> Database:
+        """Open the database."""
+        return Database(self.home / DATABASE_FILE)
+
+    def nodes(self) -> list[PublicKeys]:
+        """Return the enrolled nodes, sorted by site."""
+        return [PublicKeys.read(path) for path in sorted((self.home / "nodes").glob("*.pub"))]
+
+    def enrol(self, node: PublicKeys) -> None:
+        """Add a node whose fingerprint was compared.
+
+        Raises:
+            ConfigurationError: SB-113, the site is enrolled.
+        """
+        write_new(self.home / "nodes" / f"{node.name}.pub", node.to_bytes(), mode=0o644)
+
+
+def create_coordinator(home: Path, *, name: str, entropy: Callable[[str], bytes]) -> Coordinator:
+    """Make a new coordinator's folder: keys, trust file, empty database.
+
+    Raises:
+        ConfigurationError: SB-113, there is one.
+    """
+    keys = home / "keys"
+    coordinator = Coordinator(
+        home,
+        Ed25519PrivateKey.from_private_bytes(entropy("coordinator-signing")),
+        X25519PrivateKey.from_private_bytes(entropy("coordinator-sealing")),
+    )
+    write_new(home / MARKER, f'[federation]\nname = "{name}"\n'.encode(), mode=0o644)
+    write_new(keys / "coordinator-signing.key", private_pem(coordinator.signing))
+    write_new(keys / "coordinator-sealing.key", private_pem(coordinator.sealing))
+    write_new(home / "coordinator.pub", coordinator.public.to_bytes(), mode=0o644)
+    write_new(home / "trust.json", _trust(coordinator), mode=0o644)
+    coordinator.database().close()
+    return coordinator
+
+
+def _trust(coordinator: Coordinator) -> bytes:
+    public = coordinator.public
+    return canonical_json(
+        {
+            "schema": "solblom.trust/1",
+            "version": 1,
+            "expires": TRUST_EXPIRES,
+            "threshold": 1,
+            "keys": [
+                {
+                    "keyid": public.key_id,
+                    "name": "coordinator",
+                    "role": "coordinator",
+                    "public_key": public_pem(public.signing),
+                }
+            ],
+        }
+    )

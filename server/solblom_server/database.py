@@ -1,0 +1,300 @@
+"""The coordinator's own durable record, written before anything is sent. SQLite, every commit synced."""
+
+import datetime as dt
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from solblom_protocol.errors import RunError
+from solblom_protocol.messages import timestamp
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE runs (
+  id TEXT PRIMARY KEY, study TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
+  status TEXT NOT NULL, transport TEXT NOT NULL, simulation INTEGER NOT NULL,
+  started TEXT NOT NULL, ended TEXT, reason TEXT, envelope BLOB NOT NULL, roster TEXT NOT NULL,
+  UNIQUE (study, number)
+) STRICT;
+CREATE TABLE rounds (
+  run TEXT NOT NULL, round INTEGER NOT NULL, status TEXT NOT NULL, base TEXT NOT NULL, result TEXT,
+  opened TEXT NOT NULL, closed TEXT, PRIMARY KEY (run, round)
+) STRICT;
+CREATE TABLE orders (
+  digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL,
+  attempt INTEGER NOT NULL, issued TEXT NOT NULL, answered INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (run, round, site, attempt)
+) STRICT;
+CREATE TABLE replies (
+  run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, order_digest TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('result', 'refusal', 'late', 'invalid')), code TEXT,
+  receipt TEXT, envelope BLOB, arrived TEXT NOT NULL, seconds REAL NOT NULL,
+  PRIMARY KEY (run, round, site, kind)
+) STRICT;
+CREATE TABLE models (
+  name TEXT NOT NULL, version INTEGER NOT NULL, run TEXT NOT NULL, digest TEXT,
+  registered TEXT NOT NULL, PRIMARY KEY (name, version), UNIQUE (run)
+) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as the database knows it."""
+
+    id: str
+    study: str
+    name: str
+    number: int
+    status: str
+    transport: str
+    simulation: bool
+    started: str
+    ended: str | None
+    reason: str | None
+    envelope: bytes
+    roster: str
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """A round as the database knows it."""
+
+    round: int
+    status: str
+    base: str
+    result: str | None
+    opened: str
+    closed: str | None
+
+
+@dataclass(frozen=True)
+class ReplyRow:
+    """What one site answered in one round."""
+
+    round: int
+    site: str
+    order_digest: str
+    kind: str
+    code: str | None
+    receipt: str | None
+    envelope: bytes | None
+    arrived: str
+    seconds: float
+
+
+class Database:
+    """The coordinator's database file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, timeout=30, check_same_thread=False
+        )
+        self._connection.execute("PRAGMA synchronous=FULL")
+        if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            self._connection.executescript(
+                f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit everything inside or nothing."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def create_run(
+        self,
+        *,
+        study: str,
+        name: str,
+        envelope: bytes,
+        roster: str,
+        transport: str,
+        simulation: bool,
+        now: dt.datetime,
+    ) -> RunRow:
+        """Record a new run. Its id follows from the study and its number, so a lost database asks for the same work."""
+        with self.transaction():
+            number = 1 + self._one("SELECT count(*) FROM runs WHERE study = ?", (study,))
+            run_id = f"{name}-{number}-{study.removeprefix('sha256:')[:8]}"
+            self._connection.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, 'open', ?, ?, ?, NULL, NULL, ?, ?)",
+                (
+                    run_id,
+                    study,
+                    name,
+                    number,
+                    transport,
+                    simulation,
+                    timestamp(now),
+                    envelope,
+                    roster,
+                ),
+            )
+        return self.run(run_id)
+
+    def run(self, run_id: str) -> RunRow:
+        """Return a run.
+
+        Raises:
+            RunError: SB-502.
+        """
+        rows = self._connection.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchall()
+        if not rows:
+            raise RunError("SB-502", f"There is no run {run_id}")
+        return _run(rows[0])
+
+    def runs(self) -> list[RunRow]:
+        """Return all runs, newest last."""
+        return [_run(r) for r in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
+
+    def end_run(self, run_id: str, status: str, reason: str | None, *, now: dt.datetime) -> None:
+        """Record how a run ended."""
+        with self.transaction():
+            self._connection.execute(
+                "UPDATE runs SET status = ?, reason = ?, ended = ? WHERE id = ?",
+                (status, reason, timestamp(now), run_id),
+            )
+
+    def open_round(self, run_id: str, number: int, base: str, *, now: dt.datetime) -> None:
+        """Record a round before its orders are written; an open round stays as it is."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO rounds VALUES (?, ?, 'open', ?, NULL, ?, NULL)",
+                (run_id, number, base, timestamp(now)),
+            )
+
+    def close_round(self, run_id: str, number: int, result: str, *, now: dt.datetime) -> None:
+        """Record the model that a round led to."""
+        with self.transaction():
+            self._connection.execute(
+                "UPDATE rounds SET status = 'closed', result = ?, closed = ?"
+                " WHERE run = ? AND round = ?",
+                (result, timestamp(now), run_id, number),
+            )
+
+    def rounds(self, run_id: str) -> list[RoundRow]:
+        """Return a run's rounds in order."""
+        rows = self._connection.execute(
+            "SELECT round, status, base, result, opened, closed FROM rounds WHERE run = ?"
+            " ORDER BY round",
+            (run_id,),
+        )
+        return [RoundRow(*row) for row in rows]
+
+    def next_attempt(self, run_id: str, number: int, site: str) -> int:
+        """Return the number of the next attempt of a site's round."""
+        return 1 + self._one(
+            "SELECT count(*) FROM orders WHERE run = ? AND round = ? AND site = ?",
+            (run_id, number, site),
+        )
+
+    def add_order(
+        self, digest: str, run_id: str, number: int, site: str, attempt: int, *, now: dt.datetime
+    ) -> None:
+        """Record an order before it is sent."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, 0)",
+                (digest, run_id, number, site, attempt, timestamp(now)),
+            )
+
+    def is_order(self, digest: str, run_id: str, number: int, site: str) -> bool:
+        """Tell whether an order was issued to this site for this round, in any attempt."""
+        return bool(
+            self._one(
+                "SELECT count(*) FROM orders WHERE digest = ? AND run = ? AND round = ? AND site = ?",
+                (digest, run_id, number, site),
+            )
+        )
+
+    def last_answered(self, run_id: str, site: str) -> tuple[str | None, str | None]:
+        """Return (last answered order, last receipt) of a site in a run, as far as we know."""
+        order = self._connection.execute(
+            "SELECT order_digest FROM replies WHERE run = ? AND site = ? AND kind = 'result'"
+            " ORDER BY round DESC LIMIT 1",
+            (run_id, site),
+        ).fetchone()
+        receipt = self._connection.execute(
+            "SELECT receipt FROM replies WHERE site = ? AND kind = 'result' ORDER BY rowid DESC LIMIT 1",
+            (site,),
+        ).fetchone()
+        return (order[0] if order else None, receipt[0] if receipt else None)
+
+    def add_reply(self, run_id: str, reply: ReplyRow) -> None:
+        """Record what a site answered; the same answer twice is recorded once."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    run_id,
+                    reply.round,
+                    reply.site,
+                    reply.order_digest,
+                    reply.kind,
+                    reply.code,
+                    reply.receipt,
+                    reply.envelope,
+                    reply.arrived,
+                    reply.seconds,
+                ),
+            )
+
+    def replies(self, run_id: str) -> list[ReplyRow]:
+        """Return all answers of a run, by round and site."""
+        rows = self._connection.execute(
+            "SELECT round, site, order_digest, kind, code, receipt, envelope, arrived, seconds"
+            " FROM replies WHERE run = ? ORDER BY round, site, kind",
+            (run_id,),
+        )
+        return [ReplyRow(*row) for row in rows]
+
+    def reserve_version(self, name: str, run_id: str, *, now: dt.datetime) -> int:
+        """Return the version number of a run's model; the same run gets the same number again."""
+        with self.transaction():
+            row = self._connection.execute(
+                "SELECT version FROM models WHERE run = ?", (run_id,)
+            ).fetchone()
+            if row:
+                return int(row[0])
+            version = 1 + self._one(
+                "SELECT coalesce(max(version), 0) FROM models WHERE name = ?", (name,)
+            )
+            self._connection.execute(
+                "INSERT INTO models VALUES (?, ?, ?, NULL, ?)",
+                (name, version, run_id, timestamp(now)),
+            )
+        return version
+
+    def set_model_digest(self, run_id: str, digest: str) -> None:
+        """Record the digest of a registered artefact."""
+        with self.transaction():
+            self._connection.execute("UPDATE models SET digest = ? WHERE run = ?", (digest, run_id))
+
+    def models(self) -> list[tuple[str, int, str, str | None, str]]:
+        """Return (name, version, run, digest, registered) of all models."""
+        rows = self._connection.execute(
+            "SELECT name, version, run, digest, registered FROM models ORDER BY name, version"
+        )
+        return [tuple(row) for row in rows]
+
+    def _one(self, sql: str, values: tuple[object, ...]) -> int:
+        return int(self._connection.execute(sql, values).fetchone()[0])
+
+
+def _run(row: tuple[object, ...]) -> RunRow:
+    values = list(row)
+    values[6] = bool(values[6])
+    return RunRow(*values)  # type: ignore[arg-type]

@@ -1,0 +1,41 @@
+"""`solblom model list`: the registry's view. Verify, show and predict live in the models part."""
+
+from pathlib import Path
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, out, print_json
+from solblom_protocol.home import HOME_OPTION, find_home
+
+app = typer.Typer(help="Steward: list, verify and use models", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Steward: list, verify and use models."""
+
+
+@app.command("list")
+@command
+def list_models(home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """List all registered models."""
+    from rich.table import Table
+
+    from solblom_server.coordinator import DATABASE_FILE
+    from solblom_server.database import Database
+
+    folder = find_home(home)
+    database = Database(folder / DATABASE_FILE)
+    rows = [row for row in database.models() if row[3]]
+    database.close()
+    if as_json:
+        data = [
+            {"ref": f"{name}@v{version}", "digest": digest, "run": run, "registered": registered}
+            for name, version, run, digest, registered in rows
+        ]
+        print_json("solblom.model.list/1", {"models": data})
+        return
+    table = Table("model", "digest", "run", "registered")
+    for name, version, run, digest, registered in rows:
+        table.add_row(f"{name}@v{version}", str(digest)[:19], run, registered)
+    out().print(table)

@@ -1,0 +1,128 @@
+"""From a run that ended to a registered, signed artefact."""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
+from solblom_protocol.errors import RunError
+from solblom_protocol.key_files import public_pem
+from solblom_protocol.layout import pack
+from solblom_protocol.messages import parse_message
+from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Receipt
+from solblom_protocol.study import StudyDocument
+from solblom_server.checkpoints import read_checkpoint
+from solblom_server.coordinator import Coordinator
+from solblom_server.database import Database, ReplyRow, RunRow
+from solblom_server.registry import place
+from solblom_server.runs import FinishedRun
+from solblom_verify.envelope import open_envelope
+
+Evaluate = Callable[[StudyDocument, bytes], dict[str, Any] | None]
+
+
+def release_model(
+    coordinator: Coordinator,
+    row: RunRow,
+    document: StudyDocument,
+    evaluate: Evaluate,
+    *,
+    now: dt.datetime,
+) -> FinishedRun:
+    """Evaluate (in a simulation), write, sign and register the model of a run whose rounds are closed.
+
+    Raises:
+        RunError: SB-504, rounds are missing.
+    """
+    database = coordinator.database()
+    try:
+        contents = _contents(coordinator, database, row, document)
+        evaluation = evaluate(document, contents.weights)
+        version = database.reserve_version(row.name, row.id, now=now)
+        path, artefact = place(
+            coordinator.home / "models",
+            row.name,
+            version,
+            lambda folder: write_artefact(
+                folder,
+                contents,
+                version=f"v{version}",
+                evaluation=evaluation,
+                key=coordinator.signing,
+                now=now,
+            ),
+        )
+        database.set_model_digest(row.id, artefact)
+        database.end_run(row.id, "completed", None, now=now)
+    finally:
+        database.close()
+    return FinishedRun(row.id, f"{row.name}@v{version}", artefact, path, evaluation)
+
+
+def _contents(
+    coordinator: Coordinator, database: Database, row: RunRow, document: StudyDocument
+) -> ArtefactContents:
+    rounds = database.rounds(row.id)
+    last = document.study.training.rounds
+    if len(rounds) != last or any(r.status != "closed" for r in rounds):
+        raise RunError("SB-504", f"The run {row.id} has {len(rounds)} of {last} rounds")
+    state = read_checkpoint(coordinator.home / "runs" / row.id / "checkpoints", last)
+    replies = database.replies(row.id)
+    nodes = {node.name: node for node in coordinator.nodes()}
+    roster = row.roster.split(",")
+    return ArtefactContents(
+        document=document,
+        study_envelope=row.envelope,
+        run=row.id,
+        simulation=row.simulation,
+        weights=pack([state.final_model()]),
+        sites={
+            site: SiteRecord(public_pem(nodes[site].signing), nodes[site].key_id) for site in roster
+        },
+        rounds=[
+            RoundRecord(
+                round=r.round,
+                base=r.base,
+                result=r.result or "",
+                opened=r.opened,
+                closed=r.closed or "",
+                receipts=checked_receipts(coordinator, replies, r.round),
+                refusals=refusal_codes(replies, r.round),
+                missing=silent_sites(replies, r.round, roster),
+            )
+            for r in rounds
+        ],
+    )
+
+
+def checked_receipts(
+    coordinator: Coordinator, replies: list[ReplyRow], number: int
+) -> dict[str, tuple[bytes, Receipt]]:
+    """Return each site's signed receipt of a round, its signature checked again."""
+    nodes = {node.name: node for node in coordinator.nodes()}
+    found: dict[str, tuple[bytes, Receipt]] = {}
+    for reply in replies:
+        if reply.round == number and reply.kind == "result" and reply.envelope:
+            node = nodes[reply.site]
+            opened = open_envelope(
+                reply.envelope,
+                payload_type=RECEIPT_PAYLOAD_TYPE,
+                keys={node.key_id: node.signing},
+            )
+            found[reply.site] = (reply.envelope, parse_message(Receipt, opened.payload))
+    return found
+
+
+def refusal_codes(replies: list[ReplyRow], number: int) -> dict[str, str]:
+    """Return the code of each site that refused and gave no update in the round."""
+    answered = {r.site for r in replies if r.round == number and r.kind == "result"}
+    return {
+        r.site: r.code
+        for r in replies
+        if r.round == number and r.code is not None and r.site not in answered
+    }
+
+
+def silent_sites(replies: list[ReplyRow], number: int, roster: list[str]) -> list[str]:
+    """Return the sites that did not answer in the round."""
+    return sorted(set(roster) - {r.site for r in replies if r.round == number})

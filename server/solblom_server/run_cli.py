@@ -1,0 +1,135 @@
+"""`solblom run …`: see what happened, and go on after a stop."""
+
+import datetime as dt
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, err, out, print_json, say
+from solblom_protocol.home import HOME_OPTION, find_home
+
+if TYPE_CHECKING:
+    from solblom_server.runs import FinishedRun
+
+app = typer.Typer(help="Researcher: see and resume runs", no_args_is_help=True)
+RUN = typer.Argument(..., help="The run, as in `solblom run list`")
+R = TypeVar("R")
+
+
+@app.command("list")
+@command
+def list_runs(home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """List all runs, newest last."""
+    from rich.table import Table
+
+    from solblom_server.coordinator import DATABASE_FILE
+    from solblom_server.database import Database
+
+    database = Database(find_home(home) / DATABASE_FILE)
+    rows = database.runs()
+    database.close()
+    if as_json:
+        data = [
+            {"run": r.id, "status": r.status, "started": r.started, "ended": r.ended} for r in rows
+        ]
+        print_json("solblom.run.list/1", {"runs": data})
+        return
+    table = Table("run", "status", "started", "ended", "reason")
+    for row in rows:
+        table.add_row(row.id, row.status, row.started, row.ended or "", row.reason or "")
+    out().print(table)
+
+
+@app.command("show")
+@command
+def show(run: str = RUN, home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """Show a run's rounds: who gave an update, who refused and why, epsilon by hospital."""
+    from solblom_server.run_report import run_report
+
+    report = run_report(find_home(home), run)
+    if as_json:
+        print_json("solblom.run.show/1", report)
+        return
+    _print_report(report)
+
+
+@app.command("resume")
+@command
+def resume(run: str = RUN, home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """Go on with a run at its open round. Hospitals answer work they did before with the same bytes."""
+    from solblom_server.runs import resume_run
+
+    folder, now = find_home(home), dt.datetime.now(dt.UTC)
+    finished = with_progress(lambda: resume_run(folder, run, now=now))
+    finish("solblom.run.resume/1", finished, as_json=as_json)
+
+
+def with_progress(action: Callable[[], R]) -> R:
+    """Run `action` with a live bar on a terminal, and plain lines elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from solblom_server.rounds import PROGRESS
+
+    if not sys.stderr.isatty():
+        token = PROGRESS.set(
+            lambda number, rounds, text: say(f"round {number} of {rounds}: {text}")
+        )
+        try:
+            return action()
+        finally:
+            PROGRESS.reset(token)
+    columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=err()) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(number: int, rounds: int, text: str) -> None:
+            bar.update(task, total=rounds, completed=number, description=text)
+
+        token = PROGRESS.set(update)
+        try:
+            return action()
+        finally:
+            PROGRESS.reset(token)
+
+
+def finish(schema: str, run: "FinishedRun", *, as_json: bool) -> None:
+    """Print where the model of a finished run is."""
+    if as_json:
+        model = {"ref": run.ref, "digest": run.digest, "path": str(run.path)}
+        print_json(schema, {"run": run.run, "model": model})
+        return
+    out().print(f"{run.ref}  {run.digest}\n{run.path}", markup=False)
+    say(f"Next: solblom run show {run.run} · solblom model verify {run.path}")
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = out()
+    console.print(f"{report['run']}  {report['status']}", style="bold", markup=False)
+    if report["simulation"]:
+        console.print("Simulation: one machine plays all hospitals", style="yellow")
+    console.print(f"study {report['study']}", markup=False)
+    if report["model"]:
+        console.print(f"model {report['model']['ref']}  {report['model']['digest']}", markup=False)
+    if report["reason"]:
+        console.print(report["reason"], markup=False)
+    table = Table("round", *report["sites"], "seconds", "model after")
+    for row in report["rounds"]:
+        cells = [_cell(row, site) for site in report["sites"]]
+        after = (row["result"] or row["status"])[:19]
+        table.add_row(str(row["round"]), *cells, f"{row['seconds']:.2f}", after)
+    table.add_section()
+    table.add_row("epsilon", *[report["epsilon"][site] for site in report["sites"]], "", "")
+    console.print(table)
+
+
+def _cell(row: dict[str, Any], site: str) -> str:
+    if site in row["results"]:
+        return "update"
+    if site in row["refusals"]:
+        return f"refused {row['refusals'][site]}"
+    return "no answer"

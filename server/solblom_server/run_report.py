@@ -1,0 +1,67 @@
+"""What happened in a run, for `solblom run show` and everybody who reads its JSON."""
+
+from pathlib import Path
+from typing import Any
+
+from solblom_models.accountant import format_epsilon, pld_epsilon
+from solblom_server.coordinator import Coordinator
+from solblom_server.database import ReplyRow, RoundRow, RunRow
+from solblom_server.release import checked_receipts, refusal_codes, silent_sites
+from solblom_server.runs import read_signed_study
+
+
+def run_report(home: Path, run: str) -> dict[str, Any]:
+    """Return a run's rounds with participation, refusals by code, digests and seconds."""
+    coordinator = Coordinator.open(home)
+    database = coordinator.database()
+    try:
+        row, rounds, replies = database.run(run), database.rounds(run), database.replies(run)
+        models = [m for m in database.models() if m[2] == run and m[3]]
+    finally:
+        database.close()
+    return {
+        "run": row.id,
+        "study": row.study,
+        "status": row.status,
+        "reason": row.reason,
+        "transport": row.transport,
+        "simulation": row.simulation,
+        "started": row.started,
+        "ended": row.ended,
+        "sites": row.roster.split(","),
+        "model": {"ref": f"{models[0][0]}@v{models[0][1]}", "digest": models[0][3]}
+        if models
+        else None,
+        "epsilon": _epsilon_by_site(coordinator, row, replies),
+        "rounds": [_round_json(r, replies, row.roster.split(",")) for r in rounds],
+    }
+
+
+def _round_json(row: RoundRow, replies: list[ReplyRow], roster: list[str]) -> dict[str, Any]:
+    results = [r for r in replies if r.round == row.round and r.kind == "result"]
+    return {
+        "round": row.round,
+        "status": row.status,
+        "base": row.base,
+        "result": row.result,
+        "results": {r.site: {"receipt": r.receipt, "seconds": r.seconds} for r in results},
+        "refusals": refusal_codes(replies, row.round),
+        "missing": silent_sites(replies, row.round, roster),
+        "seconds": max((r.seconds for r in results), default=0.0),
+    }
+
+
+def _epsilon_by_site(
+    coordinator: Coordinator, row: RunRow, replies: list[ReplyRow]
+) -> dict[str, str]:
+    privacy = read_signed_study(row.envelope).study.privacy
+    spent: dict[str, str] = {}
+    for site in row.roster.split(","):
+        events = [
+            receipt.privacy_event()
+            for number in sorted({r.round for r in replies})
+            for name, (_, receipt) in checked_receipts(coordinator, replies, number).items()
+            if name == site
+        ]
+        spent[site] = format_epsilon(pld_epsilon(events, privacy.delta))
+    return spent

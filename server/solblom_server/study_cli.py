@@ -1,0 +1,181 @@
+"""`solblom study …`: what a researcher types, from an empty folder to a running study."""
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
+from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.home import HOME_OPTION, find_home
+
+if TYPE_CHECKING:
+    from solblom_protocol.study import StudyDocument
+
+app = typer.Typer(help="Researcher: write, check, sign and start a study", no_args_is_help=True)
+FILE = typer.Argument(..., help="study.toml")
+
+
+def signed_path(study: Path) -> Path:
+    """Return where the signed form of a study file stands."""
+    return study if study.name.endswith(".signed.json") else study.with_suffix(".signed.json")
+
+
+@app.command("new")
+@command
+def new(
+    name: str = typer.Argument(..., help="Name of the study and of its folder"),
+    task: str = typer.Option("tabular-classification", "--task", help="What to learn"),
+    into: Path = typer.Option(Path(), "--in", help="Folder to make it in"),
+) -> None:
+    """Write a commented study file and its data contract into a new folder."""
+    from solblom_models.templates import TemplateValues, write_template
+
+    next_year = dt.date(dt.datetime.now(dt.UTC).year + 1, 12, 31)
+    study = write_template(into / name, task, TemplateValues(name=name, ends=next_year))
+    say(f"Wrote {study} and {study.parent / 'contract.toml'}.")
+    say(f"Next: solblom study check {study}")
+
+
+@app.command("check")
+@command
+def check(study: Path = FILE, as_json: bool = JSON_OPTION) -> None:
+    """Check a study file and say what it will cost."""
+    document = _load(study)
+    data = describe(document)
+    if as_json:
+        print_json("solblom.study.check/1", data)
+        return
+    console = out()
+    console.print(f"{data['title']}  ({data['name']})", style="bold", markup=False)
+    for label, value in data["summary"].items():
+        console.print(f"  {label:<18} {value}", markup=False)
+    console.print(f"  {'digest':<18} {data['digest']}", markup=False)
+    say(f"The study can be run. Next: solblom study sign {study} --key KEY")
+
+
+@app.command("keygen")
+@command
+def keygen(
+    folder: Path = typer.Argument(..., help="Folder for researcher.key and researcher.pub"),
+    name: str = typer.Option("researcher", "--name", help="Your name in hospitals' files"),
+) -> None:
+    """Make a researcher's signing key. Hospitals list its public half in policy.study_signers."""
+    import os
+
+    from solblom_protocol.key_files import fingerprint
+    from solblom_server.researcher import create_researcher
+
+    public = create_researcher(folder, name=name, entropy=lambda label: os.urandom(32))
+    say(
+        f"Wrote {folder / 'researcher.key'} (keep it) and {folder / 'researcher.pub'} (give it away)."
+    )
+    say(f"Fingerprint, to compare by phone: {fingerprint(public.signing)}")
+
+
+@app.command("sign")
+@command
+def sign(
+    study: Path = FILE,
+    key: Path = typer.Option(..., "--key", help="Your private key (researcher.key)"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Sign a study with its contract and noise; hospitals approve exactly this."""
+    from solblom_protocol.key_files import read_signing_key
+    from solblom_protocol.study import check_dates, sign_study
+
+    document = _load(study)
+    check_dates(document.study, today=dt.datetime.now(dt.UTC).date())
+    target = signed_path(study)
+    target.write_bytes(sign_study(document, read_signing_key(key)))
+    if as_json:
+        print_json("solblom.study.sign/1", {"path": str(target), "digest": document.digest})
+    say(f"Signed {document.digest} into {target}.")
+    say(f"Next, at each hospital: solblom node approve {target} node.toml")
+
+
+@app.command("start")
+@command
+def start(
+    study: Path = FILE,
+    transport: str = typer.Option("local", "--transport", help="How orders travel"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, send nothing"),
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Run a signed study to its end and register the model."""
+    from solblom_server.run_cli import finish, with_progress
+    from solblom_server.runs import read_signed_study, start_run
+
+    folder, now = find_home(home), dt.datetime.now(dt.UTC)
+    envelope = read_envelope(study)
+    if dry_run:
+        document = read_signed_study(envelope)
+        data = describe(document)
+        if as_json:
+            print_json("solblom.study.start/1", {"dry_run": True, **data})
+        say(f"Would start {data['name']} ({data['digest']}). Nothing was sent.")
+        return
+    run = with_progress(lambda: start_run(folder, envelope, transport_name=transport, now=now))
+    finish("solblom.study.start/1", run, as_json=as_json)
+
+
+def read_envelope(study: Path) -> bytes:
+    """Return the signed study of a study file, which must not have changed since it was signed.
+
+    Raises:
+        ConfigurationError: SB-110.
+    """
+    from solblom_server.runs import read_signed_study
+
+    target = signed_path(study)
+    if not target.is_file():
+        raise ConfigurationError(
+            "SB-110", f"{study} is not signed", f"Run `solblom study sign {study} --key KEY`"
+        )
+    envelope = target.read_bytes()
+    if target != study and read_signed_study(envelope).digest != _load(study).digest:
+        raise ConfigurationError("SB-110", f"{study} has changed since it was signed")
+    return envelope
+
+
+def describe(document: "StudyDocument") -> dict[str, Any]:
+    """Return what a researcher wants to know before starting."""
+    from solblom_models.accountant import format_epsilon, pld_epsilon
+
+    study, event = document.study, document.round_event
+    events = [event] * study.training.rounds
+    cost = format_epsilon(pld_epsilon(events, study.privacy.delta))
+    return {
+        "name": study.study.name,
+        "title": study.study.title,
+        "digest": document.digest,
+        "epsilon": cost,
+        "delta": repr(study.privacy.delta),
+        "noise_multiplier": document.noise_multiplier,
+        "steps": study.training.rounds * study.training.local_steps,
+        "summary": {
+            "task": f"{study.task.name}, {study.task.model.get('kind', '')}",
+            "ends": study.study.ends.isoformat(),
+            "rounds": f"{study.training.rounds} of {study.training.local_steps} steps",
+            "privacy": f"epsilon {cost} at delta {study.privacy.delta:g} for each patient",
+            "noise multiplier": document.noise_multiplier or "0 (privacy is off)",
+            "hospitals": f"at least {study.cohort.min_nodes}, quorum {study.cohort.quorum}",
+            "learning rate": f"{study.training.learning_rate:g}{_suggestion(document)}",
+        },
+    }
+
+
+def _suggestion(document: "StudyDocument") -> str:
+    if document.noise_multiplier is None:
+        return ""
+    good = min(6 / float(document.noise_multiplier), 4) / document.study.privacy.clipping_norm
+    return f"  (6 / noise multiplier, at most 4, would be {good:.3f})"
+
+
+def _load(study: Path) -> "StudyDocument":
+    from solblom_models.study_document import resolve
+    from solblom_protocol.study import load_study
+
+    return resolve(*load_study(study))

@@ -1,0 +1,48 @@
+"""Transports by name: each installed part may offer one through the entry-point group `solblom.transports`."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from solblom_protocol.errors import RunError
+from solblom_protocol.study import StudyDocument
+
+GROUP = "solblom.transports"
+
+
+class Transport(Protocol):
+    """A courier that is ready: a Flower Grid and the address of each site.
+
+    Attributes:
+        simulation: True where one machine plays all hospitals.
+    """
+
+    simulation: bool
+    addresses: dict[str, int]
+
+    @property
+    def grid(self) -> Any:
+        """The Flower Grid."""
+        ...
+
+    def evaluate(self, document: StudyDocument, weights: bytes) -> dict[str, Any] | None:
+        """Return exact metrics in a simulation; None where hospitals are real (privacy.md rule 9)."""
+        ...
+
+    def close(self) -> None:
+        """End whatever the transport started."""
+        ...
+
+
+def open_transport(name: str, home: Path) -> Transport:
+    """Return the transport of that name for the federation in `home`.
+
+    Raises:
+        RunError: SB-505, no installed part offers it.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        known = ", ".join(sorted(points)) or "none"
+        raise RunError("SB-505", f"The transport {name} is not installed; installed: {known}")
+    transport: Transport = points[name].load()(home)
+    return transport

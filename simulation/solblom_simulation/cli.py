@@ -1,0 +1,143 @@
+"""`solblom demo`: the first command a newcomer types."""
+
+import datetime as dt
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
+from solblom_protocol.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from solblom_simulation.demo import DemoOutcome
+
+app = typer.Typer(help="Train a model across real public hospitals on this machine")
+
+
+@app.command()
+@command
+def demo(
+    task: str = typer.Argument("heart", help="heart (rare-disease and histology come later)"),
+    transport: str = typer.Option(
+        "local", "--transport", help="local (network and files come later)"
+    ),
+    rounds: int = typer.Option(10, "--rounds", help="Rounds of training"),
+    epsilon: float = typer.Option(
+        3.0, "--epsilon", help="Privacy budget of the study, per patient"
+    ),
+    no_privacy: bool = typer.Option(
+        False, "--no-privacy", help="Train without noise, for comparison"
+    ),
+    seed: int = typer.Option(20261122, "--seed", help="Public seed: same seed, same model"),
+    into: Path | None = typer.Option(None, "--out", help="New folder (default: ./solblom-demo)"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Train heart-disease prediction across four real hospitals with patient-level differential privacy."""
+    if task != "heart" or transport != "local":
+        asked = f"The demo {task} over {transport}"
+        raise ConfigurationError(
+            "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"
+        )
+    from solblom_server.run_cli import with_progress
+    from solblom_simulation.demo import DemoSettings, demo_json, run_demo
+
+    settings = DemoSettings(
+        home=into or _free_folder(),
+        rounds=rounds,
+        epsilon=None if no_privacy else epsilon,
+        seed=seed,
+    )
+    now = dt.datetime.now(dt.UTC)
+    outcome = with_progress(lambda: run_demo(settings, now=now, say=say))
+    data = demo_json(outcome)
+    if as_json:
+        print_json("solblom.demo/1", data)
+        return
+    _print_outcome(outcome, data)
+
+
+def _free_folder() -> Path:
+    """Return ./solblom-demo, or the first free ./solblom-demo-<n>: an earlier demo is never overwritten."""
+    candidates = [Path("solblom-demo"), *(Path(f"solblom-demo-{n}") for n in range(2, 1000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = out()
+    epsilon = outcome.settings.epsilon
+    privacy = "no privacy" if epsilon is None else f"epsilon {epsilon:g} for each patient"
+    table = Table(
+        title=f"SIMULATION: four real hospitals' public data, one machine, {data['rounds']} rounds, {privacy}",
+        title_style="bold yellow",
+        caption="AUROC [95 % interval] on the same test patients. Local-only and pooled are trained without noise.",
+    )
+    table.add_column("hospital")
+    table.add_column("patients\ntrain + test", justify="right")
+    for column in ("local only", "federated", "pooled"):
+        table.add_column(column, justify="center")
+    table.add_column("epsilon\nspent", justify="right")
+    for site in data["sites"]:
+        cells = [_cell(site["metrics"][kind]) for kind in ("local", "federated", "pooled")]
+        patients = f"{site['patients']} + {site['test_patients']}"
+        table.add_row(site["site"], patients, *cells, site["epsilon"])
+    table.add_section()
+    cells = [_cell(data["metrics"][kind]) for kind in ("local", "federated", "pooled")]
+    total = f"{sum(s['patients'] for s in data['sites'])} + {sum(s['test_patients'] for s in data['sites'])}"
+    table.add_row("all together *", total, *cells, "")
+    console.print(table)
+    console.print(
+        "* Here local-only mixes four models that each know how common the disease is in their hospital;\n"
+        "  compare hospital by hospital. Delta "
+        f"{data['sites'][0]['delta']}; what epsilon does not cover stands in privacy/statement.json.",
+        style="dim",
+        markup=False,
+    )
+    console.print()
+    console.print(f"[bold]Model[/]   {data['model']['ref']}")
+    console.print(f"[bold]Digest[/]  {data['model']['digest']}")
+    console.print(f"[bold]Folder[/]  {data['model']['path']}")
+    console.print(f"[bold]Time[/]    {data['seconds']:.1f} s after loading")
+    console.print()
+    console.print("The commands behind this demo, ready to be tried:", style="bold")
+    for line in _commands(outcome):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _cell(metric: dict[str, Any]) -> str:
+    if metric["auroc"] is None:
+        return f"not shown:\n{metric['reason']}"
+    low, high = metric["auroc_interval"]
+    return f"{metric['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _commands(outcome: "DemoOutcome") -> list[str]:
+    home, run = outcome.settings.home, outcome.run
+    solblom = _program()
+    study = f"{home}/studies/second/study.toml"
+    return [
+        f"{solblom} model verify {run.path}",
+        f"{solblom} model predict {run.path} --input {home}/sites/va/patients.csv",
+        f"{solblom} run show {run.run} --home {home}",
+        f"{solblom} node ledger show {home}/sites/va",
+        f"{solblom} study new second --task tabular-classification --in {home}/studies",
+        f"{solblom} study check {study}",
+        f"{solblom} study sign {study} --key {home}/researcher/researcher.key",
+        f"{solblom} node approve {home}/studies/second/study.signed.json {home}/sites/*",
+        f"{solblom} study start {study} --home {home}",
+    ]
+
+
+def _program() -> str:
+    """Return how the user would call this program: `solblom` when it is on PATH, else its relative path."""
+    if shutil.which("solblom"):
+        return "solblom"
+    try:
+        return os.path.relpath(sys.argv[0])
+    except ValueError:
+        return sys.argv[0]

@@ -1,0 +1,152 @@
+"""The demo: every step that the three users would take, one after another, on one machine."""
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from solblom_client.approval import ApprovalSummary
+from solblom_models.accountant import calibrate_noise
+from solblom_models.study_document import resolve
+from solblom_models.templates import TemplateValues, write_template
+from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.key_files import read_signing_key
+from solblom_protocol.study import load_study, sign_study
+from solblom_server.run_report import run_report
+from solblom_server.runs import FinishedRun, start_run
+from solblom_simulation.hospitals import (
+    SimulationPolicy,
+    approve_everywhere,
+    create_federation,
+    heart_tables,
+)
+
+STUDY_NAME = "heart-disease"
+DELTA = 1e-5
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo's user may choose. `epsilon` None means privacy off."""
+
+    home: Path
+    rounds: int = 10
+    epsilon: float | None = 3.0
+    seed: int = 20261122
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """What the demo leaves."""
+
+    settings: DemoSettings
+    run: FinishedRun
+    approvals: dict[str, ApprovalSummary]
+    report: dict[str, Any]
+    seconds: float
+
+
+def suggested_learning_rate(noise_multiplier: str | None, clipping_norm: float = 1.0) -> float:
+    """Return 6 / noise multiplier, at most 4, over the clipping norm: public, since the noise is public.
+
+    Chosen by cross-validation inside training patients of development splits:
+    docs/concepts/heart-disease.md.
+    """
+    if noise_multiplier is None:
+        return 4.0 / clipping_norm
+    return round(min(6.0 / float(noise_multiplier), 4.0) / clipping_norm, 3)
+
+
+def run_demo(
+    settings: DemoSettings, *, now: dt.datetime, say: Callable[[str], None]
+) -> DemoOutcome:
+    """Set up hospitals, write, sign, approve and run a study; return what came out.
+
+    Raises:
+        ConfigurationError: SB-105 or SB-113.
+    """
+    started = time.monotonic()
+    _check(settings)
+    home = settings.home
+    policy = SimulationPolicy(
+        study_epsilon=settings.epsilon or 3.0,
+        delta=DELTA,
+        allow_privacy_off=settings.epsilon is None,
+    )
+    say("Setting up a coordinator and four hospitals")
+    create_federation(home, seed=settings.seed, tables=heart_tables(), policy=policy)
+    say("Writing and signing the study")
+    envelope = _write_study(settings, now)
+    approvals = approve_everywhere(home, envelope, seed=settings.seed, now=now)
+    for site, summary in approvals.items():
+        say(f"{site} approved the study for {summary.training_patients} patients")
+    run = start_run(home, envelope, transport_name="local", now=now)
+    report = run_report(home, run.run)
+    return DemoOutcome(settings, run, approvals, report, time.monotonic() - started)
+
+
+def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
+    """Return the outcome as `solblom.demo/1`."""
+    evaluation = outcome.run.evaluation or {"sites": [], "all": {}}
+    return {
+        "run": outcome.run.run,
+        "task": "tabular-classification",
+        "transport": "local",
+        "rounds": outcome.settings.rounds,
+        "seconds": round(outcome.seconds, 2),
+        "simulation": True,
+        "model": {
+            "ref": outcome.run.ref,
+            "digest": outcome.run.digest,
+            "path": str(outcome.run.path),
+        },
+        "sites": [
+            {
+                "site": site["site"],
+                "patients": site["training_patients"],
+                "test_patients": site["test_patients"],
+                "epsilon": outcome.report["epsilon"][site["site"]],
+                "delta": repr(DELTA),
+                "metrics": site["metrics"],
+            }
+            for site in evaluation["sites"]
+        ],
+        "metrics": evaluation["all"],
+        "note": evaluation.get("note", ""),
+    }
+
+
+def _check(settings: DemoSettings) -> None:
+    if settings.epsilon is not None and not 0 < settings.epsilon <= 100:
+        raise ConfigurationError(
+            "SB-105", f"--epsilon is {settings.epsilon:g}; it must lie above 0 and at most 100"
+        )
+    if not 1 <= settings.rounds <= 1000:
+        raise ConfigurationError("SB-103", f"--rounds is {settings.rounds}; it must be 1 to 1000")
+
+
+def _write_study(settings: DemoSettings, now: dt.datetime) -> bytes:
+    noise = (
+        None
+        if settings.epsilon is None
+        else calibrate_noise(settings.epsilon, DELTA, sampling_rate=1.0, steps=settings.rounds)
+    )
+    values = TemplateValues(
+        name=STUDY_NAME,
+        # The end of next year: the same day all year long, so that the same work stays the same work.
+        ends=dt.date(now.year + 1, 12, 31),
+        rounds=settings.rounds,
+        epsilon=settings.epsilon,
+        delta=DELTA,
+        learning_rate=suggested_learning_rate(noise),
+        seed=settings.seed,
+    )
+    folder = settings.home / "studies" / STUDY_NAME
+    study = write_template(folder, "tabular-classification", values)
+    document = resolve(*load_study(study))
+    key = read_signing_key(settings.home / "researcher" / "researcher.key")
+    envelope = sign_study(document, key)
+    study.with_suffix(".signed.json").write_bytes(envelope)
+    return envelope

@@ -1,0 +1,146 @@
+"""Hospitals of a simulation: real node folders with real keys, policies and ledgers, all on one machine.
+
+Keys and noise roots follow from a public seed, so that anybody gets the same model. That is why a
+simulation protects nobody, and why its folders, receipts and artefacts say `simulation`.
+"""
+
+import datetime as dt
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from solblom_client.approval import ApprovalSummary, approve
+from solblom_client.keys import read_node_keys
+from solblom_client.node import create_node
+from solblom_client.policy import load_node_config
+from solblom_protocol.key_files import write_new
+from solblom_server.coordinator import Coordinator, create_coordinator
+from solblom_server.researcher import create_researcher
+
+HEART_SITES = ("cleveland", "hungarian", "switzerland", "va")
+
+_NODE_TOML = """\
+# A hospital node of a SIMULATION: its keys follow from a public seed. Never point it at patient data.
+
+[node]
+site = "{site}"
+state = "state"
+simulation = true
+
+[coordinator]
+key = "coordinator.pub"            # pinned: orders signed by any other key are refused
+
+[policy]
+tasks = ["tabular-classification"]
+study_signers = ["researcher.pub"] # only studies signed by these keys can be approved
+epsilon_budget = 8.0               # lifetime, over all studies of this hospital
+study_epsilon = {study_epsilon}                # per study
+delta = {delta}
+min_patients = 10
+release = "automatic"
+allow_privacy_off = {allow_privacy_off}
+
+[consent]
+source = "consent.csv"
+rule = "opt-out"                   # the table is public: included unless the file says otherwise
+max_age_hours = 87600
+
+[[dataset]]
+name = "cardiology"
+connector = "table"
+path = "patients.csv"
+patient = "patient_id"
+"""
+
+
+@dataclass(frozen=True)
+class SimulationPolicy:
+    """What the simulated hospitals allow."""
+
+    study_epsilon: float = 3.0
+    delta: float = 1e-5
+    allow_privacy_off: bool = False
+
+
+def seeded_entropy(seed: int, owner: str) -> Callable[[str], bytes]:
+    """Return a source of 'secrets' that follow from a public seed. For simulations only."""
+
+    def entropy(label: str) -> bytes:
+        info = f"solblom/simulation/v1/{owner}/{label}".encode()
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(str(seed).encode())
+
+    return entropy
+
+
+def create_federation(
+    home: Path, *, seed: int, tables: dict[str, Path], policy: SimulationPolicy
+) -> Coordinator:
+    """Make coordinator, researcher and one node per table in a new folder.
+
+    Raises:
+        ConfigurationError: SB-113, the folder holds a federation.
+    """
+    coordinator = create_coordinator(
+        home, name="simulation", entropy=seeded_entropy(seed, "coordinator")
+    )
+    create_researcher(
+        home / "researcher", name="researcher", entropy=seeded_entropy(seed, "researcher")
+    )
+    for site, table in sorted(tables.items()):
+        _create_site(home, site, table, coordinator, policy, seed)
+    return coordinator
+
+
+def heart_tables() -> dict[str, Path]:
+    """Return the embedded UCI heart-disease tables, one per real hospital."""
+    folder = files("solblom_simulation") / "data" / "heart_disease"
+    with as_file(folder) as path:
+        return {site: path / f"{site}.csv" for site in HEART_SITES}
+
+
+def approve_everywhere(
+    home: Path, envelope: bytes, *, seed: int, now: dt.datetime
+) -> dict[str, ApprovalSummary]:
+    """Let every simulated hospital check and approve a study, with a noise root that follows from the seed."""
+    summaries: dict[str, ApprovalSummary] = {}
+    for node in node_files(home):
+        config = load_node_config(node)
+        root = seeded_entropy(seed, config.node.site)("noise-root")
+        summaries[config.node.site] = approve(
+            config, read_node_keys(config.state), envelope, now=now, root=root
+        )
+    return summaries
+
+
+def node_files(home: Path) -> list[Path]:
+    """Return the node.toml of every simulated hospital, by site."""
+    return sorted((home / "sites").glob("*/node.toml"))
+
+
+def _create_site(
+    home: Path,
+    site: str,
+    table: Path,
+    coordinator: Coordinator,
+    policy: SimulationPolicy,
+    seed: int,
+) -> None:
+    folder = home / "sites" / site
+    text = _NODE_TOML.format(
+        site=site,
+        study_epsilon=policy.study_epsilon,
+        delta=policy.delta,
+        allow_privacy_off=str(policy.allow_privacy_off).lower(),
+    )
+    write_new(folder / "node.toml", text.encode(), mode=0o644)
+    shutil.copyfile(table, folder / "patients.csv")
+    (folder / "consent.csv").write_text("patient_id,status,valid_until\n", encoding="utf-8")
+    shutil.copyfile(home / "coordinator.pub", folder / "coordinator.pub")
+    shutil.copyfile(home / "researcher" / "researcher.pub", folder / "researcher.pub")
+    config = load_node_config(folder)
+    coordinator.enrol(create_node(config, entropy=seeded_entropy(seed, site)))

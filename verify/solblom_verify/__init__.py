@@ -1,0 +1,6 @@
+"""Check a Solblom model artefact, offline.
+
+Written to be read in one sitting, in this order: `canonical` (one byte string per value, digests),
+`shape` (reading JSON by type), `envelope` (signatures), `trust` (whose signatures count),
+`artefact` (the checks), `cli`.
+"""

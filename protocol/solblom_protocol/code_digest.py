@@ -1,23 +1,43 @@
 """The identity of the installed code: one digest over every source file of the parts that touch patient data.
 
 A hospital approves a study together with this digest; code that changed since then refuses to train
-(SB-211).
+(SB-211). The versions of the libraries that compute belong to it.
 """
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from solblom_verify.canonical import canonical_json, digest
+from solblom_verify.canonical import JsonValue, canonical_json, digest
 
 NODE_PARTS = ("solblom_verify", "solblom_protocol", "solblom_models", "solblom_client")
+LIBRARIES = ("cryptography", "dp-accounting", "numpy", "opacus", "torch")
 
 
 def code_digest(packages: Iterable[str] = NODE_PARTS) -> str:
-    """Return the SHA-256 of the canonical list of (package, file, SHA-256 of the file)."""
-    entries = [entry for package in sorted(packages) for entry in _files(package)]
+    """Return the SHA-256 of the canonical list of source files and library versions.
+
+    Read once per process: it names the code that the process has loaded, not what an update put
+    on disk since.
+    """
+    return _code_digest(tuple(sorted(set(packages))))
+
+
+@lru_cache(maxsize=64)
+def _code_digest(packages: tuple[str, ...]) -> str:
+    entries: list[JsonValue] = [[*entry] for package in packages for entry in _files(package)]
+    entries += [["library", name, _version(name)] for name in LIBRARIES]
     return digest(canonical_json(entries))
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _files(package: str) -> list[list[str]]:

@@ -71,6 +71,7 @@ def run_demo(
     _check(settings)
     home = settings.home
     policy = SimulationPolicy(
+        epsilon_budget=max(8.0, 3 * (settings.epsilon or 0.0)),
         study_epsilon=settings.epsilon or 3.0,
         delta=DELTA,
         allow_privacy_off=settings.epsilon is None,

@@ -38,7 +38,7 @@ key = "coordinator.pub"            # pinned: orders signed by any other key are 
 [policy]
 tasks = ["tabular-classification"]
 study_signers = ["researcher.pub"] # only studies signed by these keys can be approved
-epsilon_budget = 8.0               # lifetime, over all studies of this hospital
+epsilon_budget = {epsilon_budget}               # lifetime, over all studies of this hospital
 study_epsilon = {study_epsilon}                # per study
 delta = {delta}
 min_patients = 10
@@ -62,6 +62,7 @@ patient = "patient_id"
 class SimulationPolicy:
     """What the simulated hospitals allow."""
 
+    epsilon_budget: float = 8.0
     study_epsilon: float = 3.0
     delta: float = 1e-5
     allow_privacy_off: bool = False
@@ -133,6 +134,7 @@ def _create_site(
     folder = home / "sites" / site
     text = _NODE_TOML.format(
         site=site,
+        epsilon_budget=policy.epsilon_budget,
         study_epsilon=policy.study_epsilon,
         delta=policy.delta,
         allow_privacy_off=str(policy.allow_privacy_off).lower(),

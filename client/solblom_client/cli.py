@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from solblom_client.ledger import Entry, Ledger
     from solblom_client.policy import NodeConfig
 
-app = typer.Typer(help="Hospital: approve studies, see budgets", no_args_is_help=True)
-ledger_app = typer.Typer(help="The hospital's privacy budget", no_args_is_help=True)
+app = typer.Typer(
+    help="Hospital: approve studies, see budgets", no_args_is_help=True, add_completion=False
+)
+ledger_app = typer.Typer(
+    help="The hospital's privacy budget", no_args_is_help=True, add_completion=False
+)
 app.add_typer(ledger_app, name="ledger")
 
 NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")

@@ -14,7 +14,9 @@ from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY, ConfigurationError, RunError
 from solblom_protocol.home import HOME_OPTION
 
-app = typer.Typer(help="Steward: list, verify and use models", no_args_is_help=True)
+app = typer.Typer(
+    help="Steward: list, verify and use models", no_args_is_help=True, add_completion=False
+)
 REF = typer.Argument(..., help="name, name@v3, sha256:… or a folder")
 TRUST = typer.Option(None, "--trust", help="Trust file (default: trust.json of the Solblom folder)")
 

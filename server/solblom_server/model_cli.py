@@ -7,7 +7,9 @@ import typer
 from solblom_protocol.console import JSON_OPTION, command, out, print_json
 from solblom_protocol.home import HOME_OPTION, find_home
 
-app = typer.Typer(help="Steward: list, verify and use models", no_args_is_help=True)
+app = typer.Typer(
+    help="Steward: list, verify and use models", no_args_is_help=True, add_completion=False
+)
 
 
 @app.callback()

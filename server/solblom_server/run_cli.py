@@ -14,7 +14,9 @@ from solblom_protocol.home import HOME_OPTION, find_home
 if TYPE_CHECKING:
     from solblom_server.runs import FinishedRun
 
-app = typer.Typer(help="Researcher: see and resume runs", no_args_is_help=True)
+app = typer.Typer(
+    help="Researcher: see and resume runs", no_args_is_help=True, add_completion=False
+)
 RUN = typer.Argument(..., help="The run, as in `solblom run list`")
 R = TypeVar("R")
 

@@ -13,7 +13,11 @@ from solblom_protocol.home import HOME_OPTION, find_home
 if TYPE_CHECKING:
     from solblom_protocol.study import StudyDocument
 
-app = typer.Typer(help="Researcher: write, check, sign and start a study", no_args_is_help=True)
+app = typer.Typer(
+    help="Researcher: write, check, sign and start a study",
+    no_args_is_help=True,
+    add_completion=False,
+)
 FILE = typer.Argument(..., help="study.toml")
 
 
@@ -130,6 +134,8 @@ def read_envelope(study: Path) -> bytes:
     from solblom_server.runs import read_signed_study
 
     target = signed_path(study)
+    if not study.is_file():
+        raise ConfigurationError("SB-101", f"{study} does not exist")
     if not target.is_file():
         raise ConfigurationError(
             "SB-110", f"{study} is not signed", f"Run `solblom study sign {study} --key KEY`"

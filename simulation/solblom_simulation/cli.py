@@ -15,7 +15,9 @@ from solblom_protocol.errors import ConfigurationError
 if TYPE_CHECKING:
     from solblom_simulation.demo import DemoOutcome
 
-app = typer.Typer(help="Train a model across real public hospitals on this machine")
+app = typer.Typer(
+    help="Train a model across real public hospitals on this machine", add_completion=False
+)
 
 
 @app.command()
@@ -71,7 +73,7 @@ def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
 
     console = out()
     epsilon = outcome.settings.epsilon
-    privacy = "no privacy" if epsilon is None else f"epsilon {epsilon:g} for each patient"
+    privacy = "NO PRIVACY" if epsilon is None else f"epsilon {epsilon:g} for each patient"
     table = Table(
         title=f"SIMULATION: four real hospitals' public data, one machine, {data['rounds']} rounds, {privacy}",
         title_style="bold yellow",

@@ -87,7 +87,7 @@ def calibrate_noise(epsilon: float, delta: float, *, sampling_rate: float, steps
 def format_epsilon(epsilon: float) -> str:
     """Return epsilon as a decimal string, rounded up to three decimals (towards more loss)."""
     if math.isinf(epsilon):
-        return "infinity"
+        return "inf"
     return str(Decimal(repr(epsilon)).quantize(Decimal("0.001"), rounding=ROUND_CEILING))
 
 

@@ -101,10 +101,13 @@ def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
         markup=False,
     )
     console.print()
-    console.print(f"[bold]Model[/]   {data['model']['ref']}")
-    console.print(f"[bold]Digest[/]  {data['model']['digest']}")
-    console.print(f"[bold]Folder[/]  {data['model']['path']}")
-    console.print(f"[bold]Time[/]    {data['seconds']:.1f} s after loading")
+    console.print(f"[bold]Model[/]    {data['model']['ref']}")
+    console.print(f"[bold]Digest[/]   {data['model']['digest']}")
+    console.print(f"[bold]Folder[/]   {data['model']['path']}")
+    console.print(
+        f"[bold]Verified[/] [green]{outcome.checks} of {outcome.checks} checks[/], offline"
+    )
+    console.print(f"[bold]Time[/]     {data['seconds']:.1f} s after loading")
     console.print()
     console.print("The commands behind this demo, ready to be tried:", style="bold")
     for line in _commands(outcome):

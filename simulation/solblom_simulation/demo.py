@@ -11,7 +11,7 @@ from solblom_client.approval import ApprovalSummary
 from solblom_models.accountant import calibrate_noise
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
-from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.key_files import read_signing_key
 from solblom_protocol.study import load_study, sign_study
 from solblom_server.run_report import run_report
@@ -22,6 +22,8 @@ from solblom_simulation.hospitals import (
     create_federation,
     heart_tables,
 )
+from solblom_verify.artefact import verify_artefact
+from solblom_verify.trust import load_trust
 
 STUDY_NAME = "heart-disease"
 DELTA = 1e-5
@@ -45,6 +47,7 @@ class DemoOutcome:
     run: FinishedRun
     approvals: dict[str, ApprovalSummary]
     report: dict[str, Any]
+    checks: int  # how many checks the stand-alone verifier made, all passed
     seconds: float
 
 
@@ -85,7 +88,8 @@ def run_demo(
         say(f"{site} approved the study for {summary.training_patients} patients")
     run = start_run(home, envelope, transport_name="local", now=now)
     report = run_report(home, run.run)
-    return DemoOutcome(settings, run, approvals, report, time.monotonic() - started)
+    checks = _verify(home, run)
+    return DemoOutcome(settings, run, approvals, report, checks, time.monotonic() - started)
 
 
 def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
@@ -102,6 +106,7 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
             "ref": outcome.run.ref,
             "digest": outcome.run.digest,
             "path": str(outcome.run.path),
+            "verified": True,
         },
         "sites": [
             {
@@ -117,6 +122,21 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
         "metrics": evaluation["all"],
         "note": evaluation.get("note", ""),
     }
+
+
+def _verify(home: Path, run: FinishedRun) -> int:
+    """Verify the model as a steward would, with the stand-alone verifier; return the number of checks.
+
+    Raises:
+        IntegrityError: SB-401.
+    """
+    verdict = verify_artefact(
+        run.path, load_trust(home / "trust.json"), now=dt.datetime.now(dt.UTC)
+    )
+    if not verdict.ok:
+        failed = next(check for check in verdict.checks if not check.ok)
+        raise IntegrityError("SB-401", f"{run.ref}: {failed.name}: {failed.reason}")
+    return len(verdict.checks)
 
 
 def _check(settings: DemoSettings) -> None:

@@ -1,0 +1,156 @@
+"""What the utility bench compares with: tuned pooled references, AUROC two ways, and tables with false labels.
+
+Two public feature codings, fixed beforehand, since neither is obviously the better one for the
+reference: the contract's own, and plain one-hot 0/1 with yes/no as ±1. The reference is the coding
+with the higher mean *inner* cross-validated AUROC; test patients have no say in it.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+from solblom_models.tabular.data import encode, read_csv
+from solblom_protocol.contract import Contract, NumberVariable
+from solblom_simulation.evaluation import SiteData
+from solblom_simulation.hospitals import heart_tables
+
+CODINGS = ("contract coding", "0/1 coding")
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C = 1 / L2
+FOLDS = 5
+MIN_CLASS = 5  # a hospital with fewer test patients of a class is skipped
+
+Scores = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PooledReference:
+    """Pooled logistic regression, tuned inside the training patients of one seed."""
+
+    scores: list[Scores]  # of the test patients, by hospital
+    inner_auroc: float
+    strength: float
+
+
+def pooled_references(
+    sites: Sequence[SiteData], contract: Contract, *, seed: int
+) -> dict[str, PooledReference]:
+    """Return the tuned pooled reference of each coding."""
+    labels = np.concatenate([site.training.labels for site in sites])
+    plain = _plain_rows(contract)
+    found: dict[str, PooledReference] = {}
+    for coding in CODINGS:
+        if coding == "contract coding":
+            training = [site.training.features for site in sites]
+            test = [site.test.features for site in sites]
+        else:
+            training = [np.stack([plain[i] for i in site.training.ids]) for site in sites]
+            test = [np.stack([plain[i] for i in site.test.ids]) for site in sites]
+        found[coding] = _tuned(np.concatenate(training), labels, test, seed)
+    return found
+
+
+def auroc(labels: Labels, scores: Scores) -> float:
+    """Return AUROC by scikit-learn."""
+    return float(roc_auc_score(labels, scores))
+
+
+def within_hospital_auroc(labels: Sequence[Labels], scores: Sequence[Scores]) -> float:
+    """Return the share of ordered (ill, well) pairs *of the same hospital*; all such pairs weigh the same.
+
+    Differences between hospitals in how common the disease is cannot help here.
+    """
+    ordered, pairs = 0.0, 0
+    for truth, score in zip(labels, scores, strict=True):
+        count = int(truth.sum()) * int((1 - truth).sum())
+        if count:
+            ordered += count * auroc(truth, score)
+            pairs += count
+    return ordered / pairs
+
+
+def hospital_aurocs(sites: Sequence[SiteData], scores: Sequence[Scores]) -> dict[str, float | None]:
+    """Return AUROC by hospital; None where the test set has fewer than five of a class."""
+    return {
+        site.site: auroc(site.test.labels, score)
+        if min(np.bincount(site.test.labels, minlength=2)) >= MIN_CLASS
+        else None
+        for site, score in zip(sites, scores, strict=True)
+    }
+
+
+def relabelled_tables(
+    folder: Path, sites: Sequence[SiteData], *, coins: bool, seed: int
+) -> dict[str, Path]:
+    """Write the tables with false labels for the training patients; test patients keep theirs.
+
+    `coins` False: the labels permuted within each hospital, so that its share of ill patients
+    stays. True: a fair coin per patient; swapping ill and well then turns every weight round, so
+    that the expected AUROC is exactly one half.
+    """
+    rng = np.random.default_rng([seed, int(coins)])
+    sources = heart_tables()
+    folder.mkdir(parents=True)
+    written: dict[str, Path] = {}
+    for site in sites:
+        rows = _read(sources[site.site])
+        chosen = [number for number, row in enumerate(rows) if row[0] in set(site.training.ids)]
+        labels = [rows[number][-1] for number in chosen]
+        new = (
+            [str(coin) for coin in rng.integers(2, size=len(labels))]
+            if coins
+            else [labels[i] for i in rng.permutation(len(labels))]
+        )
+        for number, label in zip(chosen, new, strict=True):
+            rows[number][-1] = label
+        written[site.site] = folder / f"{site.site}.csv"
+        with written[site.site].open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows(rows)
+    return written
+
+
+def _tuned(
+    features: NDArray[np.float32], labels: Labels, test: Sequence[NDArray[np.float32]], seed: int
+) -> PooledReference:
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    inner = [
+        float(cross_val_score(_model(c), features, labels, cv=folds, scoring="roc_auc").mean())
+        for c in STRENGTHS
+    ]
+    best = int(np.argmax(inner))
+    model = _model(STRENGTHS[best]).fit(features, labels)
+    scores = [np.asarray(model.predict_proba(rows)[:, 1], dtype=np.float64) for rows in test]
+    return PooledReference(scores, inner[best], STRENGTHS[best])
+
+
+def _model(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=5000)
+
+
+def _plain_rows(contract: Contract) -> dict[str, NDArray[np.float32]]:
+    """Return every patient by id: one-hot 0/1, yes/no ±1, numbers as in the contract."""
+    variables = [
+        v if isinstance(v, NumberVariable) else v.model_copy(update={"scale": 1.0})
+        for v in contract.variable
+    ]
+    plain = contract.model_copy(update={"variable": tuple(variables)})
+    rows: dict[str, NDArray[np.float32]] = {}
+    for path in heart_tables().values():
+        table = read_csv(path, id_column="patient_id")
+        rows |= dict(zip(table.ids, encode(table, plain), strict=True))
+    return rows
+
+
+def _read(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))
+    if rows[0][0] != "patient_id" or rows[0][-1] != "num":
+        raise RuntimeError("the embedded tables have other columns than expected")
+    return rows

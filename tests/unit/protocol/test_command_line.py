@@ -1,0 +1,166 @@
+"""The `solblom` command: fast, quiet on stdout, errors as people and programs expect them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from solblom_protocol.cli import app
+
+SOLBLOM = [sys.executable, "-c", "from solblom_protocol.cli import main; main()"]
+LIST_MODULES = """
+import sys
+from solblom_protocol.cli import main
+sys.argv = ["solblom", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    heavy = {"torch", "flwr", "opacus", "sklearn", "dp_accounting", "numpy", "scipy"}
+    sys.stderr.write(f"heavy:{sorted(heavy & set(sys.modules))} exit:{end.code or 0}")
+"""
+
+
+Solblom = Callable[..., Result]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [*SOLBLOM, *arguments],
+        cwd=folder,
+        env={k: v for k, v in os.environ.items() if k != "SOLBLOM_HOME"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def solblom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Solblom:
+    """Run the command in this process, in a folder of its own: torch is loaded once for all."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOLBLOM_HOME", raising=False)
+
+    def invoke(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["solblom", *arguments])
+        return CliRunner().invoke(app, arguments)
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["-q", "--help"], ["--version"], ["study", "--help"], ["node", "--help"]],
+    ids=" ".join,
+)
+def test_help_needs_no_framework(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIST_MODULES, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stderr.endswith("heavy:[] exit:0")
+
+
+def test_help_comes_within_two_seconds(tmp_path: Path) -> None:
+    times = []
+    for _ in range(3):  # the fastest of three: other work may share the machine
+        started = time.monotonic()
+        assert run(tmp_path, "--help").returncode == 0
+        times.append(time.monotonic() - started)
+    assert min(times) < 2.0
+
+
+def test_help_lists_the_nouns_of_the_installed_parts(tmp_path: Path) -> None:
+    shown = run(tmp_path, "--help").stdout
+    assert all(noun in shown for noun in ("demo", "study", "run", "node", "model"))
+
+
+def test_an_error_is_a_code_a_message_and_a_hint_on_stderr(tmp_path: Path) -> None:
+    done = run(tmp_path, "study", "check", "nowhere.toml")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error[SB-101]: nowhere.toml cannot be read: No such file or directory\n"
+        "\n"
+        "hint: Check the path and that it is valid TOML\n"
+    )
+
+
+def test_an_error_with_json_is_one_object_on_stderr(solblom: Solblom) -> None:
+    done = solblom("study", "check", "nowhere.toml", "--json")
+    assert (done.exit_code, done.stdout) == (3, "")
+    error = json.loads(done.stderr)["error"]
+    assert set(error) == {"code", "message", "hint"}
+    assert error["code"] == "SB-101"
+
+
+def test_a_message_is_never_read_as_markup(solblom: Solblom) -> None:
+    done = solblom("study", "check", "[bold]x[/].toml")
+    assert "[bold]x[/].toml cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["study", "check"], ["study", "grow"], ["astrology"], ["study", "check", "x", "--jsn"]],
+    ids=" ".join,
+)
+def test_a_command_typed_wrongly_is_a_usage_error(arguments: list[str], solblom: Solblom) -> None:
+    assert solblom(*arguments).exit_code == 2
+
+
+def test_no_solblom_folder_is_a_configuration_error(solblom: Solblom) -> None:
+    done = solblom("run", "list")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("error[SB-111]")
+
+
+def test_a_missing_node_file_is_a_configuration_error(solblom: Solblom) -> None:
+    done = solblom("node", "ledger", "show", "node.toml")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("error[SB-101]")
+
+
+def test_an_unknown_model_is_named(solblom: Solblom) -> None:
+    Path("solblom.toml").touch()
+    done = solblom("model", "show", "asthma@v3", "--home", ".")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("error[SB-503]: There is no model asthma@v3")
+
+
+def test_a_model_without_trust_file_is_not_verified_by_default(solblom: Solblom) -> None:
+    Path("a/model").mkdir(parents=True)
+    done = solblom("model", "verify", "a/model")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("error[SB-112]")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="models/cli.py show: a folder that is no artefact ends in a traceback"
+)
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["card", "json"])
+def test_a_folder_that_is_no_model_is_refused_with_a_code(
+    form: list[str], solblom: Solblom
+) -> None:
+    Path("a/model").mkdir(parents=True)
+    done = solblom("model", "show", "a/model", *form)
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert "SB-" in done.stderr
+
+
+@pytest.mark.xfail(
+    strict=True, reason="study_cli.py new: a name that no study may have is written and fails later"
+)
+def test_a_new_study_with_an_impossible_name_is_refused(solblom: Solblom) -> None:
+    assert solblom("study", "new", "Heart Disease").exit_code == 3

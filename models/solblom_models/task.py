@@ -54,12 +54,14 @@ class Task(Protocol):
     Attributes:
         name: as in `task.name` of a study file.
         connector: the kind of data source it reads, as in node.toml.
+        ragged: whether patients differ in size (bags, visits); they are then trained one at a time.
         local_parameters: names of parameters that stay at each hospital. They are trained inside
         the same clipped and noised step as all others and never leave.
     """
 
     name: str
     connector: str
+    ragged: bool
     local_parameters: frozenset[str]
 
     def check(self, document: StudyDocument) -> None:

@@ -56,7 +56,8 @@ class TrainingTable(_Table):
     """How the rounds go. All of it public."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
-    strategy: Literal["fedavg"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox"] = "fedavg"
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # fedprox: its mu
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     learning_rate: Positive
     expected_batch_size: Positive  # divisor of every noisy sum, the same at every hospital
@@ -185,6 +186,10 @@ def check_study(study: Study, contract: Contract) -> None:
     if cohort.quorum > cohort.min_nodes:
         raise ConfigurationError(
             "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
+        )
+    if (study.training.strategy == "fedprox") != (study.training.proximal > 0):
+        raise ConfigurationError(
+            "SB-103", "training.proximal belongs to strategy fedprox, which needs it above 0"
         )
     if study.task.target != contract.target.name:
         raise ConfigurationError(

@@ -165,6 +165,7 @@ class LabHospital:
         patients: int = 60,
         policy: str = "",
         consent_rule: str = "opt-out",
+        anchor: str = "anchor.json",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.site = folder, site
@@ -184,6 +185,7 @@ class LabHospital:
 [node]
 site = "{site}"
 state = "state"
+anchor = "{anchor}"
 [coordinator]
 key = "coordinator.pub"
 [policy]

@@ -20,11 +20,11 @@ from typing import Any, Literal
 import torch
 from opacus import GradSampleModule
 from opacus.validators import ModuleValidator
-from solblom_models.task import Task, Units
-from solblom_protocol.errors import ConfigurationError
 from torch import nn
 
 from solblom_client.optimizer import KeyedDPOptimizer
+from solblom_models.task import Task, Units
+from solblom_protocol.errors import ConfigurationError
 
 PathName = Literal["book-keeping", "hooks", "per-patient"]
 HOOKED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
@@ -102,7 +102,7 @@ def _hooks(
     if not len(chosen):
         optimizer.set_empty_sum()
         return
-    task.losses(wrapped, units.batch(chosen)).sum().backward()
+    torch.autograd.backward(task.losses(wrapped, units.batch(chosen)).sum())
     optimizer.clip_and_accumulate()
     for parameter in optimizer.params:
         parameter.grad_sample = None

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
-
 BLOCK = 65_536  # pairs drawn at a time
 
 

@@ -1,8 +1,10 @@
 """Opacus' optimiser with noise from the node's own key stream instead of a torch generator."""
 
-from opacus.optimizers import DPOptimizer
+from typing import Any
 
 import torch
+from opacus.optimizers import DPOptimizer
+
 from solblom_client.keystream import KeyStream
 
 
@@ -36,11 +38,13 @@ class KeyedDPOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter in self.params:
             parameter.summed_grad = torch.zeros_like(parameter)
 
-    def add_to_sum(self, parameter: torch.nn.Parameter, clipped: torch.Tensor) -> None:
+    def add_to_sum(self, parameter: Any, clipped: torch.Tensor) -> None:
         """Add clipped contributions of some patients to a parameter's sum."""
         parameter.summed_grad += clipped
 
-    def noisy_step(self, *, proximal: float = 0.0, anchor: list[torch.Tensor] | None = None) -> None:
+    def noisy_step(
+        self, *, proximal: float = 0.0, anchor: list[torch.Tensor] | None = None
+    ) -> None:
         """Add noise to the sum, divide by the public divisor, step.
 
         `proximal` pulls towards `anchor`, the round's first model (FedProx, Li et al. 2020, eq. 2).

@@ -41,9 +41,7 @@ class TableUnits:
     labels: NDArray[np.int64]
     positive_weight: float = 1.0  # public weight of a positive patient's loss
 
-    def batch(
-        self, indices: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return features (B, D), labels (B,) and loss weights (B,) of these patients."""
         chosen = np.asarray(indices, dtype=np.int64)
         labels = torch.from_numpy(self.labels[chosen].astype(np.float32))

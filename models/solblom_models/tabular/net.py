@@ -32,9 +32,10 @@ class MultilayerPerceptron(nn.Module):
     def __init__(self, features: int, hidden: Sequence[int], *, seed: int) -> None:
         super().__init__()
         sizes = [features, *hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        self.layers = nn.ModuleList(layers)
         generator = torch.Generator().manual_seed(seed)
-        for layer in self.layers:
+        for layer in layers:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
 

@@ -14,7 +14,6 @@ from solblom_models.task import Units
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
-
 Width = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -24,7 +23,9 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["logistic", "mlp"]
-    hidden: Annotated[tuple[Width, ...], Field(max_length=8)] = ()  # mlp: units of each hidden layer
+    hidden: Annotated[
+        tuple[Width, ...], Field(max_length=8)
+    ] = ()  # mlp: units of each hidden layer
     # Public weight of a patient with the disease in the loss, before clipping. A weighted mean over
     # the batch, as torch offers, would let other patients' labels change one patient's gradient.
     positive_weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
@@ -64,9 +65,10 @@ class TabularClassification:
     def losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Return the log loss of each patient, shape (B,)."""
         features, labels, weights = batch
-        return weights * torch.nn.functional.binary_cross_entropy_with_logits(
+        losses: torch.Tensor = weights * torch.nn.functional.binary_cross_entropy_with_logits(
             model(features), labels, reduction="none"
         )
+        return losses
 
     def scores(self, model: torch.nn.Module, units: Units) -> NDArray[np.float64]:
         """Return each patient's probability of yes, shape (N,)."""

@@ -1,7 +1,7 @@
 """A laboratory: real hospitals with real vaults, and a coordinator that tests can turn hostile.
 
-In the manner of python-tuf's repository simulator: attacks are written by changing what the coordinator sends,
-never by mocking the vault. Everything lives in the test's own folder.
+In the manner of python-tuf's repository simulator: attacks are written by changing what the
+coordinator sends, never by mocking the vault. Everything lives in the test's own folder.
 """
 
 import datetime as dt

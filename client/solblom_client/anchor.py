@@ -1,7 +1,8 @@
 """The ledger's anchor: its length and head, kept outside the state folder (privacy.md rule 6).
 
-A state folder that was restored from a backup has forgotten charges. The anchor is written after every charge;
-a ledger that is shorter than its anchor, or another one of the same length, stops the node.
+A state folder that was restored from a backup has forgotten charges. The anchor is written after
+every charge; a ledger that is shorter than its anchor, or another one of the same length, stops the
+node.
 """
 
 import os

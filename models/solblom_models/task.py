@@ -59,10 +59,17 @@ class Task(Protocol):
         the same clipped and noised step as all others and never leave.
     """
 
-    name: str
-    connector: str
-    ragged: bool
-    local_parameters: frozenset[str]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def connector(self) -> str: ...  # noqa: D102
+
+    @property
+    def ragged(self) -> bool: ...  # noqa: D102
+
+    @property
+    def local_parameters(self) -> frozenset[str]: ...  # noqa: D102
 
     def check(self, document: StudyDocument) -> None:
         """Refuse a study that this task cannot run.

@@ -12,6 +12,7 @@ Every path is compared with a per-patient autograd loop in the tests. Nets in wh
 or whose parameters Opacus would drop without a word, are refused with the reason.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +103,10 @@ def _hooks(
     if not len(chosen):
         optimizer.set_empty_sum()
         return
-    torch.autograd.backward(task.losses(wrapped, units.batch(chosen)).sum())
+    with warnings.catch_warnings():
+        # torch says so because patients' features need no gradient; nothing is wrong.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        torch.autograd.backward(task.losses(wrapped, units.batch(chosen)).sum())
     optimizer.clip_and_accumulate()
     for parameter in optimizer.params:
         parameter.grad_sample = None

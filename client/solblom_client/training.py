@@ -5,7 +5,6 @@ The realised batch sizes stay in the trace, inside the hospital.
 """
 
 import logging
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -95,9 +94,7 @@ def train(
         expected_batch_size=settings.expected_batch_size,
     )
     sizes: list[int] = []
-    with prepared(path, task, model) as put_clipped_sum, warnings.catch_warnings():
-        # torch says so because patients' features need no gradient; nothing is wrong.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+    with prepared(path, task, model) as put_clipped_sum:
         for _ in range(settings.steps):
             chosen = coins.poisson_sample(len(units.ids), settings.sampling_rate)
             optimizer.zero_grad()

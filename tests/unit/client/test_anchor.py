@@ -5,8 +5,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from lab import LabHospital, study_document
 
+from lab import LabHospital, study_document
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.result import Refusal, Result
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 from solblom_protocol.toml_file import parse, read_toml
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 from solblom_verify.envelope import EnvelopeError, open_envelope, sign_envelope
@@ -102,6 +102,13 @@ class EvaluationTable(_Table):
     baselines: tuple[Literal["local", "pooled", "prior"], ...] = ()
 
 
+class TuningTable(_Table):
+    """How many configurations were tried, and on whom. Stands in the artefact's privacy statement."""
+
+    configurations_tried: Annotated[int, Field(ge=0)] = 0
+    tried_on: Literal["public", "mock", "same-patients"] = "mock"
+
+
 class Study(_Table):
     """The study file as it was written."""
 
@@ -111,6 +118,7 @@ class Study(_Table):
     privacy: PrivacyTable
     cohort: CohortTable = CohortTable()
     evaluation: EvaluationTable = EvaluationTable()
+    tuning: TuningTable = TuningTable()
 
 
 class StudyDocument(_Table):
@@ -139,7 +147,7 @@ class StudyDocument(_Table):
         training, privacy = self.study.training, self.study.privacy
         return PrivacyEvent(
             kind="no-privacy" if self.noise_multiplier is None else "poisson-gaussian",
-            sampling_rate=format(privacy.sampling_rate, "f"),
+            sampling_rate=exact_decimal(privacy.sampling_rate),
             noise_multiplier=self.noise_multiplier or "0",
             steps=training.local_steps,
         )

@@ -1,7 +1,7 @@
 """A laboratory: real hospitals with real vaults, and a coordinator that tests can turn hostile.
 
-In the manner of python-tuf's repository simulator: attacks are written by changing what the coordinator sends,
-never by mocking the vault. Everything lives in the test's own folder.
+In the manner of python-tuf's repository simulator: attacks are written by changing what the
+coordinator sends, never by mocking the vault. Everything lives in the test's own folder.
 """
 
 import datetime as dt
@@ -165,6 +165,7 @@ class LabHospital:
         patients: int = 60,
         policy: str = "",
         consent_rule: str = "opt-out",
+        anchor: str = "anchor.json",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.site = folder, site
@@ -184,6 +185,7 @@ class LabHospital:
 [node]
 site = "{site}"
 state = "state"
+anchor = "{anchor}"
 [coordinator]
 key = "coordinator.pub"
 [policy]

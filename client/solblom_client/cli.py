@@ -75,14 +75,13 @@ def ledger_show(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show what this hospital's patients have spent and what is left."""
-    from solblom_client.ledger import Ledger
     from solblom_client.policy import load_node_config
     from solblom_client.state import VaultState
-    from solblom_client.vault import STATE_FILE
+    from solblom_client.vault import STATE_FILE, open_ledger
 
     config = load_node_config(node)
     state = VaultState(config.state / STATE_FILE)
-    data = ledger_report(config, Ledger(state))
+    data = ledger_report(config, open_ledger(config, state))
     state.close()
     if as_json:
         print_json("solblom.node.ledger.show/1", data)
@@ -92,9 +91,10 @@ def ledger_show(
 
 def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
     """Return spent, reserved and left, over the lifetime and by study, as decimal strings."""
-    from solblom_client.ledger import remaining
+    from solblom_client.ledger import more_rounds, remaining
     from solblom_models.accountant import format_epsilon, pld_epsilon, rdp_epsilon
 
+    ledger.check_anchor()
     policy, entries = config.policy, ledger.entries()
 
     def lifetime(chosen: "list[Entry]") -> float:
@@ -110,6 +110,7 @@ def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
         "spent": format_epsilon(spent),
         "reserved": format_epsilon(everything - spent if everything != spent else 0.0),
         "left": remaining(policy.epsilon_budget, everything),
+        "anchor": "compared" if config.node.anchor else "none: set node.anchor to see rollbacks",
         "accountant": f"RDP at order {ledger.filter_order} over the lifetime; PLD per study",
         "studies": [
             {
@@ -118,6 +119,9 @@ def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
                     pld_epsilon([e.event for e in entries if e.study == study], policy.delta)
                 ),
                 "rounds": sum(1 for e in entries if e.study == study),
+                "more_rounds": more_rounds(
+                    ledger, next(e.event for e in entries if e.study == study), policy
+                ),
             }
             for study in studies
         ],
@@ -147,9 +151,11 @@ def _print_ledger(data: dict[str, Any]) -> None:
         f"reserved {data['reserved']}   left {data['left']}"
     )
     console.print(f"  accountant: {data['accountant']}")
-    table = Table("study", "rounds charged", "epsilon")
+    console.print(f"  anchor: {data['anchor']}")
+    table = Table("study", "rounds charged", "epsilon", "more such rounds\nthe lifetime allows")
     for row in data["studies"]:
-        table.add_row(row["study"][:19], str(row["rounds"]), row["epsilon"])
+        more = str(row["more_rounds"])
+        table.add_row(row["study"][:19], str(row["rounds"]), row["epsilon"], more)
     console.print(table)
 
 

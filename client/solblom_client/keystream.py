@@ -4,13 +4,17 @@ A torch generator seeded from a key would be Mersenne twister output, predictabl
 numbers. Opacus' `secure_mode` needs a package that no longer exists.
 """
 
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 
 import numpy as np
+import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
+
+BLOCK = 65_536  # pairs drawn at a time
 
 
 class KeyStream:
@@ -24,18 +28,27 @@ class KeyStream:
         """Return `count` uniform 64-bit integers."""
         return np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype="<u8")
 
-    def normals(self, count: int) -> NDArray[np.float64]:
-        """Return `count` standard normal numbers (Box & Muller 1958) from 53-bit uniforms, float64.
+    def normals(self, count: int) -> torch.Tensor:
+        """Return `count` standard normal numbers (Box & Muller 1958), float32.
 
-        The largest possible value is 8.57. Floating-point artefacts are not removed here; the
-        export gate's rounding blunts them, and the privacy statement lists them as open (rule 14).
+        The radius comes from a 53-bit uniform, so the tail reaches 8.57 and the mass cut off is
+        about 1e-16; the angle from 32 bits. Blocks stay in the processor's cache: about twice the
+        time of torch's own generator, which is not cryptographic. Floating-point artefacts are not
+        removed here; the export gate's rounding blunts them (rule 14).
         """
         pairs = (count + 1) // 2
-        uniform = ((self.integers(2 * pairs) >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
-        radius = np.sqrt(-2.0 * np.log(uniform[:pairs]))
-        angle = 2.0 * np.pi * uniform[pairs:]
-        both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-        return np.asarray(both[:count], dtype=np.float64)
+        result = torch.empty(2, pairs)
+        for start in range(0, pairs, BLOCK):
+            size = min(BLOCK, pairs - start)
+            raw = bytearray(self._encryptor.update(bytes(12 * size)))
+            bits = torch.frombuffer(raw, dtype=torch.int64, count=size)
+            uniform = ((bits >> 11) & (2**53 - 1)).double().add_(1).mul_(2.0**-53)
+            radius = uniform.log_().mul_(-2).sqrt_().float()
+            angle = torch.frombuffer(raw, dtype=torch.int32, count=size, offset=8 * size).float()
+            angle.mul_(2 * math.pi / 2**32)
+            torch.mul(radius, angle.cos(), out=result[0, start : start + size])
+            torch.mul(radius, angle.sin_(), out=result[1, start : start + size])
+        return result.view(-1)[:count]
 
     def poisson_sample(self, population: int, sampling_rate: str) -> Sequence[int]:
         """Return the indices of a Poisson sample: each of `population` with probability `sampling_rate`, alone.

@@ -4,6 +4,7 @@
 
 * Rows are events, never epsilons; what an event costs is computed when it is asked.
 * A reservation counts as spent from the moment it is on disk. A crash after it changes nothing.
+* Charges form a hash chain; its head stands in an anchor outside the state folder.
 * Two caps. Per study: PLD over the study's events. Lifetime: RDP at one order fixed when the ledger
   was made.
 * An event that the accountant does not know, or training without noise, costs infinity.
@@ -13,13 +14,14 @@ import datetime as dt
 from dataclasses import dataclass
 from decimal import Decimal
 
+from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
 from solblom_client.policy import PolicyTable
 from solblom_client.state import VaultState
 from solblom_models.accountant import filter_order, format_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_verify.canonical import canonical_json, parse_canonical
+from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Entry:
 class Ledger:
     """The ledger in a vault's state."""
 
-    def __init__(self, state: VaultState) -> None:
+    def __init__(self, state: VaultState, anchor: Anchor) -> None:
         self._state = state
+        self._anchor = anchor
 
     @staticmethod
     def initial_meta(policy: PolicyTable) -> dict[str, str]:
@@ -120,21 +123,51 @@ class Ledger:
             IntegrityError: SB-402.
         """
         with self._state.transaction():
+            before = self.check_anchor()
             self._check_study(request, policy, limits)
             self._check_lifetime(request, policy, limits)
-            row = self._state.execute(
-                "INSERT INTO events (study, run, round, request, status, event, reserved_at)"
-                " VALUES (?, ?, ?, ?, 'reserved', ?, ?)",
-                (
-                    request.study,
-                    request.run,
-                    request.round,
-                    request.digest,
-                    canonical_json(request.event.to_json()).decode(),
-                    timestamp(now),
-                ),
+            charge = (
+                request.study,
+                request.run,
+                request.round,
+                request.digest,
+                canonical_json(request.event.to_json()).decode(),
+                timestamp(now),
             )
+            after = LedgerHead(before.count + 1, _chain(before.head, charge))
+            row = self._state.execute(
+                "INSERT INTO events (study, run, round, request, status, event, reserved_at, head)"
+                " VALUES (?, ?, ?, ?, 'reserved', ?, ?, ?)",
+                (*charge, after.head),
+            )
+        # Written after the charge: a crash in between leaves the ledger ahead, which is no rollback.
+        self._anchor.write(after)
         return Reservation(row, request.digest, None, "reserved")
+
+    def check_anchor(self) -> LedgerHead:
+        """Return the ledger's head, its chain recomputed and compared with the anchor.
+
+        Raises:
+            IntegrityError: SB-402, a charge was changed or removed, or the state is older than its
+                anchor.
+        """
+        rows = self._state.query(
+            "SELECT study, run, round, request, event, reserved_at, head FROM events ORDER BY id"
+        )
+        heads = [EMPTY_HEAD]
+        for row in rows:
+            heads.append(_chain(heads[-1], row[:-1]))
+            if heads[-1] != row[-1]:
+                raise IntegrityError("SB-402", f"Charge {len(heads) - 1} of the ledger was changed")
+        anchored = self._anchor.read()
+        if anchored is not None and anchored.count > len(rows):
+            raise IntegrityError(
+                "SB-402",
+                f"The ledger has {len(rows)} charges, its anchor {anchored.count}: it was rolled back",
+            )
+        if anchored is not None and anchored.head != heads[anchored.count]:
+            raise IntegrityError("SB-402", "The ledger is not the one that its anchor knows")
+        return LedgerHead(len(rows), heads[-1])
 
     def bind(self, reservation: Reservation, work: str) -> Reservation:
         """Write on disk which work a charge is for, before training."""
@@ -177,6 +210,33 @@ class Ledger:
                 f"Round {request.round} would bring this hospital to epsilon {format_epsilon(cost)} "
                 f"over its lifetime; policy.epsilon_budget is {policy.epsilon_budget:g}",
             )
+
+
+def _chain(head: str, charge: tuple[object, ...]) -> str:
+    """Return the head after one more charge."""
+    return digest(canonical_json([head, *(str(value) for value in charge)]))
+
+
+def more_rounds(
+    ledger: Ledger, event: PrivacyEvent, policy: PolicyTable, *, most: int = 100_000
+) -> int:
+    """Return how many more rounds like `event` the lifetime budget admits, at most `most`."""
+    spent = [entry.event for entry in ledger.entries()]
+
+    def fits(count: int) -> bool:
+        bulk = PrivacyEvent(
+            event.kind, event.sampling_rate, event.noise_multiplier, count * event.steps
+        )
+        cost = rdp_epsilon([*spent, bulk], policy.delta, order=ledger.filter_order)
+        return cost <= policy.epsilon_budget
+
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return min(low, most)
 
 
 def remaining(budget: float, spent: float) -> str:

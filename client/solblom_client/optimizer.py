@@ -1,14 +1,19 @@
 """Opacus' optimiser with noise from the node's own key stream instead of a torch generator."""
 
+from typing import Any
+
 import torch
 from opacus.optimizers import DPOptimizer
-from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 from solblom_client.keystream import KeyStream
 
 
 class KeyedDPOptimizer(DPOptimizer):  # type: ignore[misc]
-    """`DPOptimizer` whose noise comes from ChaCha20 (privacy.md rule 3). Clipping and scaling are Opacus' own."""
+    """`DPOptimizer` whose noise comes from ChaCha20 (privacy.md rule 3).
+
+    Clipping and scaling are Opacus' own. A step is taken by `noisy_step`, once the clipped sum over
+    the patients of the step stands in `summed_grad`.
+    """
 
     def __init__(
         self,
@@ -28,15 +33,36 @@ class KeyedDPOptimizer(DPOptimizer):  # type: ignore[misc]
         )
         self._stream = stream
 
+    def set_empty_sum(self) -> None:
+        """Begin a step: the sum over nobody is zero."""
+        for parameter in self.params:
+            parameter.summed_grad = torch.zeros_like(parameter)
+
+    def add_to_sum(self, parameter: Any, clipped: torch.Tensor) -> None:
+        """Add clipped contributions of some patients to a parameter's sum."""
+        parameter.summed_grad += clipped
+
+    def noisy_step(
+        self, *, proximal: float = 0.0, anchor: list[torch.Tensor] | None = None
+    ) -> None:
+        """Add noise to the sum, divide by the public divisor, step.
+
+        `proximal` pulls towards `anchor`, the round's first model (FedProx, Li et al. 2020, eq. 2).
+        It is added after the noise, from public values alone, so it costs nothing; inside the loss
+        Opacus would drop it without a word.
+        """
+        self.add_noise()
+        for index, parameter in enumerate(self.params):
+            parameter.grad /= self.expected_batch_size
+            if proximal and anchor is not None:
+                parameter.grad += proximal * (parameter.detach() - anchor[index])
+        self.original_optimizer.step()
+
     def add_noise(self) -> None:
-        """Add N(0, (noise_multiplier * clipping_norm)^2) to each clipped sum, float64, then cast."""
+        """Add N(0, (noise_multiplier * clipping_norm)^2) to each clipped sum; `grad` holds the result."""
         scale = self.noise_multiplier * self.max_grad_norm
         for parameter in self.params:
-            _check_processed_flag(parameter.summed_grad)
             clipped = parameter.summed_grad
-            noise = torch.from_numpy(self._stream.normals(clipped.numel()) * scale)
-            noisy = clipped.double().cpu() + noise.view(clipped.shape)
-            parameter.grad = noisy.to(dtype=parameter.dtype, device=parameter.device).view_as(
-                parameter
-            )
-            _mark_as_processed(parameter.summed_grad)
+            noise = self._stream.normals(clipped.numel()).view(clipped.shape).to(clipped.device)
+            parameter.grad = clipped.add(noise.to(clipped.dtype), alpha=scale).view_as(parameter)
+            parameter.summed_grad = None

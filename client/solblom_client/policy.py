@@ -22,6 +22,9 @@ class NodeTable(_Table):
 
     site: SiteName
     state: str
+    anchor: str | None = (
+        None  # file outside `state`, best on another disk: shows a rolled-back ledger
+    )
     simulation: bool = False  # printed on every receipt and artefact
 
 

@@ -5,13 +5,11 @@ The realised batch sizes stay in the trace, inside the hospital.
 """
 
 import logging
-import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from opacus import GradSampleModule
 
+from solblom_client.gradients import GradientPath, choose_path, prepared
 from solblom_client.keystream import KeyStream
 from solblom_client.optimizer import KeyedDPOptimizer
 from solblom_models.task import Task, Units
@@ -31,6 +29,7 @@ class TrainingSettings:
     noise_multiplier: str  # decimal string; standard deviation over clipping_norm
     sampling_rate: str  # decimal string
     expected_batch_size: float  # divisor of every noisy sum
+    proximal: float = 0.0  # FedProx: pull towards the round's first model
 
     @classmethod
     def of(cls, document: StudyDocument) -> "TrainingSettings":
@@ -43,6 +42,7 @@ class TrainingSettings:
             noise_multiplier=event.noise_multiplier,
             sampling_rate=event.sampling_rate,
             expected_batch_size=training.expected_batch_size,
+            proximal=training.proximal if training.strategy == "fedprox" else 0.0,
         )
 
 
@@ -55,12 +55,14 @@ class TrainingTrace:
         population: patients in the training set.
         noise_deviation: standard deviation of the noise on each clipped sum.
         clipping_norm: largest L2 norm of one patient's contribution.
+        path: how per-patient contributions were computed, and why so.
     """
 
     batch_sizes: tuple[int, ...]
     population: int
     noise_deviation: float
     clipping_norm: float
+    path: GradientPath
 
 
 def train(
@@ -77,9 +79,13 @@ def train(
     Each step: draw every patient with the public rate, clip each one's gradient to `clipping_norm`,
     add Gaussian noise to the sum, divide by the public `expected_batch_size`, step. An empty draw
     still takes a noisy step.
+
+    Raises:
+        ConfigurationError: SB-107, the net cannot be trained with patient-level privacy.
     """
-    wrapped = GradSampleModule(model, batch_first=True, loss_reduction="sum")
-    parameters = [p for p in wrapped.parameters() if p.requires_grad]
+    path = choose_path(task, model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    anchor = [p.detach().clone() for p in parameters]
     optimizer = KeyedDPOptimizer(
         torch.optim.SGD(parameters, lr=settings.learning_rate),
         stream=noise,
@@ -88,26 +94,12 @@ def train(
         expected_batch_size=settings.expected_batch_size,
     )
     sizes: list[int] = []
-    try:
+    with prepared(path, task, model) as put_clipped_sum:
         for _ in range(settings.steps):
             chosen = coins.poisson_sample(len(units.ids), settings.sampling_rate)
             optimizer.zero_grad()
-            if len(chosen):
-                _backward(task, wrapped, units.batch(chosen))
-            else:
-                for parameter in parameters:
-                    parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-            optimizer.step()
+            put_clipped_sum(optimizer, units, chosen)
+            optimizer.noisy_step(proximal=settings.proximal, anchor=anchor)
             sizes.append(len(chosen))
-    finally:
-        wrapped.remove_hooks()
     deviation = optimizer.noise_multiplier * optimizer.max_grad_norm
-    return TrainingTrace(tuple(sizes), len(units.ids), deviation, optimizer.max_grad_norm)
-
-
-def _backward(task: Task, wrapped: torch.nn.Module, batch: Any) -> None:
-    """Run the backward pass that lets Opacus record one gradient per patient."""
-    with warnings.catch_warnings():
-        # torch says so because patients' features need no gradient; nothing is wrong.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        torch.autograd.backward(task.losses(wrapped, batch).sum())
+    return TrainingTrace(tuple(sizes), len(units.ids), deviation, optimizer.max_grad_norm, path)

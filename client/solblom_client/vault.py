@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from solblom_client import gate
+from solblom_client.anchor import Anchor
 from solblom_client.approval import Approval, read_approval
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
 from solblom_client.connectors.table import open_source
@@ -46,6 +47,12 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def open_ledger(config: NodeConfig, state: VaultState) -> Ledger:
+    """Return the ledger in a node's state, with the anchor that node.toml names."""
+    anchor = config.path(config.node.anchor) if config.node.anchor else None
+    return Ledger(state, Anchor(anchor))
+
+
 @dataclass(frozen=True)
 class _Work:
     """One piece of work that passed the gate."""
@@ -73,7 +80,7 @@ class Vault:
         self._state = VaultState(config.state / STATE_FILE)
         self._store = Store(self._state)
         self._log = SiteLog(config.state / "log" / "vault.jsonl")
-        self.ledger = Ledger(self._state)
+        self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
 
     @classmethod

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 
 PLD_INTERVAL = 1e-3
 FILTER_ORDERS = tuple(range(2, 65))
@@ -67,7 +67,7 @@ def calibrate_noise(epsilon: float, delta: float, *, sampling_rate: float, steps
     Raises:
         ValueError: no noise multiplier up to 100,000 is enough.
     """
-    rate = format(sampling_rate, "f")
+    rate = exact_decimal(sampling_rate)
 
     def cost(units: int) -> float:
         return _pld(((rate, _four(units), steps),), delta, PLD_INTERVAL)

@@ -54,13 +54,22 @@ class Task(Protocol):
     Attributes:
         name: as in `task.name` of a study file.
         connector: the kind of data source it reads, as in node.toml.
+        ragged: whether patients differ in size (bags, visits); they are then trained one at a time.
         local_parameters: names of parameters that stay at each hospital. They are trained inside
         the same clipped and noised step as all others and never leave.
     """
 
-    name: str
-    connector: str
-    local_parameters: frozenset[str]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def connector(self) -> str: ...  # noqa: D102
+
+    @property
+    def ragged(self) -> bool: ...  # noqa: D102
+
+    @property
+    def local_parameters(self) -> frozenset[str]: ...  # noqa: D102
 
     def check(self, document: StudyDocument) -> None:
         """Refuse a study that this task cannot run.

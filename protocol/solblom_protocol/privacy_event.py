@@ -69,6 +69,11 @@ class PrivacyEvent:
             raise IntegrityError("SB-405", "A privacy event has no steps")
 
 
+def exact_decimal(number: float) -> str:
+    """Return a number's shortest exact spelling without an exponent, such as 0.1 or 0.0000001."""
+    return format(Decimal(repr(number)), "f")
+
+
 def _decimal(text: object) -> Decimal:
     if not isinstance(text, str):
         raise IntegrityError("SB-405", "A privacy event must carry decimal strings")

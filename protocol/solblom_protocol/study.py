@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 from solblom_protocol.toml_file import parse, read_toml
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 from solblom_verify.envelope import EnvelopeError, open_envelope, sign_envelope
@@ -56,7 +56,8 @@ class TrainingTable(_Table):
     """How the rounds go. All of it public."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
-    strategy: Literal["fedavg"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox"] = "fedavg"
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # fedprox: its mu
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     learning_rate: Positive
     expected_batch_size: Positive  # divisor of every noisy sum, the same at every hospital
@@ -101,6 +102,13 @@ class EvaluationTable(_Table):
     baselines: tuple[Literal["local", "pooled", "prior"], ...] = ()
 
 
+class TuningTable(_Table):
+    """How many configurations were tried, and on whom. Stands in the artefact's privacy statement."""
+
+    configurations_tried: Annotated[int, Field(ge=0)] = 0
+    tried_on: Literal["public", "mock", "same-patients"] = "mock"
+
+
 class Study(_Table):
     """The study file as it was written."""
 
@@ -110,6 +118,7 @@ class Study(_Table):
     privacy: PrivacyTable
     cohort: CohortTable = CohortTable()
     evaluation: EvaluationTable = EvaluationTable()
+    tuning: TuningTable = TuningTable()
 
 
 class StudyDocument(_Table):
@@ -138,7 +147,7 @@ class StudyDocument(_Table):
         training, privacy = self.study.training, self.study.privacy
         return PrivacyEvent(
             kind="no-privacy" if self.noise_multiplier is None else "poisson-gaussian",
-            sampling_rate=format(privacy.sampling_rate, "f"),
+            sampling_rate=exact_decimal(privacy.sampling_rate),
             noise_multiplier=self.noise_multiplier or "0",
             steps=training.local_steps,
         )
@@ -185,6 +194,10 @@ def check_study(study: Study, contract: Contract) -> None:
     if cohort.quorum > cohort.min_nodes:
         raise ConfigurationError(
             "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
+        )
+    if (study.training.strategy == "fedprox") != (study.training.proximal > 0):
+        raise ConfigurationError(
+            "SB-103", "training.proximal belongs to strategy fedprox, which needs it above 0"
         )
     if study.task.target != contract.target.name:
         raise ConfigurationError(

@@ -30,6 +30,7 @@ _NODE_TOML = """\
 [node]
 site = "{site}"
 state = "state"
+anchor = "ledger-anchor.json"      # outside the state folder: shows a ledger that was rolled back
 simulation = true
 
 [coordinator]

@@ -39,20 +39,23 @@ class TableUnits:
     ids: tuple[str, ...]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
+    positive_weight: float = 1.0  # public weight of a positive patient's loss
 
-    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return features (B, D) and labels (B,) of these patients."""
+    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return features (B, D), labels (B,) and loss weights (B,) of these patients."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return (
-            torch.from_numpy(self.features[chosen]),
-            torch.from_numpy(self.labels[chosen].astype(np.float32)),
-        )
+        labels = torch.from_numpy(self.labels[chosen].astype(np.float32))
+        weights = 1.0 + (self.positive_weight - 1.0) * labels
+        return torch.from_numpy(self.features[chosen]), labels, weights
 
     def select(self, indices: Sequence[int]) -> "TableUnits":
         """Return these patients only."""
         chosen = np.asarray(indices, dtype=np.int64)
         return TableUnits(
-            tuple(self.ids[i] for i in chosen), self.features[chosen], self.labels[chosen]
+            tuple(self.ids[i] for i in chosen),
+            self.features[chosen],
+            self.labels[chosen],
+            self.positive_weight,
         )
 
     def row_bytes(self, index: int) -> bytes:

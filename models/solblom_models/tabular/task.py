@@ -1,17 +1,20 @@
 """`tabular-classification`: yes or no from a table, one row per patient."""
 
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from solblom_models.tabular.data import Table, TableUnits, feature_names, read_units
-from solblom_models.tabular.net import LogisticRegression
+from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.task import Units
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.toml_file import parse
+
+Width = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class ModelSettings(BaseModel):
@@ -19,7 +22,19 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["logistic"]
+    kind: Literal["logistic", "mlp"]
+    hidden: Annotated[
+        tuple[Width, ...], Field(max_length=8)
+    ] = ()  # mlp: units of each hidden layer
+    # Public weight of a patient with the disease in the loss, before clipping. A weighted mean over
+    # the batch, as torch offers, would let other patients' labels change one patient's gradient.
+    positive_weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+    @model_validator(mode="after")
+    def _layers(self) -> "ModelSettings":
+        if (self.kind == "mlp") != bool(self.hidden):
+            raise ValueError("hidden belongs to mlp, which needs at least one hidden layer")
+        return self
 
 
 class TabularClassification:
@@ -27,27 +42,33 @@ class TabularClassification:
 
     name: ClassVar[str] = "tabular-classification"
     connector: ClassVar[str] = "table"
+    ragged: ClassVar[bool] = False
     local_parameters: ClassVar[frozenset[str]] = frozenset()
 
     def check(self, document: StudyDocument) -> None:
         """Refuse unknown model kinds and settings."""
-        parse(ModelSettings, document.study.task.model, source="task.model")
+        _settings(document)
 
     def read_units(self, source: Table, document: StudyDocument) -> TableUnits:
         """Return the table's patients by the study's contract."""
-        return read_units(source, document.contract)
+        units = read_units(source, document.contract)
+        return replace(units, positive_weight=_settings(document).positive_weight)
 
     def build(self, document: StudyDocument) -> torch.nn.Module:
-        """Return logistic regression at zero."""
-        self.check(document)
-        return LogisticRegression(len(feature_names(document.contract)))
+        """Return logistic regression at zero, or a perceptron with weights from the public seed."""
+        settings = _settings(document)
+        features = len(feature_names(document.contract))
+        if settings.kind == "logistic":
+            return LogisticRegression(features)
+        return MultilayerPerceptron(features, settings.hidden, seed=document.study.training.seed)
 
     def losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Return the log loss of each patient, shape (B,)."""
-        features, labels = batch
-        return torch.nn.functional.binary_cross_entropy_with_logits(
+        features, labels, weights = batch
+        losses: torch.Tensor = weights * torch.nn.functional.binary_cross_entropy_with_logits(
             model(features), labels, reduction="none"
         )
+        return losses
 
     def scores(self, model: torch.nn.Module, units: Units) -> NDArray[np.float64]:
         """Return each patient's probability of yes, shape (N,)."""
@@ -56,3 +77,7 @@ class TabularClassification:
         with torch.no_grad():
             logits = model(torch.from_numpy(units.features))
         return torch.sigmoid(logits.double()).numpy().astype(np.float64)
+
+
+def _settings(document: StudyDocument) -> ModelSettings:
+    return parse(ModelSettings, document.study.task.model, source="task.model")

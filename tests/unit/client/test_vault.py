@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lab import LabHospital, study_document
 from solblom_models.accountant import pld_epsilon
 from solblom_protocol.layout import is_on_grid, unpack

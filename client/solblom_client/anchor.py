@@ -1,0 +1,74 @@
+"""The ledger's anchor: its length and head, kept outside the state folder (privacy.md rule 6).
+
+A state folder that was restored from a backup has forgotten charges. The anchor is written after
+every charge; a ledger that is shorter than its anchor, or another one of the same length, stops the
+node.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ConfigDict, Field
+
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.messages import Digest, Message, parse_message
+
+EMPTY_HEAD = "sha256:" + "0" * 64
+
+
+class _AnchorFile(Message):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_: str = Field(alias="schema", pattern=r"^solblom\.ledger-anchor/1$")
+    count: int = Field(ge=0)
+    head: Digest
+
+
+@dataclass(frozen=True)
+class LedgerHead:
+    """How many charges a ledger has, and the hash chain over them."""
+
+    count: int
+    head: str
+
+
+class Anchor:
+    """The anchor's file. `None` as path: no anchor, and rollbacks are seen through receipts only."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def read(self) -> LedgerHead | None:
+        """Return the anchored head; None where there is no anchor or it was never written.
+
+        Raises:
+            IntegrityError: SB-402, the file is unreadable.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            value = parse_message(_AnchorFile, self._path.read_bytes())
+        except (OSError, IntegrityError):
+            raise IntegrityError("SB-402", "The ledger's anchor cannot be read") from None
+        return LedgerHead(value.count, value.head)
+
+    def write(self, head: LedgerHead) -> None:
+        """Replace the anchor, synced to disk, whole or not at all.
+
+        Raises:
+            IntegrityError: SB-402, it cannot be written.
+        """
+        if self._path is None:
+            return
+        data = _AnchorFile(schema="solblom.ledger-anchor/1", count=head.count, head=head.head)
+        partial = self._path.with_suffix(".partial")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(data.payload())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
+        except OSError:
+            raise IntegrityError("SB-402", "The ledger's anchor cannot be written") from None

@@ -1,0 +1,67 @@
+"""The anchor outside the state folder: a ledger that was rolled back or altered stops the node."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from lab import LabHospital, study_document
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.result import Refusal, Result
+
+
+@pytest.fixture
+def anchored(tmp_path: Path) -> LabHospital:
+    return LabHospital(tmp_path / "north", anchor="../anchor.json")
+
+
+def test_a_state_folder_restored_from_a_backup_stops_the_node(anchored: LabHospital) -> None:
+    study = study_document()
+    anchored.approve(study)
+    backup = anchored.folder / "backup"
+    shutil.copytree(anchored.config.state, backup)
+    assert isinstance(anchored.ask(anchored.order(study)), Result)
+    anchored.vault.close()
+    shutil.rmtree(anchored.config.state)
+    shutil.copytree(backup, anchored.config.state)
+    anchored.vault = anchored.open_vault()
+    refusal = anchored.ask(anchored.order(study, round=2))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "SB-214"
+    with pytest.raises(IntegrityError, match="rolled back"):
+        anchored.vault.ledger.check_anchor()
+
+
+def test_a_crash_between_charge_and_anchor_is_no_rollback(anchored: LabHospital) -> None:
+    study = study_document()
+    anchored.approve(study)
+    anchored.ask(anchored.order(study))
+    anchor = anchored.folder.parent / "anchor.json"
+    old = anchor.read_bytes()
+    anchored.ask(anchored.order(study, round=2))
+    anchor.write_bytes(old)
+    assert isinstance(anchored.ask(anchored.order(study, round=3)), Result)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM events WHERE id = 1",
+        "UPDATE events SET event = replace(event, '\"steps\":1', '\"steps\":0') WHERE id = 1",
+        "UPDATE events SET study = 'sha256:' || substr(hex(randomblob(32)), 1, 64) WHERE id = 1",
+    ],
+    ids=["removed", "changed", "moved to another study"],
+)
+def test_a_charge_that_was_tampered_with_is_noticed(anchored: LabHospital, sql: str) -> None:
+    study = study_document()
+    anchored.approve(study)
+    anchored.ask(anchored.order(study))
+    anchored.ask(anchored.order(study, round=2))
+    anchored.vault.close()
+    with sqlite3.connect(anchored.config.state / "vault.sqlite") as database:
+        database.execute(sql)
+    database.close()
+    anchored.vault = anchored.open_vault()
+    with pytest.raises(IntegrityError):
+        anchored.vault.ledger.check_anchor()

@@ -5,6 +5,7 @@ coordinator sends, never by mocking the vault. Everything lives in the test's ow
 """
 
 import datetime as dt
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from solblom_protocol.order import OrderHeader, RosterEntry, write_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import Refusal, Result, read_reply
 from solblom_protocol.study import Study, StudyDocument, sign_study
+from solblom_protocol.toml_file import parse
 from solblom_server.rounds import initial_model
 from solblom_verify.canonical import digest
 
@@ -96,7 +98,7 @@ def study_document(**changes: Any) -> StudyDocument:
     tables = {name: dict(table) for name, table in STUDY.items()}
     for name, change in changes.items():
         tables.setdefault(name, {}).update(change)
-    return resolve(Study.model_validate(tables), Contract.model_validate(CONTRACT))
+    return resolve(parse(Study, tables, source="lab"), parse(Contract, CONTRACT, source="lab"))
 
 
 def patient_rows(count: int, *, site: str, seed: int = 1) -> list[dict[str, str]]:
@@ -223,7 +225,9 @@ path = "patients.csv"
     def write_consent(self, lines: list[str]) -> None:
         """Replace the consent file; a line is `patient,status,valid_until`."""
         text = "\n".join(["patient_id,status,valid_until", *lines]) + "\n"
-        (self.folder / "consent.csv").write_text(text, encoding="utf-8")
+        path = self.folder / "consent.csv"
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, (self.clock().timestamp(),) * 2)  # as fresh as the laboratory's clock
 
     def sign(self, document: StudyDocument) -> bytes:
         """Return the study signed by the researcher whom this hospital knows."""

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from solblom_client.vault import Vault
@@ -20,8 +20,12 @@ def open_vault(path: str) -> Vault:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Pass the sealed order to the vault of `node-config` and return its sealed reply."""
-    sealed = message.content.array_records["solblom"]["sealed"].data
-    reply = open_vault(str(context.node_config["node-config"])).process(sealed)
+    try:
+        sealed = message.content.array_records["solblom"]["sealed"].data
+        reply = open_vault(str(context.node_config["node-config"])).process(sealed)
+    except Exception:
+        # Stock Flower sends an exception's text to the server; a code is all that may leave.
+        return Message(Error(code=0, reason="SB-214"), reply_to=message)
     array = Array(dtype="uint8", shape=(len(reply),), stype="solblom.sealed", data=reply)
     content = RecordDict({"solblom": ArrayRecord({"sealed": array})})
     return Message(content, reply_to=message)

@@ -20,6 +20,7 @@ from solblom_client.connectors.table import open_source
 from solblom_client.gate import check_policy
 from solblom_client.keys import SECRET_BYTES, NodeKeys
 from solblom_client.policy import DatasetTable, NodeConfig
+from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_models.task import Task, find_task, isolation_error
 from solblom_protocol.code_digest import NODE_PARTS, code_digest
 from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError, RefusedError
@@ -44,7 +45,7 @@ ISOLATION_TOLERANCE = 1e-4  # of a gradient's norm: float32 rounding stays far b
 class ApprovalRecord(Message):
     """What the node signs when a person approves a study."""
 
-    schema_: Literal["solblom.approval/1"] = Field("solblom.approval/1", alias="schema")
+    schema_: Literal["solblom.approval/1"] = Field(alias="schema")
     site: SiteName
     node: KeyId
     study: Digest
@@ -111,12 +112,31 @@ def approve(
     document = open_study(envelope, study_signers(config))
     check_dates(document.study, today=now.date())
     check_policy(document, config.policy)
+    check_promise(document)
     task = find_task(document.study.task.name)
     task.check(document)
     dataset = _choose_dataset(config, task)
     summary = check_data(config, keys, document, task, dataset, now=now)
     _write(config, keys, document, envelope, task, dataset, root or os.urandom(SECRET_BYTES), now)
     return summary
+
+
+def check_promise(document: StudyDocument) -> None:
+    """Refuse a study whose noise does not keep the epsilon that the person reads.
+
+    Raises:
+        RefusedError: SB-204.
+    """
+    privacy = document.study.privacy
+    if privacy.epsilon == "off":
+        return
+    cost = pld_epsilon([document.round_event] * document.study.training.rounds, privacy.delta)
+    if cost > privacy.epsilon:
+        raise RefusedError(
+            "SB-204",
+            f"The study's noise costs epsilon {format_epsilon(cost)} over its rounds; "
+            f"it promises {privacy.epsilon:g}",
+        )
 
 
 def check_data(
@@ -195,11 +215,12 @@ def revoke(config: NodeConfig, study: str) -> None:
     folder = approval_folder(config, study)
     if not folder.is_dir():
         raise RefusedError("SB-203", "The study is not approved at this hospital")
+    # The approval goes first: without it no root is ever adopted, whatever happens next.
+    (folder / "approval.dsse.json").unlink(missing_ok=True)
     root = folder / "noise.root"
     if root.is_file():
-        root.write_bytes(bytes(SECRET_BYTES))
+        root.write_bytes(os.urandom(SECRET_BYTES))
         root.unlink()
-    (folder / "approval.dsse.json").unlink(missing_ok=True)
 
 
 def approval_folder(config: NodeConfig, study: str) -> Path:
@@ -228,10 +249,17 @@ def _write(
     now: dt.datetime,
 ) -> None:
     folder = approval_folder(config, document.digest)
-    if (folder / "noise.root").is_file():
+    if (folder / "approval.dsse.json").is_file():
         # The same study approved again keeps its root: same work, same bytes, one charge.
+        committed = _read_record(folder / "approval.dsse.json", keys).root_commitment
         root = read_secret(folder / "noise.root", length=SECRET_BYTES)
+        if _root_commitment(root) != committed:
+            raise IntegrityError(
+                "SB-405", "The study's noise root is not the one that was approved"
+            )
     else:
+        # What a revocation that died half-way left behind may be known: never adopted.
+        (folder / "noise.root").unlink(missing_ok=True)
         write_new(folder / "noise.root", root)
     record = ApprovalRecord(
         schema="solblom.approval/1",

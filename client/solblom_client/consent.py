@@ -9,11 +9,12 @@ import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from solblom_protocol.errors import DataError
 from solblom_verify.canonical import canonical_json
 
+CLOCK_TOLERANCE = dt.timedelta(minutes=5)  # a source from further in the future: a wrong clock
 COLUMNS = ("patient_id", "status", "valid_until")
 
 
@@ -55,10 +56,10 @@ def read_consent(
                 raise DataError(
                     "SB-308", f"The consent source needs the columns {', '.join(COLUMNS)}"
                 )
-            rows = list(reader)
+            rows = [_clean(row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error):
         raise DataError("SB-308", "The consent source cannot be read") from None
-    if age > dt.timedelta(hours=max_age_hours):
+    if not -CLOCK_TOLERANCE <= age <= dt.timedelta(hours=max_age_hours):
         hours = age.total_seconds() / 3600
         raise DataError(
             "SB-308",
@@ -69,7 +70,23 @@ def read_consent(
     return ConsentState(rule, frozenset(allowed - excluded), frozenset(excluded))
 
 
-def _grants(row: dict[str, str | None], today: dt.date) -> bool:
+def _clean(row: dict[str | None, Any]) -> dict[str, str]:
+    """Return a row of the three columns; the id is stripped as in the patients' own table.
+
+    Raises:
+        DataError: SB-308; a row whose patient is not sure might be somebody's withdrawal.
+    """
+    cells = [row.get(name) for name in COLUMNS]
+    if None in row or None in cells:
+        raise DataError("SB-308", "The consent source has a row of another length than its header")
+    clean = {name: str(row[name]) for name in COLUMNS}
+    clean["patient_id"] = clean["patient_id"].strip()
+    if not clean["patient_id"]:
+        raise DataError("SB-308", "The consent source has a row without a patient")
+    return clean
+
+
+def _grants(row: dict[str, str], today: dt.date) -> bool:
     if row["status"] != "granted":
         return False
     until = row["valid_until"]

@@ -107,6 +107,7 @@ def _hooks(
         # torch says so because patients' features need no gradient; nothing is wrong.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         torch.autograd.backward(task.losses(wrapped, units.batch(chosen)).sum())
+    _drop_unbounded(optimizer)
     optimizer.clip_and_accumulate()
     for parameter in optimizer.params:
         parameter.grad_sample = None
@@ -122,9 +123,25 @@ def _per_patient(
         for parameter, gradient in zip(optimizer.params, gradients, strict=True):
             whole = torch.zeros_like(parameter) if gradient is None else gradient
             parameter.grad_sample = whole.unsqueeze(0)
+        _drop_unbounded(optimizer)
         optimizer.clip_and_accumulate()
         for parameter in optimizer.params:
             parameter.grad_sample = None
+
+
+def _drop_unbounded(optimizer: KeyedDPOptimizer) -> None:
+    """Set the contribution of a patient whose gradient is not finite to zero.
+
+    Hostile weights could make it so for chosen patients; one such number would make the whole sum
+    not a number, and whether an update comes at all would tell that the patient is there.
+    """
+    finite = torch.stack(
+        [torch.isfinite(p.grad_sample.flatten(start_dim=1)).all(dim=1) for p in optimizer.params]
+    ).all(dim=0)
+    if not bool(finite.all()):
+        for parameter in optimizer.params:
+            shape = (-1, *[1] * (parameter.grad_sample.ndim - 1))
+            parameter.grad_sample = torch.where(finite.view(shape), parameter.grad_sample, 0.0)
 
 
 def _book_keeping(
@@ -153,9 +170,10 @@ def _book_keeping(
         inside = inputs.square().sum(dim=1) + (0.0 if layer.bias is None else 1.0)
         squared += gradient.square().sum(dim=1) * inside
     factor = (optimizer.max_grad_norm / (squared.sqrt() + 1e-6)).clamp(max=1.0)
+    bounded = torch.isfinite(squared)[:, None]
     for (layer, inputs, _), gradient in zip(calls, gradients, strict=True):
-        clipped = gradient * factor[:, None]
-        optimizer.add_to_sum(layer.weight, clipped.T @ inputs)
+        clipped = torch.where(bounded, gradient * factor[:, None], 0.0)
+        optimizer.add_to_sum(layer.weight, clipped.T @ torch.where(bounded, inputs, 0.0))
         if layer.bias is not None:
             optimizer.add_to_sum(layer.bias, clipped.sum(dim=0))
 

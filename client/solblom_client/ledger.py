@@ -250,5 +250,5 @@ def remaining(budget: float, spent: float) -> str:
 def _event(text: object) -> PrivacyEvent:
     try:
         return PrivacyEvent.from_json(parse_canonical(str(text).encode()))
-    except ValueError:
+    except (ValueError, IntegrityError):
         raise IntegrityError("SB-402", "The ledger has an unreadable event") from None

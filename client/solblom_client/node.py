@@ -5,6 +5,7 @@ from solblom_client.ledger import Ledger
 from solblom_client.policy import NodeConfig
 from solblom_client.state import create_state
 from solblom_client.vault import STATE_FILE
+from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.key_files import write_new
 from solblom_protocol.public_keys import PublicKeys
 
@@ -13,8 +14,10 @@ def create_node(config: NodeConfig, *, entropy: Entropy = random_entropy) -> Pub
     """Make keys and ledger in the node's state folder; return what the coordinator may know.
 
     Raises:
-        ConfigurationError: SB-113, the node exists.
+        ConfigurationError: SB-113 the node exists; SB-103 seeded keys outside a simulation.
     """
+    if entropy is not random_entropy and not config.node.simulation:
+        raise ConfigurationError("SB-103", "Keys may follow from a seed in a simulation only")
     create_state(config.state / STATE_FILE, Ledger.initial_meta(config.policy))
     public = create_node_keys(config.state, entropy=entropy).public(config.node.site)
     write_new(config.state / "node.pub", public.to_bytes(), mode=0o644)

@@ -1,8 +1,8 @@
 """The vault's durable state: one SQLite file, every commit synced to disk, one writer at a time.
 
-`synchronous=FULL` makes a commit return only after fsync: a reservation is on disk before a row is
-read (privacy.md rule 5). The file is made once, by `create_state`; a missing or damaged one stops
-the node, because a fresh ledger would forget what was spent.
+`synchronous=EXTRA` makes a commit return only after file and folder are synced: a reservation is on
+disk before a row is read (privacy.md rule 5). The file is made once, by `create_state`; a missing or
+damaged one stops the node, because a fresh ledger would forget what was spent.
 """
 
 import fcntl
@@ -46,6 +46,8 @@ def create_state(path: Path, meta: dict[str, str]) -> None:
     if path.exists():
         raise ConfigurationError("SB-113", f"{path} exists already")
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)  # ledger, replies and traces are the node's alone
+    path.touch(mode=0o600)
     connection = _connect(path)
     with connection:
         connection.executescript(
@@ -118,6 +120,6 @@ class VaultState:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA synchronous=EXTRA")
     connection.execute("PRAGMA foreign_keys=ON")
     return connection

@@ -5,6 +5,7 @@ a code and nothing else. The steps of `_answer` are the steps of "One round" in 
 that order.
 """
 
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,13 @@ from solblom_client.store import Store
 from solblom_client.training import TrainingSettings, TrainingTrace, train
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.task import Task
-from solblom_protocol.errors import DataError, RefusedError
+from solblom_protocol.errors import (
+    REFUSAL_CODES,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    SolblomError,
+)
 from solblom_protocol.layout import Float32, Layout, unpack
 from solblom_protocol.messages import as_json
 from solblom_protocol.order import Order, read_order
@@ -82,6 +89,7 @@ class Vault:
         self._log = SiteLog(config.state / "log" / "vault.jsonl")
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
+        self._rows_read = False
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], dt.datetime] = utc_now) -> "Vault":
@@ -99,21 +107,30 @@ class Vault:
     def process(self, sealed: bytes) -> bytes:
         """Answer a sealed order with a sealed reply; never raises for anything the order holds."""
         order: Order | None = None
+        self._rows_read = False
         try:
             with self._state.exclusive():
                 order = read_order(
                     sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
                 )
                 return self._answer(order)
-        except RefusedError as error:
-            return self._refuse(order, error.code, error)
-        except DataError as error:
-            # One outside code for everything that depends on data (privacy.md rule 5).
-            if order is not None:
-                self._store.add_strike(order.header.study)
-            return self._refuse(order, "SB-209", error)
         except Exception as error:  # whatever it is, its text stays here
-            return self._refuse(order, "SB-214", error)
+            return self._refuse(order, self._outside_code(order, error), error)
+
+    def _outside_code(self, order: Order | None, error: Exception) -> str:
+        """Return the code that may leave, and count a refusal that may depend on data.
+
+        Once a row was read, every failure may depend on a patient, so all of them share one code,
+        and the third stops the study here until a person has looked (privacy.md rule 5).
+        """
+        if self._rows_read or isinstance(error, DataError):
+            if order is not None:
+                with contextlib.suppress(IntegrityError):  # a full disk must not raise out of here
+                    self._store.add_strike(order.header.study)
+            return "SB-209"
+        if isinstance(error, SolblomError) and error.code in REFUSAL_CODES:
+            return error.code
+        return "SB-214"
 
     def _answer(self, order: Order) -> bytes:
         approval = self._pass_gate(order)
@@ -200,6 +217,7 @@ class Vault:
             DataError: the data do not obey the contract, or are too few by this node's own
             threshold.
         """
+        self._rows_read = True
         source = open_source(self._config, approval.dataset)
         units = approval.task.read_units(source, approval.document)
         cohort = join_cohort(self._config, self._keys, approval.document, units, now=self._clock())
@@ -300,7 +318,8 @@ class Vault:
         return keyed_digest(derive(work.approval.root, purpose, work.digest), data)
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
-        self._log.write_failure(f"refused {code}", error, now=self._clock())
+        with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same
+            self._log.write_failure(f"refused {code}", error, now=self._clock())
         refusal = Refusal(
             schema="solblom.refusal/1",
             site=self._config.node.site,
@@ -319,7 +338,8 @@ def _read_model(order: Order, approval: Approval) -> tuple[Layout, Float32]:
     """
     task = approval.task
     expected = layout_of(task.build(approval.document), local=task.local_parameters)
-    if order.header.layout != expected.to_json():
+    # Compared as bytes: in Python true equals 1, and another spelling would be another request.
+    if canonical_json(order.header.layout) != canonical_json(list(expected.to_json())):
         raise RefusedError("SB-212", "The order's model has other tensors than the approved net")
     if len(order.array) != 4 * expected.size:
         raise RefusedError("SB-212", "The order's model has another size than its layout")

@@ -23,6 +23,9 @@ from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 PLD_INTERVAL = 1e-3
 FILTER_ORDERS = tuple(range(2, 65))
 MAX_NOISE_MULTIPLIER = 100_000.0
+MIN_NOISE_UNITS = (
+    2_500  # 0.25 in units of 1e-4: less noise promises nothing and costs hours to compute
+)
 
 _Merged = tuple[tuple[str, str, int], ...]  # (sampling rate, noise multiplier, steps)
 
@@ -62,7 +65,7 @@ def filter_order(epsilon_budget: float, delta: float) -> int:
 
 
 def calibrate_noise(epsilon: float, delta: float, *, sampling_rate: float, steps: int) -> str:
-    """Return the smallest noise multiplier, to four decimals, whose `steps` cost at most `epsilon` by PLD.
+    """Return the smallest noise multiplier from 0.25 up, to four decimals, that costs at most `epsilon`.
 
     Raises:
         ValueError: no noise multiplier up to 100,000 is enough.
@@ -72,12 +75,12 @@ def calibrate_noise(epsilon: float, delta: float, *, sampling_rate: float, steps
     def cost(units: int) -> float:
         return _pld(((rate, _four(units), steps),), delta, PLD_INTERVAL)
 
-    high = 2_500  # 0.25 in units of 1e-4
+    high = MIN_NOISE_UNITS
     while cost(high) > epsilon:
         high *= 2
         if high > MAX_NOISE_MULTIPLIER * 10_000:
             raise ValueError(f"no noise reaches epsilon {epsilon} at delta {delta}")
-    low = high // 2 if high > 2_500 else 100
+    low = high // 2 if high > MIN_NOISE_UNITS else high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)

@@ -137,7 +137,7 @@ def load(folder: Path) -> LoadedModel:
         raise IntegrityError(
             "SB-401", "The artefact's weights or study are not those of its manifest"
         )
-    document = parse_document(parse_canonical(study))
+    document = parse_document(study)
     task = find_task(document.study.task.name)
     net = task.build(document)
     layout = layout_of(net, local=task.local_parameters)

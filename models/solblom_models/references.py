@@ -19,6 +19,8 @@ def find_artefact(ref: str, home: Path | None) -> Path:
     """
     folder = Path(ref)
     if folder.is_dir() and ("/" in ref or (folder / "manifest.json").exists()):
+        if not (folder / "manifest.json").is_file():
+            raise RunError("SB-503", f"{folder} is no model: it has no manifest.json")
         return folder
     models = find_home(home) / "models"
     versions = registered(models)

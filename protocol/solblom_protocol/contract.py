@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Text = Annotated[str, Field(min_length=1, max_length=300)]
 Code = Annotated[str, Field(min_length=0, max_length=60)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Meaning(BaseModel):
     """What the variable means to a clinician, in Norwegian and English."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     en: Text
     no: Text
@@ -25,16 +26,18 @@ class Meaning(BaseModel):
 class NumberVariable(BaseModel):
     """A measured number. The model sees `(value - center) / scale`, limited to ±3; missing becomes 0."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kind: Literal["number"]
     name: Text
     column: Text
     unit: Text  # UCUM, for example mm[Hg]
-    minimum: float
-    maximum: float
-    center: float  # public constant, in the variable's unit
-    scale: Annotated[float, Field(gt=0)]  # public constant, in the variable's unit
+    minimum: Finite
+    maximum: Finite
+    center: Finite  # public constant, in the variable's unit
+    scale: Annotated[
+        float, Field(gt=0, allow_inf_nan=False)
+    ]  # public constant, in the variable's unit
     missing: tuple[Code, ...] = ()  # besides the empty field
     code: Text | None = None  # LOINC, SNOMED CT …: opaque
     meaning: Meaning
@@ -53,7 +56,7 @@ class CategoryVariable(BaseModel):
     number.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kind: Literal["category"]
     name: Text
@@ -69,6 +72,7 @@ class CategoryVariable(BaseModel):
     def _levels(self) -> "CategoryVariable":
         if len(set(self.levels)) != len(self.levels):
             raise ValueError(f"{self.name}: a level stands twice")
+        _apart(self.name, levels=self.levels, missing=self.missing)
         if self.labels and len(self.labels) != len(self.levels):
             raise ValueError(f"{self.name}: labels must match levels one to one")
         return self
@@ -77,7 +81,7 @@ class CategoryVariable(BaseModel):
 class BooleanVariable(BaseModel):
     """Yes or no. The model sees +scale or -scale; missing becomes 0."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     kind: Literal["boolean"]
     name: Text
@@ -89,6 +93,11 @@ class BooleanVariable(BaseModel):
     code: Text | None = None
     meaning: Meaning
 
+    @model_validator(mode="after")
+    def _codes(self) -> "BooleanVariable":
+        _apart(self.name, true=self.true, false=self.false, missing=self.missing)
+        return self
+
 
 Variable = Annotated[
     NumberVariable | CategoryVariable | BooleanVariable, Field(discriminator="kind")
@@ -98,7 +107,7 @@ Variable = Annotated[
 class Target(BaseModel):
     """What the model predicts: codes that mean yes and codes that mean no. A missing label is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Text
     column: Text
@@ -107,11 +116,16 @@ class Target(BaseModel):
     code: Text | None = None
     meaning: Meaning
 
+    @model_validator(mode="after")
+    def _codes(self) -> "Target":
+        _apart(self.name, positive=self.positive, negative=self.negative)
+        return self
+
 
 class Contract(BaseModel):
     """All variables of a study and its target."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Text
     version: Annotated[int, Field(ge=1)]
@@ -127,3 +141,16 @@ class Contract(BaseModel):
         if self.target.column in {variable.column for variable in self.variable}:
             raise ValueError(f"the target column {self.target.column} is also a variable")
         return self
+
+
+def _apart(name: str, **meanings: tuple[str, ...]) -> None:
+    """Refuse a code that means two things.
+
+    Raises:
+        ValueError: says which code and which meanings.
+    """
+    seen: dict[str, str] = {}
+    for meaning, codes in meanings.items():
+        for code in codes:
+            if seen.setdefault(code, meaning) != meaning:
+                raise ValueError(f"{name}: the code {code!r} is both {seen[code]} and {meaning}")

@@ -22,6 +22,7 @@ from solblom_protocol.messages import (
     Timestamp,
     frame,
     parse_message,
+    parse_timestamp,
     unframe,
 )
 from solblom_protocol.seal import seal, unseal
@@ -52,7 +53,7 @@ class OrderHeader(Message):
         unknown one means that the node's state was rolled back.
     """
 
-    schema_: Literal["solblom.order/1"] = Field("solblom.order/1", alias="schema")
+    schema_: Literal["solblom.order/1"] = Field(alias="schema")
     kind: Literal["train"]
     coordinator: KeyId
     site: SiteName
@@ -117,6 +118,8 @@ def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519Publ
         raise RefusedError("SB-201", f"The order's signature does not hold: {error}") from None
     try:
         header = parse_message(OrderHeader, opened.payload)
+        parse_timestamp(header.issued)
+        parse_timestamp(header.expires)
     except IntegrityError as error:
         raise RefusedError("SB-202", error.message) from None
     if header.coordinator != signer:

@@ -5,8 +5,9 @@ Numbers are decimal strings, so that the canonical JSON of an event never depend
 spelling. An event that an accountant does not know costs infinity (fail towards privacy).
 """
 
+import re
 from dataclasses import asdict, dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Literal
 
 from solblom_protocol.errors import IntegrityError
@@ -75,12 +76,7 @@ def exact_decimal(number: float) -> str:
 
 
 def _decimal(text: object) -> Decimal:
-    if not isinstance(text, str):
-        raise IntegrityError("SB-405", "A privacy event must carry decimal strings")
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise IntegrityError("SB-405", "A privacy event carries a malformed number") from None
-    if not value.is_finite():
-        raise IntegrityError("SB-405", "A privacy event carries a number that is not finite")
-    return value
+    # One spelling only: ASCII digits, with a fraction or without.
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,30})?", text):
+        raise IntegrityError("SB-405", "A privacy event must carry plain decimal strings")
+    return Decimal(text)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from solblom_protocol.errors import REFUSAL_CODES, IntegrityError
 from solblom_protocol.messages import (
@@ -34,6 +34,11 @@ RECEIPT_PAYLOAD_TYPE = "application/vnd.solblom.receipt+json"
 REFUSAL_PAYLOAD_TYPE = "application/vnd.solblom.refusal+json"
 
 _BANDS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+BANDS = frozenset(
+    [f"0-{_BANDS[0] - 1}", f"{_BANDS[-1]}-", *(f"{a}-{b - 1}" for a, b in pairwise(_BANDS))]
+)
 
 
 def count_band(count: int) -> str:
@@ -62,7 +67,7 @@ class Receipt(Message):
         code: digest of the node's installed Solblom code.
     """
 
-    schema_: Literal["solblom.receipt/1"] = Field("solblom.receipt/1", alias="schema")
+    schema_: Literal["solblom.receipt/1"] = Field(alias="schema")
     site: SiteName
     node: KeyId
     study: Digest
@@ -81,6 +86,13 @@ class Receipt(Message):
     fixed_point_bits: Literal[24]
     simulation: bool
 
+    @field_validator("patients")
+    @classmethod
+    def _band(cls, value: str) -> str:
+        if value not in BANDS:
+            raise ValueError("a patient count leaves a hospital in bands only")
+        return value
+
     def privacy_event(self) -> PrivacyEvent:
         """Return the event, checked."""
         return PrivacyEvent.from_json(self.event)
@@ -89,7 +101,7 @@ class Receipt(Message):
 class Refusal(Message):
     """A node says no. `code` is all that leaves; `order` names what was refused, when it could be read."""
 
-    schema_: Literal["solblom.refusal/1"] = Field("solblom.refusal/1", alias="schema")
+    schema_: Literal["solblom.refusal/1"] = Field(alias="schema")
     site: SiteName
     node: KeyId
     order: Digest | None

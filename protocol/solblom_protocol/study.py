@@ -29,7 +29,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class StudyTable(_Table):
@@ -127,7 +127,7 @@ class StudyDocument(_Table):
     `noise_multiplier` is a decimal string; None where `privacy.epsilon` is "off".
     """
 
-    schema_: Literal["solblom.study/1"] = Field("solblom.study/1", alias="schema")
+    schema_: Literal["solblom.study/1"] = Field(alias="schema")
     study: Study
     contract: Contract
     noise_multiplier: Annotated[str, Field(pattern=r"^\d{1,6}\.\d{4}$")] | None
@@ -182,6 +182,12 @@ def check_study(study: Study, contract: Contract) -> None:
             "SB-105",
             f"privacy.delta is {privacy.delta}; it must lie above 0 and at most {MAX_DELTA}",
         )
+    if not 1e-6 <= privacy.clipping_norm <= 1e6:
+        # Near the smallest float32 numbers, rounding could raise a contribution above its norm.
+        raise ConfigurationError(
+            "SB-103",
+            f"privacy.clipping_norm is {privacy.clipping_norm:g}; it must lie within 1e-6 and 1e6",
+        )
     if privacy.noise == "shared":
         raise ConfigurationError(
             "SB-108", "privacy.noise is shared; it needs the secure sum, which this version lacks",
@@ -232,23 +238,23 @@ def open_study(envelope: bytes, signers: dict[str, Ed25519PublicKey]) -> StudyDo
     """
     try:
         opened = open_envelope(envelope, payload_type=STUDY_PAYLOAD_TYPE, keys=signers)
-        value = parse_canonical(opened.payload)
-    except (EnvelopeError, ValueError) as error:
+    except EnvelopeError as error:
         raise IntegrityError("SB-215", f"The study's signature does not hold: {error}") from None
-    return parse_document(value)
+    return parse_document(opened.payload)
 
 
-def parse_document(value: Any) -> StudyDocument:
-    """Return the study document in a parsed payload, checked.
+def parse_document(payload: bytes) -> StudyDocument:
+    """Return the study document in a payload, checked; nothing is left to defaults.
 
     Raises:
         ConfigurationError: the payload is not a study of this version, or cannot be run.
     """
     try:
-        document = StudyDocument.model_validate(value)
-    except ValidationError as error:
-        count = error.error_count()
-        raise ConfigurationError("SB-103", f"The signed study has {count} wrong members") from None
+        document = StudyDocument.model_validate_json(canonical_json(parse_canonical(payload)))
+    except (ValidationError, ValueError):
+        raise ConfigurationError("SB-103", "The signed study has wrong members") from None
+    if document.payload() != payload:
+        raise ConfigurationError("SB-103", "The signed study leaves settings to a default")
     check_study(document.study, document.contract)
     if (document.noise_multiplier is None) != (document.study.privacy.epsilon == "off"):
         raise ConfigurationError("SB-103", "The signed study's noise does not fit its epsilon")

@@ -1,6 +1,8 @@
 """TOML files in, checked models out: an unknown key is an error that names the nearest key."""
 
+import datetime as dt
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,13 +41,24 @@ def parse(model: type[Model], value: Any, *, source: str) -> Model:
         error.
     """
     try:
-        return model.model_validate(value)
-    except ValidationError as error:
+        # Through JSON, so that strict models read lists as tuples and texts as dates, and convert
+        # nothing else: true is not the number 1.
+        return model.model_validate_json(json.dumps(value, default=_iso_date))
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            message = f"{source}: a value is not a finite number, a text, a list or a date"
+            raise ConfigurationError("SB-103", message) from None
         details = error.errors(include_url=False, include_input=False)
         unknown = [d for d in details if d["type"] == "extra_forbidden"]
         lines = [_line(model, detail) for detail in (unknown or details)]
         code = "SB-102" if unknown else "SB-103"
         raise ConfigurationError(code, f"{source}: " + "; ".join(lines)) from None
+
+
+def _iso_date(value: object) -> str:
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)
 
 
 def _line(model: type[BaseModel], detail: ErrorDetails) -> str:

@@ -9,7 +9,6 @@ from solblom_protocol.study import parse_document
 from solblom_server.coordinator import Coordinator
 from solblom_server.rounds import RunContext, initial_model, run_rounds
 from solblom_server.runs import stored_payload
-from solblom_verify.canonical import parse_canonical
 
 app = ServerApp()
 ADDRESS_PREFIX = "address."
@@ -22,7 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     coordinator = Coordinator.open(home)
     database = coordinator.database()
     row = database.run(str(context.run_config["run"]))
-    document = parse_document(parse_canonical(stored_payload(row.envelope)))
+    document = parse_document(stored_payload(row.envelope))
     roster = set(row.roster.split(","))
     nodes = {node.name: node for node in coordinator.nodes() if node.name in roster}
     addresses = {

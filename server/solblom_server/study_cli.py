@@ -1,6 +1,7 @@
 """`solblom study …`: what a researcher types, from an empty folder to a running study."""
 
 import datetime as dt
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,12 @@ def new(
     """Write a commented study file and its data contract into a new folder."""
     from solblom_models.templates import TemplateValues, write_template
 
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+        raise ConfigurationError(
+            "SB-103",
+            f"{name!r} cannot name a study",
+            "Use small letters, digits and hyphens, at most 63",
+        )
     next_year = dt.date(dt.datetime.now(dt.UTC).year + 1, 12, 31)
     study = write_template(into / name, task, TemplateValues(name=name, ends=next_year))
     say(f"Wrote {study} and {study.parent / 'contract.toml'}.")

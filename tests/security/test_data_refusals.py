@@ -293,12 +293,6 @@ def test_a_stored_reply_is_not_given_out_when_consent_cannot_be_read(
     assert observer.refusal(observer.hospital.order(study, attempt=2))["code"] == "SB-209"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="LEAK: with the budget spent, the same round is a result while the cohort is unchanged and SB-204 when one "
-    "patient changed, as often as asked, without a strike (vault._answer reserves after the rows are read)",
-)
 def test_a_spent_budget_does_not_tell_whether_one_patient_changed(
     observer: Observer, study: StudyDocument
 ) -> None:

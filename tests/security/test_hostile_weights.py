@@ -54,14 +54,7 @@ def change_one_patient(hospital: LabHospital, **values: str) -> None:
         [BIAS, WEIGHT],
         [WEIGHT],
         [],
-        pytest.param(
-            [WEIGHT | {"shape": [True, 5]}, BIAS],
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="vault._read_model compares with ==, so true passes for 1: another request, another charge",
-            ),
-        ),
+        [WEIGHT | {"shape": [True, 5]}, BIAS],
     ],
     ids=["renamed", "shape", "merged", "extra", "swapped", "missing", "empty", "true-for-one"],
 )
@@ -100,15 +93,7 @@ def test_weights_that_are_not_finite_are_refused(
     [
         [1e30] * 6,
         [-1e30, 1e30] * 3,
-        pytest.param(
-            OLD_WITH_GRADE_A,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="LEAK: finite weights make NaN for chosen patients only; SB-213 or a result tells, without "
-                "noise and without a strike, whether one such patient is there",
-            ),
-        ),
+        OLD_WITH_GRADE_A,
     ],
     ids=["huge", "huge-with-signs", "overflow-for-chosen-patients"],
 )
@@ -123,12 +108,6 @@ def test_one_patient_never_changes_whether_hostile_weights_get_an_update_or_a_re
     assert kind_of_answer(present) == kind_of_answer(without)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="LEAK: an update that the export gate stops is SB-213 without a strike, though it depends on data "
-    "(privacy.md rule 5)",
-)
 def test_an_update_that_the_export_gate_stops_counts_as_a_refusal_that_depends_on_data(
     observer: Observer, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:

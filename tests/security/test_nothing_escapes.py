@@ -17,7 +17,7 @@ from security.observer import PLANTED, Observer, forge
 from solblom_client import app as app_module
 from solblom_client import vault as vault_module
 from solblom_models.tabular.task import TabularClassification
-from solblom_protocol.errors import REFUSAL_CODES, IntegrityError
+from solblom_protocol.errors import REFUSAL_CODES
 from solblom_protocol.result import Refusal, Result
 from solblom_protocol.seal import MAGIC, seal
 from solblom_protocol.study import StudyDocument
@@ -106,12 +106,6 @@ def test_the_text_of_an_exception_stays_inside(
     assert PLANTED in observer.log()[-1]["trace"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="vault.process: an exception after the rows were read is SB-214 without a strike, though it may depend on "
-    "one patient (privacy.md rule 5)",
-)
 @pytest.mark.parametrize("method", ["read_units", "losses"])
 def test_a_task_that_crashes_over_the_rows_counts_as_a_refusal_that_depends_on_data(
     observer: Observer, study: StudyDocument, monkeypatch: pytest.MonkeyPatch, method: str
@@ -135,12 +129,6 @@ def test_the_name_of_a_data_file_stays_inside(observer: Observer, study: StudyDo
     observer.assert_data_refused(observer.hospital.order(study))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=OSError,
-    reason="vault._refuse writes the site log outside any handler: a full disk makes process raise, with the data "
-    "error as context",
-)
 @pytest.mark.parametrize("rows", [60, 3], ids=["good-data", "flawed-data"])
 def test_a_site_log_that_cannot_be_written_is_a_refusal_too(
     observer: Observer, study: StudyDocument, rows: int
@@ -152,11 +140,6 @@ def test_a_site_log_that_cannot_be_written_is_a_refusal_too(
     assert isinstance(hospital.ask(hospital.order(study)), Refusal)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=IntegrityError,
-    reason="vault.process counts the strike inside an except clause that nothing guards: a full disk makes it raise",
-)
 def test_a_strike_that_cannot_be_written_is_a_refusal_too(
     observer: Observer, study: StudyDocument
 ) -> None:
@@ -196,11 +179,6 @@ def test_a_ledger_that_cannot_be_written_refuses_before_a_row_is_read(
     observer.assert_refused(observer.hospital.order(study), "SB-214")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="state.create_state and SiteLog leave the umask's mode: ledger and traces are readable by every user",
-)
 @pytest.mark.parametrize("name", ["vault.sqlite", "log/vault.jsonl"])
 def test_files_with_results_and_traces_are_readable_by_the_node_alone(
     observer: Observer, study: StudyDocument, name: str
@@ -240,12 +218,6 @@ def test_the_door_passes_any_bytes_and_brings_back_a_refusal(
     assert isinstance(hospital.read(sealed), Refusal)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="app.train lets errors of Vault.open through; stock Flower sends their text, with paths of the hospital, to "
-    "the server",
-)
 def test_a_vault_that_cannot_be_opened_tells_flower_no_path(tmp_path: Path) -> None:
     hospital = LabHospital(tmp_path / PLANTED)
     (hospital.folder / "coordinator.pub").unlink()

@@ -57,7 +57,7 @@ def test_granted_takes_in(path: Path, rule: Rule) -> None:
 
 
 @BOTH_RULES
-@pytest.mark.parametrize("status", ["withdrawn", "refused", "", "Granted", "granted ", "ja", "0"])
+@pytest.mark.parametrize("status", ["withdrawn", "refused", "", "Granted", "grant", "ja", "0"])
 def test_any_status_but_granted_leaves_out(path: Path, rule: Rule, status: str) -> None:
     assert not read(path, f"ola,{status},", rule=rule).includes("ola")
 
@@ -73,8 +73,15 @@ def test_a_patient_who_stands_both_ways_is_left_out(
 
 
 @BOTH_RULES
-def test_a_short_row_leaves_its_patient_out(path: Path, rule: Rule) -> None:
-    assert not read(path, "ola", rule=rule).includes("ola")
+@pytest.mark.parametrize("line", ["ola", "ola,granted,,x", "ola,withdrawn"])
+def test_a_row_of_another_length_never_takes_its_patient_in(
+    path: Path, rule: Rule, line: str
+) -> None:
+    try:
+        state = read(path, line, rule=rule)
+    except DataError:
+        return
+    assert not state.includes("ola")
 
 
 # --- Until when
@@ -92,7 +99,7 @@ def test_consent_holds_until_the_end_of_its_last_day(
 
 
 @BOTH_RULES
-@pytest.mark.parametrize("until", ["31.12.2099", "2099-13-01", "soon", " "])
+@pytest.mark.parametrize("until", ["31.12.2099", "2099-13-01", "soon", "0"])
 def test_a_last_day_that_is_no_date_leaves_out(path: Path, rule: Rule, until: str) -> None:
     assert not read(path, f"ola,granted,{until}", rule=rule).includes("ola")
 
@@ -110,11 +117,6 @@ def test_a_source_above_its_age_limit_stops(path: Path) -> None:
     assert error.value.code == "SB-308"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="consent.read_consent takes a file from the future as fresh: a wrong clock hides a stale source",
-)
 def test_a_source_from_the_future_stops(path: Path) -> None:
     with pytest.raises(DataError):
         read(path, "ola,granted,", age=-48)
@@ -160,12 +162,6 @@ def test_a_byte_order_mark_of_a_spreadsheet_is_read_over(path: Path) -> None:
     assert read_again(path).includes("ola")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="FAIL-OPEN: table ids are stripped, consent ids are not, and rows that cannot be read for sure are taken "
-    "as somebody else's: under opt-out a withdrawn patient stays in",
-)
 @pytest.mark.parametrize(
     "line",
     ["ola ,withdrawn,", " ola,withdrawn,", ",withdrawn,", "ola,nordmann,withdrawn,"],

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from solblom_client.export_gate import MAX_ABSOLUTE, export_update, norm_bound
+from solblom_client.gradients import GradientPath
 from solblom_client.training import TrainingSettings, TrainingTrace
 from solblom_models.flat import layout_of
 from solblom_models.tabular.net import LogisticRegression
@@ -15,7 +16,8 @@ from solblom_protocol.errors import RefusedError
 from solblom_protocol.layout import Layout, TensorSpec, is_on_grid, unpack
 
 SETTINGS = TrainingSettings(1, 0.5, 1.0, "2.0000", "0.5", 40.0)
-TRACE = TrainingTrace((20,), 40, 2.0, 1.0)
+PATH = GradientPath("book-keeping", "test")
+TRACE = TrainingTrace((20,), 40, 2.0, 1.0, PATH)
 BEFORE = np.zeros(6, dtype="<f4")
 LAYOUT = layout_of(LogisticRegression(5), local=frozenset())
 
@@ -101,7 +103,7 @@ def test_a_value_above_the_ring_of_the_fold_does_not_leave() -> None:
 def test_the_bound_is_above_what_honest_noise_reaches() -> None:
     rng, bound = (
         np.random.default_rng(2),
-        norm_bound(6, SETTINGS, TrainingTrace((0,), 40, 2.0, 1.0)),
+        norm_bound(6, SETTINGS, TrainingTrace((0,), 40, 2.0, 1.0, PATH)),
     )
     noise = rng.normal(size=(100_000, 6)) * 2.0 * SETTINGS.learning_rate / 40.0
     assert np.linalg.norm(noise, axis=1).max() < bound

@@ -113,7 +113,7 @@ def test_a_crash_after_the_reservation_counts_once_and_the_retry_gives_the_reser
         broken.setattr("solblom_client.vault.train", _explode)
         refusal = hospital.ask(hospital.order(study))
     assert isinstance(refusal, Refusal)
-    assert refusal.code == "SB-214"
+    assert refusal.code == "SB-209"
     assert [entry.status for entry in hospital.vault.ledger.entries()] == ["reserved"]
     result(hospital.ask(hospital.order(study, attempt=2)))
     assert [entry.status for entry in hospital.vault.ledger.entries()] == ["spent"]

@@ -30,7 +30,7 @@ COORDINATOR_ID, NODE_ID = key_id(COORDINATOR.public_key()), key_id(NODE.public_k
 ARRAY = bytes(range(24))
 EVENT = {
     "kind": "poisson-gaussian",
-    "sampling_rate": "0.500000",
+    "sampling_rate": "0.5",
     "noise_multiplier": "2.5000",
     "steps": 1,
 }

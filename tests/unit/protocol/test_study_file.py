@@ -209,20 +209,23 @@ def test_an_unknown_setting_of_the_model_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "SB-102"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="study.py round_event spells the rate with six decimals: 1e-7 becomes 0.000000, "
-    "which every hospital refuses later as SB-405",
-)
-def test_a_sampling_rate_too_small_to_be_written_is_refused(tmp_path: Path) -> None:
-    path = write_study(tmp_path, privacy={"sampling_rate": 1e-7})
-    with pytest.raises(ConfigurationError):
-        resolve(*load_study(path))
+@pytest.mark.parametrize("rate", ["0.0000001", "0.333333333333", "0.1", "1.0"])
+def test_a_sampling_rate_keeps_all_its_decimals(tmp_path: Path, rate: str) -> None:
+    path = write_study(tmp_path, privacy={"sampling_rate": float(rate)})
+    assert resolve(*load_study(path)).round_event.sampling_rate == rate
 
 
-@pytest.mark.xfail(
-    strict=True, reason="study.py tables are not strict: true is read as the number 1"
+@pytest.mark.parametrize(
+    "change",
+    [{"strategy": "fedprox"}, {"strategy": "fedavg", "proximal": 0.1}],
+    ids=["none where needed", "one where unused"],
 )
+def test_a_proximal_term_belongs_to_fedprox(tmp_path: Path, change: dict[str, Any]) -> None:
+    error = refusal(write_study(tmp_path, training=change))
+    assert error.code == "SB-103"
+    assert "training.proximal" in error.message
+
+
 @pytest.mark.parametrize(
     ("table", "change"), [("privacy", {"epsilon": True}), ("training", {"rounds": True})]
 )

@@ -1,0 +1,198 @@
+"""The accountant: never below the exact figure, hardly above it, and infinite where it does not know."""
+
+import math
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from scipy.optimize import brentq
+from scipy.special import log_ndtr
+
+from solblom_models.accountant import (
+    FILTER_ORDERS,
+    calibrate_noise,
+    filter_order,
+    format_delta,
+    format_epsilon,
+    pld_epsilon,
+    rdp_epsilon,
+)
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.privacy_event import PrivacyEvent
+
+DELTA = 1e-5
+GRID = [  # sampling rate, noise multiplier, steps
+    ("0.01", "0.8000", 200),
+    ("0.05", "1.0000", 100),
+    ("0.1", "1.5000", 50),
+    ("0.1", "4.0000", 10),
+    ("0.5", "2.0000", 10),
+    ("0.5", "6.0000", 60),
+    ("0.9", "3.0000", 5),
+    ("1", "4.3970", 10),
+    ("1", "20.0000", 30),
+]
+
+
+def event(rate: str, noise: str, steps: int = 1) -> PrivacyEvent:
+    return PrivacyEvent("poisson-gaussian", rate, noise, steps)
+
+
+def exact_gaussian_epsilon(noise: float, steps: int, delta: float) -> float:
+    """Solve Balle & Wang 2018, Theorem 8, for epsilon; `steps` Gaussians are one with less noise."""
+    mean = math.sqrt(steps) / noise
+
+    def excess(epsilon: float) -> float:
+        first = log_ndtr(mean / 2 - epsilon / mean)
+        second = epsilon + log_ndtr(-mean / 2 - epsilon / mean)
+        return float(math.exp(first) - math.exp(second) - delta)
+
+    return float(brentq(excess, 0.0, 200.0, xtol=1e-12))
+
+
+def reference_epsilon(rate: str, noise: str, steps: int, delta: float) -> float:
+    accountant = PLDAccountant(value_discretization_interval=1e-4)
+    gaussian = dp_event.GaussianDpEvent(float(noise))
+    step: Any = (
+        gaussian if float(rate) == 1 else dp_event.PoissonSampledDpEvent(float(rate), gaussian)
+    )
+    return float(accountant.compose(step, steps).get_epsilon(delta))
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize(
+    ("noise", "steps"), [("0.5000", 1), ("1.0000", 1), ("4.3970", 10), ("10.0000", 100)]
+)
+def test_without_sampling_epsilon_is_the_exact_gaussian_one_or_a_little_more(
+    noise: str, steps: int, delta: float
+) -> None:
+    exact = exact_gaussian_epsilon(float(noise), steps, delta)
+    reported = pld_epsilon([event("1", noise, steps)], delta)
+    assert 1.0 <= reported / exact <= 1.001
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps"), GRID)
+def test_epsilon_is_at_most_a_hundredth_above_a_ten_times_finer_accountant(
+    rate: str, noise: str, steps: int
+) -> None:
+    reported = pld_epsilon([event(rate, noise, steps)], DELTA)
+    assert 1.0 <= reported / reference_epsilon(rate, noise, steps, DELTA) <= 1.01
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps"), GRID)
+def test_the_lifetime_filter_never_falls_below_the_studys_figure(
+    rate: str, noise: str, steps: int
+) -> None:
+    spent = [event(rate, noise, steps)]
+    exact = reference_epsilon(rate, noise, steps, DELTA)
+    assert min(rdp_epsilon(spent, DELTA, order=order) for order in (2, 5, 9, 20, 64)) >= exact
+
+
+def test_steps_in_one_event_cost_what_as_many_events_cost() -> None:
+    together = pld_epsilon([event("0.5", "2.0000", 6)], DELTA)
+    assert pld_epsilon([event("0.5", "2.0000")] * 6, DELTA) == together
+    assert rdp_epsilon([event("0.5", "2.0000")] * 6, DELTA, order=9) == pytest.approx(
+        rdp_epsilon([event("0.5", "2.0000", 6)], DELTA, order=9)
+    )
+
+
+def test_the_order_of_events_does_not_matter() -> None:
+    events = [event("0.5", "2.0000"), event("1", "3.0000"), event("0.1", "1.0000", 4)]
+    assert pld_epsilon(events, DELTA) == pld_epsilon(events[::-1], DELTA)
+
+
+def test_different_events_cost_more_together_than_each_alone() -> None:
+    first, second = event("0.5", "2.0000", 5), event("1", "3.0000", 2)
+    both = pld_epsilon([first, second], DELTA)
+    alone = [pld_epsilon([first], DELTA), pld_epsilon([second], DELTA)]
+    assert max(alone) < both < sum(alone)
+
+
+def test_nothing_done_costs_nothing() -> None:
+    assert pld_epsilon([], DELTA) == rdp_epsilon([], DELTA, order=9) == 0.0
+
+
+def test_an_unknown_event_costs_infinity() -> None:
+    unknown = PrivacyEvent("laplace", "1", "1", 1)  # type: ignore[arg-type]
+    known = event("0.1", "10.0000")
+    assert pld_epsilon([known, unknown], DELTA) == math.inf
+    assert rdp_epsilon([known, unknown], DELTA, order=9) == math.inf
+
+
+def test_training_without_privacy_costs_infinity_for_ever() -> None:
+    off = PrivacyEvent("no-privacy", "1", "0", 1)
+    assert pld_epsilon([off, event("0.1", "10.0000")], DELTA) == math.inf
+
+
+def test_an_event_whose_numbers_make_no_sense_is_refused() -> None:
+    with pytest.raises(IntegrityError):
+        pld_epsilon([event("0.1", "-1")], DELTA)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "steps"), [(3.0, 1.0, 10), (0.5, 0.1, 20), (8.0, 0.05, 100), (1.0, 1.0, 1)]
+)
+def test_calibrated_noise_is_the_smallest_to_four_decimals(
+    epsilon: float, rate: float, steps: int
+) -> None:
+    noise = calibrate_noise(epsilon, DELTA, sampling_rate=rate, steps=steps)
+    less = str(Decimal(noise) - Decimal("0.0001"))
+    assert pld_epsilon([event(format(rate, "f"), noise, steps)], DELTA) <= epsilon
+    assert pld_epsilon([event(format(rate, "f"), less, steps)], DELTA) > epsilon
+
+
+def test_calibrated_noise_has_four_decimals() -> None:
+    noise = calibrate_noise(3.0, DELTA, sampling_rate=1.0, steps=10)
+    assert Decimal(noise).as_tuple().exponent == -4
+
+
+def test_more_privacy_needs_more_noise() -> None:
+    noises = [
+        Decimal(calibrate_noise(e, DELTA, sampling_rate=1.0, steps=5)) for e in (4.0, 2.0, 1.0, 0.5)
+    ]
+    assert noises == sorted(set(noises))
+
+
+def test_a_promise_that_no_noise_can_keep_is_refused() -> None:
+    with pytest.raises(ValueError, match="no noise reaches epsilon 1e-07"):
+        calibrate_noise(1e-7, 1e-15, sampling_rate=1.0, steps=10)
+
+
+@pytest.mark.parametrize("budget", [1.0, 3.0, 8.0, 24.0])
+def test_the_filter_order_buys_the_most_full_batch_noise(budget: float) -> None:
+    def least_noise(order: int) -> float:
+        # Mironov 2017 gives rho * order; dp-accounting converts. Bisect the noise that fits.
+        low, high = 0.01, 1000.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            fits = rdp_epsilon([event("1", repr(middle))], DELTA, order=order) <= budget
+            low, high = (low, middle) if fits else (middle, high)
+        return high
+
+    chosen = filter_order(budget, DELTA)
+    assert chosen in FILTER_ORDERS
+    best = least_noise(chosen)
+    for other in {2, max(2, chosen - 1), chosen + 1, 64} & set(FILTER_ORDERS):
+        assert best <= least_noise(other) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "shown"),
+    [
+        (0.0, "0.000"),
+        (1e-9, "0.001"),
+        (2.9991, "3.000"),
+        (3.0, "3.000"),
+        (3.0000001, "3.001"),
+        (0.1 + 0.2, "0.301"),
+        (math.inf, "inf"),
+    ],
+)
+def test_epsilon_is_rounded_towards_more_loss(epsilon: float, shown: str) -> None:
+    assert format_epsilon(epsilon) == shown
+
+
+def test_delta_has_its_shortest_spelling() -> None:
+    assert format_delta(0.00001) == "1e-05"

@@ -1,0 +1,83 @@
+"""Exact evaluation: the same test patients for every model, and baselines that never see them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab import patient_rows, study_document, write_table
+from solblom_models.metrics import auroc
+from solblom_models.tabular.data import TableUnits, read_csv, read_units
+from solblom_protocol.layout import pack
+from solblom_simulation.baselines import fit_tuned, predict
+from solblom_simulation.evaluation import SiteData, evaluate
+
+STUDY = study_document()
+
+
+def units(folder: Path, site: str, count: int, seed: int) -> TableUnits:
+    path = folder / f"{site}-{seed}.csv"
+    write_table(path, patient_rows(count, site=site, seed=seed))
+    return read_units(read_csv(path, id_column="patient_id"), STUDY.contract)
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> list[SiteData]:
+    return [
+        SiteData(s, units(tmp_path, s, 60, seed=1), units(tmp_path, s, 40, seed=2))
+        for s in ("north", "south")
+    ]
+
+
+WEIGHTS = pack([np.array([0.9, 0.4, 0.0, 0.0, 0.0, -0.2], dtype=np.float32)])
+
+
+def flipped(found: TableUnits) -> TableUnits:
+    return TableUnits(found.ids, found.features, 1 - found.labels)
+
+
+def test_a_report_has_every_kind_of_model_at_every_hospital(sites: list[SiteData]) -> None:
+    report = evaluate(STUDY, WEIGHTS, sites)
+    assert [site["site"] for site in report["sites"]] == ["north", "south"]
+    assert all(set(s["metrics"]) == {"federated", "local", "pooled"} for s in report["sites"])
+
+
+def test_the_federated_area_is_that_of_the_weights_on_the_test_patients(
+    sites: list[SiteData],
+) -> None:
+    told = evaluate(STUDY, WEIGHTS, sites)["sites"][0]["metrics"]["federated"]["auroc"]
+    net = np.frombuffer(WEIGHTS, dtype="<f4").astype(np.float64)
+    scores = sites[0].test.features @ net[:5] + net[5]
+    assert told == pytest.approx(auroc(sites[0].test.labels, scores), abs=1e-6)
+
+
+def test_baselines_never_see_a_test_label(sites: list[SiteData]) -> None:
+    turned = [SiteData(s.site, s.training, flipped(s.test)) for s in sites]
+    before, after = evaluate(STUDY, WEIGHTS, sites), evaluate(STUDY, WEIGHTS, turned)
+    for kind in ("local", "pooled", "federated"):
+        there = before["sites"][0]["metrics"][kind]["auroc"]
+        back = after["sites"][0]["metrics"][kind]["auroc"]
+        assert there == pytest.approx(1 - back, abs=2e-6)
+
+
+def test_the_local_baseline_of_one_hospital_does_not_depend_on_the_others(
+    sites: list[SiteData],
+) -> None:
+    turned = [sites[0], SiteData("south", flipped(sites[1].training), sites[1].test)]
+    first, second = (evaluate(STUDY, WEIGHTS, s)["sites"][0]["metrics"] for s in (sites, turned))
+    assert first["local"] == second["local"]
+    assert first["pooled"] != second["pooled"]
+
+
+def test_the_same_evaluation_gives_the_same_figures(sites: list[SiteData]) -> None:
+    assert evaluate(STUDY, WEIGHTS, sites) == evaluate(STUDY, WEIGHTS, sites)
+
+
+def test_a_baseline_is_trained_where_a_class_has_one_patient(sites: list[SiteData]) -> None:
+    found = sites[0].training
+    rare = int(np.flatnonzero(found.labels == 1)[0])
+    chosen = [*np.flatnonzero(found.labels == 0).tolist(), rare]
+    few = found.select(chosen)
+    model = fit_tuned(few.features, few.labels, seed=1)
+    scores = predict(model, few.features)
+    assert ((scores > 0) & (scores < 1)).all()

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from numpy.typing import NDArray
@@ -56,6 +57,7 @@ class Draws:
     traces: list[TrainingTrace] = field(default_factory=list)
     tosses: list[Toss] = field(default_factory=list)
     noise: list[Numbers] = field(default_factory=list)  # on each sum, one per step
+    normals: list[NDArray[np.float32]] = field(default_factory=list)  # as the key stream gave them
 
     def standardised_noise(self) -> list[Numbers]:
         """Return each step's noise in units of the deviation that training claims."""
@@ -66,7 +68,7 @@ class Draws:
         """Return (real sampling rate, real noise multiplier) of each noisy step.
 
         Raises:
-            RuntimeError: coins, noise and traces do not count the same steps or patients.
+            RuntimeError: coins, noise and traces disagree about steps, patients or noise.
         """
         multipliers = [
             trace.noise_deviation / trace.clipping_norm
@@ -76,6 +78,9 @@ class Draws:
         sizes = [size for trace in self.traces for size in trace.batch_sizes]
         if sizes != [len(toss.chosen) for toss in self.tosses] or len(sizes) != len(self.noise):
             raise RuntimeError("coins, noise and traces disagree about the steps")
+        stream, added = np.concatenate(self.normals), np.concatenate(self.standardised_noise())
+        if len(stream) != len(added) or not np.allclose(stream, added, atol=1e-3):
+            raise RuntimeError("the noise on the sums is not what the key stream gave")
         rates = [toss.real_rate() for toss in self.tosses]
         return list(zip(rates, multipliers, strict=True))
 
@@ -88,6 +93,11 @@ def recorded_draws() -> Iterator[dict[str, Draws]]:
     process, train = Vault.process, training.train
 
     class RecordingStream(KeyStream):
+        def normals(self, count: int) -> torch.Tensor:
+            numbers = super().normals(count)
+            current[-1].normals.append(numbers.numpy().copy())
+            return numbers
+
         def integers(self, count: int) -> NDArray[np.uint64]:
             self.last = super().integers(count)
             return self.last
@@ -100,8 +110,10 @@ def recorded_draws() -> Iterator[dict[str, Draws]]:
 
     class RecordingOptimizer(KeyedDPOptimizer):
         def add_noise(self) -> None:
+            sums = [p.summed_grad.clone() for p in self.params]
             super().add_noise()
-            added = [(p.grad - p.summed_grad).double().numpy().reshape(-1) for p in self.params]
+            pairs = zip(self.params, sums, strict=True)
+            added = [(p.grad - clipped).double().numpy().reshape(-1) for p, clipped in pairs]
             current[-1].noise.append(np.concatenate(added))
 
     def recording_process(self: Vault, sealed: bytes) -> bytes:
@@ -153,8 +165,8 @@ def exact_epsilon(steps: Sequence[tuple[float, float]], delta: float) -> float |
 
 
 def repeated_noise(drawn: Sequence[Draws]) -> tuple[int, int]:
-    """Return (steps whose noise stood before, all steps), whatever the noise was scaled with."""
-    seen = [np.round(n, 4).tobytes() for draws in drawn for n in draws.standardised_noise()]
+    """Return (pieces of noise from the key stream that stood before, all pieces of ten numbers or more)."""
+    seen = [n.tobytes() for draws in drawn for n in draws.normals if len(n) >= 10]
     return len(seen) - len(set(seen)), len(seen)
 
 

@@ -167,7 +167,7 @@ def _report(
 ) -> None:
     tests = randomness_tests(drawn)
     ratios = [c.ratio for c in checked]
-    repeated, steps = repeated_noise(drawn)
+    repeated, pieces = repeated_noise(drawn)
     same = all(len(set(models)) == 1 for models in twins)
     once = all(c.times_trained == c.charges == 10 and c.ledger_agrees for c in checked)
     rows = []

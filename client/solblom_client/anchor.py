@@ -39,6 +39,11 @@ class Anchor:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
+    @property
+    def exists_for_sure(self) -> bool:
+        """Whether node.toml names an anchor, so that its absence means something."""
+        return self._path is not None
+
     def read(self) -> LedgerHead | None:
         """Return the anchored head; None where there is no anchor or it was never written.
 

@@ -13,6 +13,7 @@
 import datetime as dt
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
 from solblom_client.policy import PolicyTable
@@ -124,56 +125,93 @@ class Ledger:
         """
         with self._state.transaction():
             before = self.check_anchor()
+            if not before.count:
+                self._anchor.write(before)  # from now on its absence means that it was removed
             self._check_study(request, policy, limits)
             self._check_lifetime(request, policy, limits)
-            charge = (
-                request.study,
-                request.run,
-                request.round,
-                request.digest,
-                canonical_json(request.event.to_json()).decode(),
-                timestamp(now),
-            )
-            after = LedgerHead(before.count + 1, _chain(before.head, charge))
             row = self._state.execute(
-                "INSERT INTO events (study, run, round, request, status, event, reserved_at, head)"
-                " VALUES (?, ?, ?, ?, 'reserved', ?, ?, ?)",
-                (*charge, after.head),
+                "INSERT INTO events (study, run, round, request, status, event, reserved_at)"
+                " VALUES (?, ?, ?, ?, 'reserved', ?, ?)",
+                (
+                    request.study,
+                    request.run,
+                    request.round,
+                    request.digest,
+                    canonical_json(request.event.to_json()).decode(),
+                    timestamp(now),
+                ),
             )
+            after = self._append(before, self._charge_entry(row))
         # Written after the charge: a crash in between leaves the ledger ahead, which is no rollback.
         self._anchor.write(after)
         return Reservation(row, request.digest, None, "reserved")
 
-    def check_anchor(self) -> LedgerHead:
-        """Return the ledger's head, its chain recomputed and compared with the anchor.
+    def bind(self, reservation: Reservation, work: str) -> Reservation:
+        """Write on disk, and into the chain, which work a charge is for; before training."""
+        if reservation.work == work:
+            return reservation
+        with self._state.transaction():
+            before = self.check_anchor()
+            self._state.execute("UPDATE events SET work = ? WHERE id = ?", (work, reservation.id))
+            after = self._append(before, ["bind", reservation.id, work])
+        self._anchor.write(after)
+        return Reservation(reservation.id, reservation.request, work, reservation.status)
+
+    def confirm(self) -> None:
+        """Check chain and anchor, and bring the anchor up to date after a crash between the two.
 
         Raises:
-            IntegrityError: SB-402, a charge was changed or removed, or the state is older than its
-                anchor.
+            IntegrityError: SB-402.
         """
-        rows = self._state.query(
-            "SELECT study, run, round, request, event, reserved_at, head FROM events ORDER BY id"
-        )
-        heads = [EMPTY_HEAD]
-        for row in rows:
-            heads.append(_chain(heads[-1], row[:-1]))
-            if heads[-1] != row[-1]:
-                raise IntegrityError("SB-402", f"Charge {len(heads) - 1} of the ledger was changed")
-        anchored = self._anchor.read()
-        if anchored is not None and anchored.count > len(rows):
+        self._anchor.write(self.check_anchor())
+
+    def check_anchor(self) -> LedgerHead:
+        """Return the ledger's head; chain, charges and anchor agree.
+
+        Raises:
+            IntegrityError: SB-402, a charge was changed or removed, the state is older than its
+                anchor, or the anchor is gone.
+        """
+        heads, charges = [EMPTY_HEAD], []
+        for entry, head in self._state.query("SELECT entry, head FROM journal ORDER BY id"):
+            heads.append(_chain(heads[-1], str(entry)))
+            if heads[-1] != head:
+                raise IntegrityError("SB-402", f"Entry {len(heads) - 1} of the ledger was changed")
+            charges.append(_entry(entry))
+        self._check_charges(charges)
+        anchored, count = self._anchor.read(), len(heads) - 1
+        if anchored is None and count and self._anchor.exists_for_sure:
+            raise IntegrityError("SB-402", "The ledger's anchor is gone")
+        if anchored is not None and anchored.count > count:
             raise IntegrityError(
                 "SB-402",
-                f"The ledger has {len(rows)} charges, its anchor {anchored.count}: it was rolled back",
+                f"The ledger has {count} entries, its anchor {anchored.count}: it was rolled back",
             )
         if anchored is not None and anchored.head != heads[anchored.count]:
             raise IntegrityError("SB-402", "The ledger is not the one that its anchor knows")
-        return LedgerHead(len(rows), heads[-1])
+        return LedgerHead(count, heads[-1])
 
-    def bind(self, reservation: Reservation, work: str) -> Reservation:
-        """Write on disk which work a charge is for, before training."""
-        with self._state.transaction():
-            self._state.execute("UPDATE events SET work = ? WHERE id = ?", (work, reservation.id))
-        return Reservation(reservation.id, reservation.request, work, reservation.status)
+    def _check_charges(self, journal: list[list[Any]]) -> None:
+        works = {entry[1]: entry[2] for entry in journal if entry[0] == "bind"}
+        rows = self._state.query("SELECT id, work FROM events ORDER BY id")
+        expected = [entry for entry in journal if entry[0] == "reserve"]
+        if [self._charge_entry(int(str(row[0]))) for row in rows] != expected or any(
+            works.get(int(str(row[0]))) != row[1] for row in rows
+        ):
+            raise IntegrityError("SB-402", "The ledger's charges are not those of its chain")
+
+    def _charge_entry(self, row: int) -> list[Any]:
+        values = self._state.query(
+            "SELECT id, study, run, round, request, event, reserved_at FROM events WHERE id = ?",
+            (row,),
+        )[0]
+        return ["reserve", *values]
+
+    def _append(self, before: LedgerHead, entry: list[Any]) -> LedgerHead:
+        text = canonical_json(entry).decode()
+        after = LedgerHead(before.count + 1, _chain(before.head, text))
+        self._state.execute("INSERT INTO journal (entry, head) VALUES (?, ?)", (text, after.head))
+        return after
 
     def mark_spent(self, reservation: Reservation) -> None:
         """Mark a charge as spent; call inside the transaction that stores the result."""
@@ -212,9 +250,14 @@ class Ledger:
             )
 
 
-def _chain(head: str, charge: tuple[object, ...]) -> str:
-    """Return the head after one more charge."""
-    return digest(canonical_json([head, *(str(value) for value in charge)]))
+def _chain(head: str, entry: str) -> str:
+    """Return the head after one more entry."""
+    return digest(canonical_json([head, entry]))
+
+
+def _entry(text: object) -> list[Any]:
+    value = parse_canonical(str(text).encode())
+    return value if isinstance(value, list) and value else ["unknown"]
 
 
 def more_rounds(

@@ -106,14 +106,21 @@ class Vault:
 
     def process(self, sealed: bytes) -> bytes:
         """Answer a sealed order with a sealed reply; never raises for anything the order holds."""
+        try:
+            with self._state.exclusive():
+                return self._process_alone(sealed)
+        except Exception as error:  # the lock itself failed
+            return self._refuse(None, "SB-214", error)
+
+    def _process_alone(self, sealed: bytes) -> bytes:
+        """Answer one order while no other is at work: what is noted about it is its own."""
         order: Order | None = None
         self._rows_read = False
         try:
-            with self._state.exclusive():
-                order = read_order(
-                    sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
-                )
-                return self._answer(order)
+            order = read_order(
+                sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
+            )
+            return self._answer(order)
         except Exception as error:  # whatever it is, its text stays here
             return self._refuse(order, self._outside_code(order, error), error)
 
@@ -138,6 +145,8 @@ class Vault:
         request = self._request(order, approval)
         stored = self._store.stored_reply(request.digest)
         found = self.ledger.find(request.digest)
+        if found is not None:
+            self.ledger.confirm()
         reservation = found or self._reserve(request, approval)
         # From here on patient rows may be read.
         cohort = self._join(approval)

@@ -2,25 +2,27 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from solblom_protocol.errors import IntegrityError
 from solblom_server.optimisers import ServerState
+from solblom_verify.canonical import canonical_json, digest
 
 
 def write_checkpoint(folder: Path, round_number: int, state: ServerState) -> None:
     """Write the state after a round (0: before round 1)."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = save(
-        {
-            "model": state.model,
-            "momentum": state.momentum,
-            "averaged": state.averaged,
-            "averaged_count": np.array([state.averaged_count], dtype=np.int64),
-        }
-    )
+    tensors: dict[str, Any] = {
+        "averaged": state.averaged,
+        "averaged_count": np.array([state.averaged_count], dtype=np.int64),
+        "model": state.model,
+        "momentum": state.momentum,
+    }
+    data = save(tensors, metadata={"digest": _digest(tensors)})
     target = folder / f"round-{round_number:05d}.safetensors"
     partial = target.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -42,11 +44,23 @@ def read_checkpoint(folder: Path, round_number: int) -> ServerState:
     """
     path = folder / f"round-{round_number:05d}.safetensors"
     try:
-        data = load_file(path)
-        return ServerState(
-            data["model"], data["momentum"], data["averaged"], int(data["averaged_count"][0])
-        )
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            expected = file.metadata()["digest"]
+        if _digest(tensors) != expected:
+            raise ValueError("the checkpoint's numbers have changed")
+        count = int(tensors["averaged_count"][0])
+        return ServerState(tensors["model"], tensors["momentum"], tensors["averaged"], count)
     except Exception as error:
         raise IntegrityError(
             "SB-405", f"The checkpoint of round {round_number} is unreadable"
         ) from error
+
+
+def _digest(tensors: dict[str, Any]) -> str:
+    """Return the digest of names, types, shapes and values: safetensors has no checksum of its own."""
+    parts = [
+        [name, str(array.dtype), list(array.shape), digest(array.tobytes())]
+        for name, array in sorted(tensors.items())
+    ]
+    return digest(canonical_json(parts))

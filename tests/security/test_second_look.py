@@ -39,12 +39,6 @@ def restore(hospital: LabHospital, backup: bytes) -> None:
 # --- The anchor
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="anchor.Anchor.read takes a missing file for 'never written', also when the ledger has charges: a disk that "
-    "is not mounted, or a removed file, switches the anchor off",
-)
 def test_a_missing_anchor_of_a_ledger_with_charges_stops_the_node(
     observer: Observer, study: StudyDocument
 ) -> None:
@@ -55,11 +49,6 @@ def test_a_missing_anchor_of_a_ledger_with_charges_stops_the_node(
     observer.assert_refused(hospital.order(study, round=3), "SB-214")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="vault._answer goes on with a reservation that it finds: nothing writes or compares the anchor again",
-)
 def test_a_charge_that_the_anchor_does_not_know_trains_nothing(
     observer: Observer, study: StudyDocument
 ) -> None:
@@ -90,12 +79,6 @@ def test_a_ledger_of_the_same_length_but_other_charges_stops_the_node(
     observer.assert_refused(hospital.order(study, run="one", round=2), "SB-214")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="UNDER-CHARGE: ledger._chain covers the charge but not the work it was used for; a backup from before the "
-    "work was bound gives a second update, with other noise, for one charge",
-)
 def test_a_restored_backup_never_gives_two_updates_for_one_charge(
     observer: Observer, study: StudyDocument
 ) -> None:
@@ -130,12 +113,6 @@ def test_a_restored_folder_with_an_older_approval_is_no_approval_of_today(
 # --- Two couriers in one process
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="vault.process resets self._rows_read before it has the lock and reads it after it gave the lock back: an "
-    "order that waits makes a failure over rows leave as SB-214 or SB-213, without a strike",
-)
 def test_an_order_that_waits_never_hides_that_another_one_failed_over_the_rows(
     observer: Observer, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """From a table of text to features, by the data contract and its public constants alone."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from solblom_protocol.errors import DataError
 
 LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value cannot rule a gradient
 MAX_CELL_CHARACTERS = 10_000
+# Plain decimal numbers only: Python would also read 1_5 as 15, and digits of any script.
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -173,11 +176,10 @@ def _numbers(variable: NumberVariable, cells: Sequence[str]) -> NDArray[np.float
     for row, cell in enumerate(cells, start=2):
         if _is_missing(variable, cell):
             continue
-        try:
-            number = float(cell)
-        except ValueError:
+        if not _NUMBER.fullmatch(cell):
             wrong.append(row)
             continue
+        number = float(cell)
         if not variable.minimum <= number <= variable.maximum:
             outside.append(row)
         values[row - 2] = np.clip((number - variable.center) / variable.scale, -LIMIT, LIMIT)

@@ -237,11 +237,6 @@ def test_a_net_begins_where_the_public_study_says(study: StudyDocument) -> None:
     assert unpack(weights, layout).tolist() == [0.0] * 5
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ConfigurationError,
-    reason="docs/how-to/add-a-task.md: the example lacks `ragged` and takes two tensors where a batch has three",
-)
 @pytest.mark.skipif(not DOCUMENTED.is_file(), reason="docs/how-to/add-a-task.md is not written yet")
 def test_the_package_in_the_documentation_trains(
     hospital: LabHospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -237,7 +237,7 @@ def _report(
                 min(p for _, _, p in tests) > SMALLEST_P,
             ),
             Goal(
-                "steps with noise that stood before", "0", f"{repeated} of {steps}", repeated == 0
+                "pieces of noise that stood before", "0", f"{repeated} of {pieces}", repeated == 0
             ),
             Goal(
                 "a killed run ends in the undisturbed run's model",

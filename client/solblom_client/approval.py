@@ -18,6 +18,7 @@ from pydantic import Field
 from solblom_client.cohort import join_cohort
 from solblom_client.connectors.table import open_source
 from solblom_client.gate import check_policy
+from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
 from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_models.accountant import format_epsilon, pld_epsilon
@@ -115,6 +116,7 @@ def approve(
     check_promise(document)
     task = find_task(document.study.task.name)
     task.check(document)
+    choose_path(task, task.build(document))
     dataset = _choose_dataset(config, task)
     summary = check_data(config, keys, document, task, dataset, now=now)
     _write(config, keys, document, envelope, task, dataset, root or os.urandom(SECRET_BYTES), now)

@@ -150,7 +150,7 @@ class Vault:
         reservation = found or self._reserve(request, approval)
         # From here on patient rows may be read.
         cohort = self._join(approval)
-        local = self._store.local_parameters(order.header.run, order.header.round)
+        local = self._store.local_parameters(_run_key(order), order.header.round)
         work_digest = self._work_digest(request, approval, cohort, local)
         if stored is not None and stored[0] == work_digest:
             self._log.write("reply-again", now=self._clock(), order=order.digest)
@@ -317,7 +317,7 @@ class Vault:
                 self._store.keep_reply(work.request.digest, work.digest, sealed)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
             local = pack_local(model, work.approval.task.local_parameters)
-            self._store.keep_local_parameters(header.run, header.round, local)
+            self._store.keep_local_parameters(_run_key(work.order), header.round, local)
             self.ledger.mark_spent(work.reservation)
         self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
         return sealed
@@ -363,3 +363,8 @@ def _model_at(task: Task, work: _Work) -> torch.nn.Module:
     load_flat(model, work.layout, work.base)
     load_local(model, task.local_parameters, work.local)
     return model
+
+
+def _run_key(order: Order) -> str:
+    """Return a name for the run that no other study can share."""
+    return f"{order.header.study}/{order.header.run}"

@@ -19,13 +19,12 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
+from solblom_protocol.study import MIN_NOISE
 
 PLD_INTERVAL = 1e-3
 FILTER_ORDERS = tuple(range(2, 65))
 MAX_NOISE_MULTIPLIER = 100_000.0
-MIN_NOISE_UNITS = (
-    2_500  # 0.25 in units of 1e-4: less noise promises nothing and costs hours to compute
-)
+MIN_NOISE_UNITS = int(MIN_NOISE * 10_000)  # in units of 1e-4
 
 _Merged = tuple[tuple[str, str, int], ...]  # (sampling rate, noise multiplier, steps)
 

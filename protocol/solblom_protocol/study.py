@@ -20,6 +20,7 @@ from solblom_verify.canonical import canonical_json, digest, parse_canonical
 from solblom_verify.envelope import EnvelopeError, open_envelope, sign_envelope
 
 STUDY_PAYLOAD_TYPE = "application/vnd.solblom.study+json"
+MIN_NOISE = 0.25  # smallest noise multiplier of a study with privacy
 MAX_DELTA = 0.01  # delta is a probability of total failure: never more than one in a hundred
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -258,4 +259,10 @@ def parse_document(payload: bytes) -> StudyDocument:
     check_study(document.study, document.contract)
     if (document.noise_multiplier is None) != (document.study.privacy.epsilon == "off"):
         raise ConfigurationError("SB-103", "The signed study's noise does not fit its epsilon")
+    if document.noise_multiplier is not None and float(document.noise_multiplier) < MIN_NOISE:
+        # Less noise promises nothing, and to account for it takes hours and gigabytes.
+        raise ConfigurationError(
+            "SB-105",
+            f"The study's noise multiplier is {document.noise_multiplier}, below {MIN_NOISE}",
+        )
     return document

@@ -14,6 +14,7 @@ from solblom_protocol.errors import IntegrityError
 from solblom_protocol.layout import FIXED_POINT_BITS, Float32, is_on_grid
 
 MAX_ABSOLUTE = 2.0**20  # of one value in one update
+BLOCK = 65_536  # values folded at a time
 MAX_UPDATES = 2**16  # 2^20 * 2^24 * 2^16 = 2^60 stays inside the int64 ring
 
 
@@ -37,9 +38,12 @@ class Fold:
         """
         if update.shape != (self.size,) or not is_on_grid(update):
             raise IntegrityError("SB-404", "The update is not a finite array on the public grid")
-        if float(np.abs(update).max(initial=0.0)) > MAX_ABSOLUTE or self.count >= MAX_UPDATES:
+        largest = max(float(update.max(initial=0.0)), -float(update.min(initial=0.0)))
+        if largest > MAX_ABSOLUTE or self.count >= MAX_UPDATES:
             raise IntegrityError("SB-404", "The update could overflow the sum")
-        self._sum += (update.astype(np.float64) * 2.0**FIXED_POINT_BITS).astype(np.int64)
+        for start in range(0, self.size, BLOCK):  # blocks stay in the processor's cache
+            block = update[start : start + BLOCK].astype(np.float64) * 2.0**FIXED_POINT_BITS
+            self._sum[start : start + BLOCK] += block.astype(np.int64)
         self.count += 1
 
     def mean(self) -> NDArray[np.float64]:

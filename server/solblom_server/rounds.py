@@ -193,7 +193,8 @@ def _pull(context: RunContext, number: int, model: bytes, collection: _Collectio
             lost.append(site)
             continue
         sealed = reply.content.array_records["solblom"]["sealed"].data
-        _take_in(context, number, model, collection, site, sealed)
+        if not _take_in(context, number, model, collection, site, sealed):
+            lost.append(site)
     return lost
 
 
@@ -204,28 +205,37 @@ def _take_in(
     collection: _Collection,
     site: str,
     sealed: bytes,
-) -> None:
-    """Check one reply and fold it, or record why not."""
+) -> bool:
+    """Check one reply and fold it; False when its bytes are not this node's answer to this round.
+
+    Bytes that a courier changed, or an old refusal played again, count as lost: the node is asked
+    again. Otherwise anybody on the way could end a hospital's round.
+    """
     seconds = time.monotonic() - collection.opened
-    collection.done.add(site)
     try:
         reply = read_reply(
             sealed, key=context.coordinator.sealing, node=context.nodes[site].signing
         )
         if isinstance(reply, Refusal):
+            if reply.order is not None and not context.database.is_order(
+                reply.order, context.run, number, site
+            ):
+                raise IntegrityError("SB-404", "The refusal answers another order")
+            collection.done.add(site)
             collection.refusals[site] = reply.code
             row = _reply_row(context, number, site, "refusal", seconds, code=reply.code)
             context.database.add_reply(context.run, row)
-            return
+            return True
         _check_result(context, number, model, site, reply.receipt)
         collection.fold.add(unpack(reply.update, context.layout).astype(np.float32))
     except IntegrityError as error:
-        collection.refusals[site] = error.code
         row = _reply_row(context, number, site, "invalid", seconds, code=error.code)
         context.database.add_reply(context.run, row)
-        return
+        return False
+    collection.done.add(site)
     row = _reply_row(context, number, site, "result", seconds, result=reply)
     context.database.add_reply(context.run, row)
+    return True
 
 
 def _check_result(

@@ -117,7 +117,8 @@ def to_grid(values: NDArray[Any]) -> Float32:
 def is_on_grid(values: Float32) -> bool:
     """Tell whether every value is a finite multiple of 2^-24."""
     for start in range(0, len(values), _BLOCK):  # blocks stay in the processor's cache
-        scaled = values[start : start + _BLOCK] * np.float32(2.0**FIXED_POINT_BITS)  # exact
+        with np.errstate(over="ignore"):  # what overflows is not finite, and refused below
+            scaled = values[start : start + _BLOCK] * np.float32(2.0**FIXED_POINT_BITS)  # exact
         if not bool((scaled == np.rint(scaled)).all()) or not bool(np.isfinite(scaled).all()):
             return False
     return True

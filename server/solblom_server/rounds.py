@@ -77,6 +77,7 @@ class _Collection:
     attempts: dict[str, int] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     refusals: dict[str, str] = field(default_factory=dict)
+    invalid: dict[str, str] = field(default_factory=dict)  # code of a site's last unreadable reply
 
 
 def initial_model(document: StudyDocument) -> tuple[bytes, Layout]:
@@ -189,13 +190,23 @@ def _pull(context: RunContext, number: int, model: bytes, collection: _Collectio
         site = collection.waiting.pop(reply.metadata.reply_to_message_id, None)
         if site is None or site in collection.done:
             continue
-        if reply.has_error():
+        sealed = _sealed_bytes(reply)
+        if sealed is None:
             lost.append(site)
             continue
-        sealed = reply.content.array_records["solblom"]["sealed"].data
         if not _take_in(context, number, model, collection, site, sealed):
             lost.append(site)
     return lost
+
+
+def _sealed_bytes(reply: Message) -> bytes | None:
+    """Return what a node sent; None for an error of the courier, or a message without a reply."""
+    if reply.has_error():
+        return None
+    try:
+        return bytes(reply.content.array_records["solblom"]["sealed"].data)
+    except KeyError:
+        return None
 
 
 def _take_in(
@@ -229,6 +240,7 @@ def _take_in(
         _check_result(context, number, model, site, reply.receipt)
         collection.fold.add(unpack(reply.update, context.layout).astype(np.float32))
     except IntegrityError as error:
+        collection.invalid[site] = error.code
         row = _reply_row(context, number, site, "invalid", seconds, code=error.code)
         context.database.add_reply(context.run, row)
         return False
@@ -290,7 +302,12 @@ def _check_quorum(context: RunContext, number: int, collection: _Collection) -> 
         return
     silent = sorted(set(context.nodes) - collection.done)
     reasons = [f"{site} refused ({code})" for site, code in sorted(collection.refusals.items())]
-    reasons += [f"{site} did not answer" for site in silent]
+    reasons += [
+        f"{site} sent no valid reply ({collection.invalid[site]})"
+        if site in collection.invalid
+        else f"{site} did not answer"
+        for site in silent
+    ]
     raise RunError(
         "SB-501",
         f"Round {number}: {collection.fold.count} of {len(context.nodes)} hospitals gave an update, "

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -122,12 +123,12 @@ def _cell(metric: dict[str, Any]) -> str:
 
 
 def _commands(outcome: "DemoOutcome") -> list[str]:
-    home, run = outcome.settings.home, outcome.run
-    solblom = _program()
-    study = f"{home}/studies/second/study.toml"
+    run = outcome.run
+    home, model = quote(str(outcome.settings.home)), quote(str(run.path))
+    solblom, study = quote(_program()), f"{home}/studies/second/study.toml"
     return [
-        f"{solblom} model verify {run.path}",
-        f"{solblom} model predict {run.path} --input {home}/sites/va/patients.csv",
+        f"{solblom} model verify {model}",
+        f"{solblom} model predict {model} --input {home}/sites/va/patients.csv",
         f"{solblom} run show {run.run} --home {home}",
         f"{solblom} node ledger show {home}/sites/va",
         f"{solblom} study new second --task tabular-classification --in {home}/studies",
@@ -135,6 +136,7 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
         f"{solblom} study sign {study} --key {home}/researcher/researcher.key",
         f"{solblom} node approve {home}/studies/second/study.signed.json {home}/sites/*",
         f"{solblom} study start {study} --home {home}",
+        f"{solblom} audit privacy {run.run} --home {home}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The demo, run twice as a newcomer would: once read by a person, once by a program."""
+"""What is costly and shared: two demos (one read by a person, one by a program), and one small federation's run."""
 
 import fcntl
 import json
@@ -15,7 +15,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from integration.federation import SITES, Federation, Traces, progress
+from solblom_client.app import open_vault
 from solblom_protocol.cli import app
+from solblom_server.runs import FinishedRun
 
 BIN = Path(sys.executable).parent
 ROUNDS = 2
@@ -101,6 +104,37 @@ def json_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         "json",
         lambda folder: run_demo(folder, "--json", prefix=without_network()),
     )
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return Federation(tmp_path_factory.mktemp("whole") / "home")
+
+
+@pytest.fixture(scope="session")
+def finished_and_traced(federation: Federation) -> tuple[FinishedRun, Traces]:
+    """One undisturbed run, and what training really did at each hospital in each round."""
+    traces: Traces = {site: [] for site in SITES}
+
+    def look(number: int, rounds: int, text: str) -> None:
+        for site in SITES:
+            node = federation.home / "sites" / site / "node.toml"
+            trace = open_vault(str(node.resolve())).last_trace
+            assert trace is not None
+            traces[site].append(trace)
+
+    with progress(look):
+        return federation.start(), traces
+
+
+@pytest.fixture(scope="session")
+def finished(finished_and_traced: tuple[FinishedRun, Traces]) -> FinishedRun:
+    return finished_and_traced[0]
+
+
+@pytest.fixture(scope="session")
+def traces(finished_and_traced: tuple[FinishedRun, Traces]) -> Traces:
+    return finished_and_traced[1]
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """Three small hospitals of real patients, a coordinator and a researcher, in one folder."""
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from solblom_client.approval import approve
 from solblom_client.cli import ledger_report
@@ -11,11 +13,13 @@ from solblom_client.keys import read_node_keys
 from solblom_client.ledger import Ledger
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
+from solblom_client.training import TrainingTrace
 from solblom_client.vault import STATE_FILE, open_ledger
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.key_files import read_signing_key
 from solblom_protocol.study import Study, StudyDocument, load_study, sign_study
+from solblom_server.rounds import PROGRESS
 from solblom_server.runs import FinishedRun, resume_run, start_run
 from solblom_simulation.hospitals import (
     SimulationPolicy,
@@ -28,6 +32,9 @@ SITES = ("cleveland", "hungarian", "va")
 EVERY = 3  # every third patient; the tables are in order of diagnosis
 ROUNDS = 3
 SEED = 7
+Traces = dict[str, list[TrainingTrace]]
+"""What training really did at each hospital, round by round."""
+
 PRIVACY = {"epsilon": 4.0, "sampling_rate": 0.5}
 
 
@@ -86,6 +93,15 @@ class Federation:
         report = ledger_report(config, self.ledger(site))
         epsilon: str = report["studies"][0]["epsilon"]
         return epsilon
+
+
+@contextmanager
+def progress(callback: Any) -> Iterator[None]:
+    token = PROGRESS.set(callback)
+    try:
+        yield
+    finally:
+        PROGRESS.reset(token)
 
 
 def small_tables(folder: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from click.testing import Result
 
 from integration.conftest import ROUNDS, Demo, Solblom, environment
 from integration.federation import SITES, Federation
+from solblom_server.runs import FinishedRun
 
 
 def answer(result: Result, schema: str) -> dict[str, Any]:
@@ -222,8 +223,9 @@ def test_a_study_signed_by_an_unknown_researcher_is_not_approved(
     assert (done.exit_code, refusal(done)) == (5, "SB-215")
 
 
-def test_a_run_killed_after_a_round_is_resumed_to_the_same_model(tmp_path: Path) -> None:
-    undisturbed = Federation(tmp_path / "undisturbed").start()
+def test_a_run_killed_after_a_round_is_resumed_to_the_same_model(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
     federation = Federation(tmp_path / "home")
     study = str(federation.home / "study.signed.json")
     command = ["solblom", "study", "start", study, "--home", str(federation.home)]
@@ -234,13 +236,13 @@ def test_a_run_killed_after_a_round_is_resumed_to_the_same_model(tmp_path: Path)
                 process.kill()
     assert process.returncode == -9
     resumed = subprocess.run(
-        ["solblom", "run", "resume", undisturbed.run, "--home", str(federation.home), "--json"],
+        ["solblom", "run", "resume", finished.run, "--home", str(federation.home), "--json"],
         env=environment(),
         capture_output=True,
         text=True,
         check=True,
         timeout=300,
     )
-    assert json.loads(resumed.stdout)["model"]["digest"] == undisturbed.digest
+    assert json.loads(resumed.stdout)["model"]["digest"] == finished.digest
     charged = [[number for number, _ in found] for found in federation.charges().values()]
     assert charged == [[1, 2, 3]] * len(SITES)

@@ -2,8 +2,6 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,10 @@ import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 
-from integration.federation import PRIVACY, ROUNDS, SITES, Federation
-from solblom_client.app import open_vault
+from integration.federation import PRIVACY, ROUNDS, SITES, Federation, Traces, progress
 from solblom_client.training import TrainingTrace
 from solblom_protocol.errors import RunError
 from solblom_server.database import Database
-from solblom_server.rounds import PROGRESS
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, start_run
 from solblom_verify.artefact import verify_artefact
@@ -24,51 +20,9 @@ from solblom_verify.trust import load_trust
 
 ALL_SPENT = {site: [(n, "spent") for n in range(1, ROUNDS + 1)] for site in SITES}
 
-Traces = dict[str, list[TrainingTrace]]
-
 
 class PowerCutError(BaseException):
     """What no code of the product expects."""
-
-
-@contextmanager
-def progress(callback: Any) -> Iterator[None]:
-    token = PROGRESS.set(callback)
-    try:
-        yield
-    finally:
-        PROGRESS.reset(token)
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return Federation(tmp_path_factory.mktemp("whole") / "home")
-
-
-@pytest.fixture(scope="module")
-def finished_and_traced(federation: Federation) -> tuple[FinishedRun, Traces]:
-    """One undisturbed run, and what training really did at each hospital in each round."""
-    traces: Traces = {site: [] for site in SITES}
-
-    def look(number: int, rounds: int, text: str) -> None:
-        for site in SITES:
-            node = federation.home / "sites" / site / "node.toml"
-            trace = open_vault(str(node.resolve())).last_trace
-            assert trace is not None
-            traces[site].append(trace)
-
-    with progress(look):
-        return federation.start(), traces
-
-
-@pytest.fixture(scope="module")
-def finished(finished_and_traced: tuple[FinishedRun, Traces]) -> FinishedRun:
-    return finished_and_traced[0]
-
-
-@pytest.fixture(scope="module")
-def traces(finished_and_traced: tuple[FinishedRun, Traces]) -> Traces:
-    return finished_and_traced[1]
 
 
 def failed_checks(home: Path, run: FinishedRun) -> list[tuple[str, str]]:

@@ -5,8 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from solblom_simulation.cli import _commands
 
 
@@ -23,9 +21,6 @@ def test_a_printed_command_names_the_demos_folder() -> None:
     assert all(any(word.startswith("demo") for word in line) for line in words(Path("demo")))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="simulation/cli.py _commands: paths are not quoted for the shell"
-)
 def test_a_printed_command_survives_a_folder_with_a_space() -> None:
     for line in words(Path("my demo")):
         assert any(word.startswith("my demo/") or word == "my demo" for word in line)

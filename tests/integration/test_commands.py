@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from integration.conftest import ROUNDS, Demo, Solblom, environment
+from integration.demo_run import ROUNDS, Demo, Solblom, environment
 from integration.federation import SITES, Federation
 from solblom_server.runs import FinishedRun
 

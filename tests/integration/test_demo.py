@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.conftest import ROUNDS, Demo, Solblom, environment
+from integration.demo_run import ROUNDS, Demo, Solblom, environment
 
 HOSPITALS = ["cleveland", "hungarian", "switzerland", "va"]
 

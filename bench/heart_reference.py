@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from solblom_models.tabular.data import encode, read_csv
 from solblom_protocol.contract import Contract, NumberVariable
+from solblom_protocol.study import StudyDocument
 from solblom_simulation.evaluation import SiteData
 from solblom_simulation.hospitals import heart_tables
 
@@ -55,6 +56,30 @@ def pooled_references(
             test = [np.stack([plain[i] for i in site.test.ids]) for site in sites]
         found[coding] = _tuned(np.concatenate(training), labels, test, seed)
     return found
+
+
+def numpy_federation(sites: Sequence[SiteData], document: StudyDocument) -> list[Scores]:
+    """Return test scores (log odds) of the study's training without noise, written anew in numpy.
+
+    Full batch, one step a round, clipped per patient, mean over hospitals, mean of the later
+    models. It sees training patients only: where the product agrees, no test patient has helped.
+    """
+    training, clip = document.study.training, document.study.privacy.clipping_norm
+    if (training.local_steps, document.study.privacy.sampling_rate) != (1, 1.0):
+        raise RuntimeError("written for full-batch studies with one local step")
+    data = [(_with_one(site.training.features), site.training.labels) for site in sites]
+    weights, later = np.zeros(data[0][0].shape[1]), []
+    for number in range(1, training.rounds + 1):
+        total = np.zeros_like(weights)
+        for features, labels in data:
+            gradients = (1 / (1 + np.exp(-features @ weights)) - labels)[:, None] * features
+            norms = np.linalg.norm(gradients, axis=1)
+            factors = np.minimum(1.0, clip / (norms + 1e-6))
+            total += (gradients * factors[:, None]).sum(axis=0) / training.expected_batch_size
+        weights = weights - training.learning_rate * total / len(data)
+        if number > training.rounds // 2:
+            later.append(weights)
+    return [_with_one(site.test.features) @ np.mean(later, axis=0) for site in sites]
 
 
 def auroc(labels: Labels, scores: Scores) -> float:
@@ -128,6 +153,10 @@ def _tuned(
     model = _model(STRENGTHS[best]).fit(features, labels)
     scores = [np.asarray(model.predict_proba(rows)[:, 1], dtype=np.float64) for rows in test]
     return PooledReference(scores, inner[best], STRENGTHS[best])
+
+
+def _with_one(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.column_stack([features, np.ones(len(features))]).astype(np.float64)
 
 
 def _model(strength: float) -> LogisticRegression:

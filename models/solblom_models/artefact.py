@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.model_card import render_card
-from solblom_models.statement import privacy_statement, site_events
+from solblom_models.statement import Charge, privacy_statement, site_events
 from solblom_models.task import Task, find_task
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import IntegrityError
@@ -73,6 +73,7 @@ class ArtefactContents:
     weights: bytes
     sites: dict[str, SiteRecord]
     rounds: list[RoundRecord]
+    charges: list[Charge]
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,9 @@ def _deterministic_files(
             as_json(document.study), multiline_strings=True
         ).encode(),
         "code/environment.json": canonical_json(_environment()),
-        "privacy/events.json": canonical_json(site_events(_receipts(contents))),
+        "privacy/events.json": canonical_json(site_events(contents.charges)),
         "privacy/statement.json": canonical_json(
-            privacy_statement(document, _receipts(contents), simulation=contents.simulation)
+            privacy_statement(document, contents.charges, simulation=contents.simulation)
         ),
         "evaluation/report.json": canonical_json(
             evaluation
@@ -207,10 +208,6 @@ def _weights(data: bytes, layout: Layout) -> bytes:
         tensors[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape).copy()
         start += tensor.size
     return save(tensors)  # no metadata: two keys or more would change the bytes from save to save
-
-
-def _receipts(contents: ArtefactContents) -> list[Receipt]:
-    return [receipt for r in contents.rounds for _, (_, receipt) in sorted(r.receipts.items())]
 
 
 def _manifest(

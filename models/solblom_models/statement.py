@@ -4,6 +4,7 @@ The lines follow the hazards of NIST SP 800-226. "Not stated" is impossible: a l
 pass the schema, so no artefact is written.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +19,6 @@ from solblom_models.accountant import (
 )
 from solblom_protocol.messages import as_json
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
-from solblom_protocol.result import Receipt
 from solblom_protocol.study import StudyDocument
 
 Line = Annotated[str, Field(min_length=20, pattern=r"\S")]
@@ -63,16 +63,26 @@ class PrivacyStatement(BaseModel):
     clipping_norm: str
 
 
-def site_events(receipts: list[Receipt]) -> dict[str, list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Charge:
+    """One piece of work that a site reported: a round answered twice with two cohorts is two."""
+
+    round: int
+    site: str
+    event: PrivacyEvent
+
+
+def site_events(charges: list[Charge]) -> dict[str, list[dict[str, Any]]]:
     """Return each site's privacy events, in order of rounds."""
     events: dict[str, list[dict[str, Any]]] = {}
-    for receipt in sorted(receipts, key=lambda r: (r.site, r.round)):
-        events.setdefault(receipt.site, []).append({"round": receipt.round, "event": receipt.event})
+    for charge in sorted(charges, key=lambda c: (c.site, c.round)):
+        entry = {"round": charge.round, "event": charge.event.to_json()}
+        events.setdefault(charge.site, []).append(entry)
     return events
 
 
 def privacy_statement(
-    document: StudyDocument, receipts: list[Receipt], *, simulation: bool
+    document: StudyDocument, charges: list[Charge], *, simulation: bool
 ) -> dict[str, Any]:
     """Return the statement as JSON.
 
@@ -82,8 +92,8 @@ def privacy_statement(
     privacy = document.study.privacy
     off = privacy.epsilon == "off"
     events = {
-        site: [r.privacy_event() for r in receipts if r.site == site]
-        for site in sorted({r.site for r in receipts})
+        site: [charge.event for charge in charges if charge.site == site]
+        for site in sorted({charge.site for charge in charges})
     }
     statement = PrivacyStatement(
         schema="solblom.privacy-statement/1",

@@ -33,6 +33,10 @@ CREATE TABLE replies (
   receipt TEXT, envelope BLOB, arrived TEXT NOT NULL, seconds REAL NOT NULL,
   PRIMARY KEY (run, round, site, kind)
 ) STRICT;
+CREATE TABLE charges (
+  run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, work TEXT NOT NULL,
+  event TEXT NOT NULL, PRIMARY KEY (run, site, work)
+) STRICT;
 CREATE TABLE models (
   name TEXT NOT NULL, version INTEGER NOT NULL, run TEXT NOT NULL, digest TEXT,
   registered TEXT NOT NULL, PRIMARY KEY (name, version), UNIQUE (run)
@@ -251,6 +255,22 @@ class Database:
                     reply.seconds,
                 ),
             )
+
+    def add_charge(self, run_id: str, number: int, site: str, work: str, event: str) -> None:
+        """Record what a receipt says was done to patients; the same work twice is one charge."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO charges VALUES (?, ?, ?, ?, ?)",
+                (run_id, number, site, work, event),
+            )
+
+    def charges(self, run_id: str) -> list[tuple[int, str, str]]:
+        """Return (round, site, event as JSON) of every work in a run, released twice or not."""
+        rows = self._connection.execute(
+            "SELECT round, site, event FROM charges WHERE run = ? ORDER BY round, site, work",
+            (run_id,),
+        )
+        return [tuple(row) for row in rows]
 
     def replies(self, run_id: str) -> list[ReplyRow]:
         """Return all answers of a run, by round and site."""

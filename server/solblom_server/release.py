@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
+from solblom_models.statement import Charge
 from solblom_protocol.errors import RunError
 from solblom_protocol.key_files import public_pem
 from solblom_protocol.layout import pack
 from solblom_protocol.messages import parse_message
+from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Receipt
 from solblom_protocol.study import StudyDocument
 from solblom_server.checkpoints import read_checkpoint
@@ -16,6 +18,7 @@ from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow, RunRow
 from solblom_server.registry import place
 from solblom_server.runs import FinishedRun
+from solblom_verify.canonical import parse_canonical
 from solblom_verify.envelope import open_envelope
 
 Evaluate = Callable[[StudyDocument, bytes], dict[str, Any] | None]
@@ -79,6 +82,7 @@ def _contents(
         sites={
             site: SiteRecord(public_pem(nodes[site].signing), nodes[site].key_id) for site in roster
         },
+        charges=charges_of(database, row.id),
         rounds=[
             RoundRecord(
                 round=r.round,
@@ -93,6 +97,14 @@ def _contents(
             for r in rounds
         ],
     )
+
+
+def charges_of(database: Database, run: str) -> list[Charge]:
+    """Return what every site reported to have done to its patients in a run."""
+    return [
+        Charge(number, site, PrivacyEvent.from_json(parse_canonical(event.encode())))
+        for number, site, event in database.charges(run)
+    ]
 
 
 def checked_receipts(

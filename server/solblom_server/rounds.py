@@ -30,7 +30,7 @@ from solblom_server.checkpoints import read_checkpoint, write_checkpoint
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow
 from solblom_server.optimisers import ServerState, step
-from solblom_verify.canonical import digest
+from solblom_verify.canonical import canonical_json, digest
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.2
@@ -238,6 +238,8 @@ def _take_in(
             context.database.add_reply(context.run, row)
             return True
         _check_result(context, number, model, site, reply.receipt)
+        event = canonical_json(reply.receipt.event).decode()
+        context.database.add_charge(context.run, number, site, reply.receipt.work, event)
         collection.fold.add(unpack(reply.update, context.layout).astype(np.float32))
     except IntegrityError as error:
         collection.invalid[site] = error.code

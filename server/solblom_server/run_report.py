@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from solblom_models.accountant import format_epsilon, pld_epsilon
+from solblom_models.statement import Charge
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import ReplyRow, RoundRow, RunRow
-from solblom_server.release import checked_receipts, refusal_codes, silent_sites
+from solblom_server.release import charges_of, refusal_codes, silent_sites
 from solblom_server.runs import read_signed_study
 
 
@@ -16,6 +17,7 @@ def run_report(home: Path, run: str) -> dict[str, Any]:
     database = coordinator.database()
     try:
         row, rounds, replies = database.run(run), database.rounds(run), database.replies(run)
+        charges = charges_of(database, run)
         models = [m for m in database.models() if m[2] == run and m[3]]
     finally:
         database.close()
@@ -32,7 +34,7 @@ def run_report(home: Path, run: str) -> dict[str, Any]:
         "model": {"ref": f"{models[0][0]}@v{models[0][1]}", "digest": models[0][3]}
         if models
         else None,
-        "epsilon": _epsilon_by_site(coordinator, row, replies),
+        "epsilon": _epsilon_by_site(row, charges),
         "rounds": [_round_json(r, replies, row.roster.split(",")) for r in rounds],
     }
 
@@ -51,17 +53,11 @@ def _round_json(row: RoundRow, replies: list[ReplyRow], roster: list[str]) -> di
     }
 
 
-def _epsilon_by_site(
-    coordinator: Coordinator, row: RunRow, replies: list[ReplyRow]
-) -> dict[str, str]:
+def _epsilon_by_site(row: RunRow, charges: list[Charge]) -> dict[str, str]:
     privacy = read_signed_study(row.envelope).study.privacy
-    spent: dict[str, str] = {}
-    for site in row.roster.split(","):
-        events = [
-            receipt.privacy_event()
-            for number in sorted({r.round for r in replies})
-            for name, (_, receipt) in checked_receipts(coordinator, replies, number).items()
-            if name == site
-        ]
-        spent[site] = format_epsilon(pld_epsilon(events, privacy.delta))
-    return spent
+    return {
+        site: format_epsilon(
+            pld_epsilon([c.event for c in charges if c.site == site], privacy.delta)
+        )
+        for site in row.roster.split(",")
+    }

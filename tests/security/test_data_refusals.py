@@ -79,7 +79,7 @@ FLAWS = (
     Flaw("missing-id", "SB-302", _cell("patient_id", " ")),
     Flaw("row-of-another-length", "SB-302", _ragged),
     Flaw("above-the-range", "SB-303", _cell("age", "121")),
-    Flaw("not-a-finite-number", "SB-303", _cell("age", "nan")),
+    Flaw("not-a-finite-number", "SB-302", _cell("age", "nan")),
     Flaw("infinite-number", "SB-303", _cell("age", "1e999")),
     Flaw("patient-twice", "SB-304", _rows(lambda rows: [*rows, rows[0]])),
     Flaw("one-class", "SB-305", _rows(lambda rows: [r | {"ill": "1"} for r in rows])),

@@ -22,6 +22,7 @@ from solblom_models.artefact import (
     write_artefact,
 )
 from solblom_models.flat import layout_of, load_flat
+from solblom_models.statement import Charge
 from solblom_models.tabular.data import read_csv, read_units
 from solblom_models.task import find_task
 from solblom_protocol.errors import IntegrityError
@@ -84,6 +85,7 @@ def contents(hospital: LabHospital) -> ArtefactContents:
         weights=model,
         sites={"north": SiteRecord(public_pem(public), key_id(public))},
         rounds=rounds,
+        charges=[Charge(number, "north", STUDY.round_event) for number in (1, 2)],
     )
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import load
 
 from lab import LabHospital, study_document
 from solblom_client.policy import load_node_config
-from solblom_client.store import Store
-from solblom_client.vault import STATE_FILE, VaultState
+from solblom_client.state import VaultState
+from solblom_client.vault import STATE_FILE
 from solblom_models.flat import flatten
 from solblom_models.tabular.data import Table, read_units
 from solblom_models.tabular.task import TabularClassification
@@ -70,7 +70,9 @@ def trained(hospital: LabHospital, study: StudyDocument, number: int = 1) -> Res
 
 def kept_intercept(hospital: LabHospital, after_round: int) -> float:
     state = VaultState(hospital.config.state / STATE_FILE)
-    data = Store(state).local_parameters("lab-1", after_round + 1)
+    data = bytes(
+        state.query("SELECT data FROM local_parameters WHERE round = ?", (after_round,))[0][0]
+    )  # type: ignore[call-overload]
     state.close()
     stored = load(data)
     assert set(stored) == {"intercept.weight"}
@@ -198,7 +200,7 @@ class ComparesWithTheBatch(TabularClassification):
 
 
 def some_units() -> Any:
-    columns = {
+    columns: dict[str, tuple[str, ...]] = {
         "age": ("40", "50", "61", "72", "83"),
         "smoker": ("0", "1", "1", "0", "1"),
         "grade": ("a", "b", "c", "a", "b"),

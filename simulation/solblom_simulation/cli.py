@@ -126,6 +126,13 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
     run = outcome.run
     home, model = quote(str(outcome.settings.home)), quote(str(run.path))
     solblom, study = quote(_program()), f"{home}/studies/second/study.toml"
+    if outcome.settings.epsilon is None:
+        # After training without privacy, no hospital's budget allows another study.
+        return [
+            f"{solblom} model verify {model}",
+            f"{solblom} run show {run.run} --home {home}",
+            f"{solblom} node ledger show {home}/sites/va",
+        ]
     return [
         f"{solblom} model verify {model}",
         f"{solblom} model predict {model} --input {home}/sites/va/patients.csv",

@@ -75,7 +75,7 @@ def run_demo(
     home = settings.home
     policy = SimulationPolicy(
         epsilon_budget=max(8.0, 3 * (settings.epsilon or 0.0)),
-        study_epsilon=settings.epsilon or 3.0,
+        study_epsilon=max(3.0, settings.epsilon or 0.0),  # room for a second study of epsilon 3
         delta=DELTA,
         allow_privacy_off=settings.epsilon is None,
     )

@@ -11,7 +11,7 @@ from solblom_simulation.cli import _commands
 def words(home: Path) -> list[list[str]]:
     """Return the printed commands of a demo in a folder, split by a shell's rules."""
     outcome: Any = SimpleNamespace(
-        settings=SimpleNamespace(home=home),
+        settings=SimpleNamespace(home=home, epsilon=3.0),
         run=SimpleNamespace(run="heart-1", path=home / "models" / "heart-v1"),
     )
     return [shlex.split(line) for line in _commands(outcome)]
@@ -24,3 +24,11 @@ def test_a_printed_command_names_the_demos_folder() -> None:
 def test_a_printed_command_survives_a_folder_with_a_space() -> None:
     for line in words(Path("my demo")):
         assert any(word.startswith("my demo/") or word == "my demo" for word in line)
+
+
+def test_after_training_without_privacy_no_second_study_is_offered() -> None:
+    outcome: Any = SimpleNamespace(
+        settings=SimpleNamespace(home=Path("demo"), epsilon=None),
+        run=SimpleNamespace(run="heart-1", path=Path("demo/models/heart-v1")),
+    )
+    assert not any("study" in line for line in _commands(outcome))

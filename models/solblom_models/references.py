@@ -7,7 +7,7 @@ from solblom_protocol.errors import RunError
 from solblom_protocol.home import find_home
 from solblom_verify.canonical import file_digest
 
-_FOLDER = re.compile(r"^(?P<name>.+)-v(?P<version>[1-9]\d*)$")
+_FOLDER = re.compile(r"^(?P<name>.+)-v(?P<version>[1-9][0-9]*)$")
 
 
 def find_artefact(ref: str, home: Path | None) -> Path:

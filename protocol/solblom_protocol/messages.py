@@ -13,7 +13,9 @@ KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,94}$")]
 RoundNumber = Annotated[int, Field(ge=1, le=10_000)]
-Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+# [0-9], not \d: in these patterns \d is a digit of any script, and a value has one spelling only.
+_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
+Timestamp = Annotated[str, Field(pattern=_TIME)]
 
 MAX_ENVELOPE_BYTES = 16 * 1024**2
 

@@ -40,7 +40,7 @@ class StudyTable(_Table):
     title: Text
     purpose: Text
     legal_basis: Annotated[tuple[Text, ...], Field(min_length=1)]
-    duo: tuple[Annotated[str, Field(pattern=r"^DUO:\d{7}$")], ...] = ()  # GA4GH data use terms
+    duo: tuple[Annotated[str, Field(pattern=r"^DUO:[0-9]{7}$")], ...] = ()  # GA4GH data use terms
     ends: dt.date  # the last day on which a node takes part, UTC
 
 
@@ -131,7 +131,7 @@ class StudyDocument(_Table):
     schema_: Literal["solblom.study/1"] = Field(alias="schema")
     study: Study
     contract: Contract
-    noise_multiplier: Annotated[str, Field(pattern=r"^\d{1,6}\.\d{4}$")] | None
+    noise_multiplier: Annotated[str, Field(pattern=r"^[0-9]{1,6}\.[0-9]{4}$")] | None
 
     def payload(self) -> bytes:
         """Return the canonical JSON that is signed."""

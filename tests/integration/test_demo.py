@@ -82,13 +82,13 @@ def test_the_demo_prints_the_commands_of_all_three_users(printed_demo: Demo) -> 
     }
 
 
-def test_every_command_that_the_demo_prints_works_in_order(
-    printed_demo: Demo, tmp_path: Path
-) -> None:
-    for line in printed_commands(printed_demo):
+def assert_work(commands: list[str], folder: Path) -> None:
+    """Run each command in a shell, as somebody would who copies it from the screen."""
+    assert commands
+    for line in commands:
         done = subprocess.run(
             ["bash", "-c", line],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment(),
             capture_output=True,
             text=True,
@@ -97,6 +97,23 @@ def test_every_command_that_the_demo_prints_works_in_order(
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+def test_every_printed_command_that_looks_at_the_demo_works(
+    printed_demo: Demo, tmp_path: Path
+) -> None:
+    assert_work([c for c in printed_commands(printed_demo) if not changes(c)], tmp_path)
+
+
+def test_every_printed_command_towards_a_second_study_works_in_order(
+    printed_demo: Demo, tmp_path: Path
+) -> None:
+    assert_work([c for c in printed_commands(printed_demo) if changes(c)], tmp_path)
+
+
+def changes(command: str) -> bool:
+    """Tell whether a command makes, approves or starts a study; all others only read."""
+    return command.split()[1] == "study" or "node approve" in command
 
 
 def test_a_demo_never_overwrites_another(json_demo: Demo, solblom: Solblom) -> None:

@@ -196,6 +196,11 @@ def test_an_order_without_its_schema_is_refused() -> None:
     assert order_refusal(order_of(value)) == "SB-202"
 
 
+def test_a_time_in_digits_of_another_script_is_refused() -> None:
+    sealed = order_of(header_value() | {"expires": "٢٠٢٦-11-22T13:00:00Z"})
+    assert order_refusal(sealed) == "SB-202"
+
+
 @pytest.mark.parametrize("value", [None, [], "order", 5])
 def test_a_header_that_is_no_object_is_refused(value: Any) -> None:
     assert order_refusal(order_of(value)) == "SB-202"

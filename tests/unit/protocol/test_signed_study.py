@@ -135,3 +135,8 @@ def test_two_signed_payloads_never_share_one_study_digest(document: StudyDocumen
     study["training"]["rounds"] = str(study["training"]["rounds"])
     with pytest.raises(SolblomError):
         open_study(signed_with(document, study=study), SIGNERS)
+
+
+def test_noise_in_digits_of_another_script_is_refused(document: StudyDocument) -> None:
+    with pytest.raises(SolblomError):
+        open_study(signed_with(document, noise_multiplier="٢.٥٠٠٠"), SIGNERS)

@@ -149,7 +149,7 @@ def measure(kind: str, repeats: int) -> dict[str, Any]:
     model, units, task = make(kind)
     everybody = list(range(len(units.items)))
     path = choose_path(task, model)  # type: ignore[arg-type]
-    bare = make(kind)[0]  # a net of its own: Opacus' hooks would slow the plain step down
+    bare = make(kind)[0]  # a net of its own: hooks would slow the plain step down
     plain = torch.optim.SGD(bare.parameters(), lr=1e-4)
     whole = units.padded() if task.ragged else None
     private = KeyedDPOptimizer(

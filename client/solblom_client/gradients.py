@@ -4,15 +4,17 @@
   weight gradient is the outer product of output gradient and input, so its norm needs no gradient,
   and one matrix product per layer gives the clipped sum (Goodfellow 2015, arXiv:1510.01799; Bu et
   al. 2023, PMLR 202:3192). One backward pass, no memory per patient.
-* `hooks`: convolutions, norms and embeddings, through Opacus' GradSampleModule.
+* `grad-samplers`: convolutions, norms and embeddings. One backward pass down to the layers' outputs,
+  then Opacus' formula for each kind of layer gives its per-patient gradients. Opacus' own module
+  would compute the batch's gradient beside them and throw it away.
 * `per-patient`: units of different sizes (bags of tiles, visits). One backward pass a patient by
   plain autograd, unpadded; Opacus clips and adds up one patient at a time.
 
 Every path is compared with a per-patient autograd loop in the tests. Nets in which patients meet,
-or whose parameters Opacus would drop without a word, are refused with the reason.
+whose parameters Opacus would drop without a word, or that change a layer's input in place, are
+refused with the reason.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +24,14 @@ import torch
 from opacus import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from solblom_client.optimizer import KeyedDPOptimizer
 from solblom_models.task import Task, Units
 from solblom_protocol.errors import ConfigurationError
 
-PathName = Literal["book-keeping", "hooks", "per-patient"]
-HOOKED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+PathName = Literal["book-keeping", "grad-samplers", "per-patient"]
+SAMPLED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 MEETING = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -59,7 +62,7 @@ def choose_path(task: Task, model: nn.Module) -> GradientPath:
     if all(type(module) is nn.Linear for module in owners.values()):
         return GradientPath("book-keeping", "all parameters sit in linear layers")
     for name, module in owners.items():
-        if type(module) not in HOOKED:
+        if type(module) not in SAMPLED:
             raise _refusal(
                 name,
                 module,
@@ -69,7 +72,7 @@ def choose_path(task: Task, model: nn.Module) -> GradientPath:
     problems = ModuleValidator.validate(model, strict=False)
     if problems:
         raise ConfigurationError("SB-107", f"Opacus refuses the net: {problems[0]}")
-    return GradientPath("hooks", "the net has other layers than linear ones")
+    return GradientPath("grad-samplers", "the net has other layers than linear ones")
 
 
 @contextmanager
@@ -78,35 +81,32 @@ def prepared(
 ) -> Iterator[Callable[[KeyedDPOptimizer, Units, Sequence[int]], None]]:
     """Give a function that puts the clipped sum over the chosen patients into an optimiser.
 
-    Hooks that a path needs are gone when the block ends.
+    The hooks that record a forward pass are gone when the block ends.
     """
-    if path.name == "book-keeping":
-        yield lambda optimizer, units, chosen: _book_keeping(task, model, optimizer, units, chosen)
-    elif path.name == "per-patient":
-        yield lambda optimizer, units, chosen: _per_patient(task, model, optimizer, units, chosen)
-    else:
-        wrapped = GradSampleModule(model, batch_first=True, loss_reduction="sum")
-        try:
-            yield lambda optimizer, units, chosen: _hooks(task, wrapped, optimizer, units, chosen)
-        finally:
-            wrapped.remove_hooks()
-            wrapped.to_standard_module()
+    puts = {
+        "book-keeping": _book_keeping,
+        "grad-samplers": _grad_samplers,
+        "per-patient": _per_patient,
+    }
+    put = puts[path.name]
+    yield lambda optimizer, units, chosen: put(task, model, optimizer, units, chosen)
 
 
-def _hooks(
-    task: Task,
-    wrapped: nn.Module,
-    optimizer: KeyedDPOptimizer,
-    units: Units,
-    chosen: Sequence[int],
+def _grad_samplers(
+    task: Task, model: nn.Module, optimizer: KeyedDPOptimizer, units: Units, chosen: Sequence[int]
 ) -> None:
+    optimizer.set_empty_sum()
     if not len(chosen):
-        optimizer.set_empty_sum()
         return
-    with warnings.catch_warnings():
-        # torch says so because patients' features need no gradient; nothing is wrong.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        torch.autograd.backward(task.losses(wrapped, units.batch(chosen)).sum())
+    layers = [m for m in model.modules() if type(m) in SAMPLED and _trained(m)]
+    calls, gradients, _ = _one_backward(task, model, layers, units.batch(chosen))
+    _check_rows(calls, layers, len(chosen))
+    for call, gradient in zip(calls, gradients, strict=True):
+        sampler = GradSampleModule.GRAD_SAMPLERS[type(call.layer)]
+        for parameter, sample in sampler(call.layer, [call.inputs], gradient).items():
+            # A layer that is used twice: a patient's gradient is the sum over its uses.
+            before = parameter.grad_sample
+            parameter.grad_sample = sample if before is None else before + sample
     _drop_unbounded(optimizer)
     optimizer.clip_and_accumulate()
     for parameter in optimizer.params:
@@ -155,41 +155,103 @@ def _book_keeping(
     optimizer.set_empty_sum()
     if not len(chosen):
         return
-    layers = [m for m in model.modules() if type(m) is nn.Linear and m.weight.requires_grad]
-    calls: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]] = []
-    handles = [layer.register_forward_hook(_record(calls)) for layer in layers]
+    layers = [m for m in model.modules() if type(m) is nn.Linear and _trained(m)]
+    calls, gradients, losses = _one_backward(task, model, layers, units.batch(chosen))
+    _check_vectors(calls, layers, len(chosen))
+    squared = torch.zeros(len(chosen), device=losses.device)
+    for call, gradient in zip(calls, gradients, strict=True):
+        squared += gradient.square().sum(dim=1) * _squared_inputs(call)
+    factor = (optimizer.max_grad_norm / (squared.sqrt() + 1e-6)).clamp(max=1.0)
+    bounded = torch.isfinite(squared)[:, None]
+    for call, gradient in zip(calls, gradients, strict=True):
+        clipped = torch.where(bounded, gradient * factor[:, None], 0.0)
+        weight, bias = call.layer.weight, call.layer.bias
+        if weight.requires_grad:
+            optimizer.add_to_sum(weight, clipped.T @ torch.where(bounded, call.inputs, 0.0))
+        if bias is not None and bias.requires_grad:
+            optimizer.add_to_sum(bias, clipped.sum(dim=0))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One use of a layer in the forward pass.
+
+    `output` is the edge of the graph, not the tensor: an activation that works in place changes the
+    tensor, and its gradient would be the one after the activation.
+    """
+
+    layer: Any
+    inputs: torch.Tensor
+    version: int
+    output: GradientEdge
+
+
+def _one_backward(
+    task: Task, model: nn.Module, layers: Sequence[nn.Module], batch: Any
+) -> tuple[list[_Call], tuple[torch.Tensor, ...], torch.Tensor]:
+    """Return each use of a layer, the losses' gradient at its output, and the losses.
+
+    Raises:
+        ConfigurationError: SB-107, a layer's input was changed in place, or the loss does not
+            depend on a layer's output.
+    """
+    calls: list[_Call] = []
+
+    def record(layer: Any, inputs: Any, output: Any) -> None:
+        edge = get_gradient_edge(output)
+        calls.append(_Call(layer, inputs[0].detach(), inputs[0]._version, edge))
+
+    handles = [layer.register_forward_hook(record) for layer in layers]
     try:
-        losses = task.losses(model, units.batch(chosen))
+        losses = task.losses(model, batch)
     finally:
         for handle in handles:
             handle.remove()
-    _check_calls(calls, layers, len(chosen))
-    gradients = torch.autograd.grad(losses.sum(), [output for _, _, output in calls])
-    squared = torch.zeros(len(chosen), device=losses.device)
-    for (layer, inputs, _), gradient in zip(calls, gradients, strict=True):
-        inside = inputs.square().sum(dim=1) + (0.0 if layer.bias is None else 1.0)
-        squared += gradient.square().sum(dim=1) * inside
-    factor = (optimizer.max_grad_norm / (squared.sqrt() + 1e-6)).clamp(max=1.0)
-    bounded = torch.isfinite(squared)[:, None]
-    for (layer, inputs, _), gradient in zip(calls, gradients, strict=True):
-        clipped = torch.where(bounded, gradient * factor[:, None], 0.0)
-        optimizer.add_to_sum(layer.weight, clipped.T @ torch.where(bounded, inputs, 0.0))
-        if layer.bias is not None:
-            optimizer.add_to_sum(layer.bias, clipped.sum(dim=0))
+    gradients = torch.autograd.grad(
+        losses.sum(), [call.output for call in calls], allow_unused=True
+    )
+    if any(gradient is None for gradient in gradients):
+        raise ConfigurationError("SB-107", "The loss does not depend on one of the net's layers")
+    if any(call.inputs._version != call.version for call in calls):
+        raise ConfigurationError(
+            "SB-107",
+            "The net changes a layer's input in place",
+            "Use operations that return a new tensor",
+        )
+    return calls, gradients, losses
 
 
-def _record(
-    calls: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]],
-) -> Callable[[Any, Any, Any], None]:
-    def hook(layer: Any, inputs: Any, output: Any) -> None:
-        calls.append((layer, inputs[0].detach(), output))
-
-    return hook
+def _trained(layer: nn.Module) -> bool:
+    return any(p.requires_grad for p in layer.parameters(recurse=False))
 
 
-def _check_calls(
-    calls: list[tuple[nn.Linear, torch.Tensor, torch.Tensor]], layers: list[nn.Linear], batch: int
-) -> None:
+def _squared_inputs(call: _Call) -> torch.Tensor:
+    """Return what |output gradient|^2 is multiplied with, shape (B,): a frozen weight counts nothing."""
+    total = torch.zeros(len(call.inputs), device=call.inputs.device)
+    if call.layer.weight.requires_grad:
+        total = call.inputs.square().sum(dim=1)
+    bias = call.layer.bias
+    return total + (1.0 if bias is not None and bias.requires_grad else 0.0)
+
+
+def _check_rows(calls: list[_Call], layers: Sequence[nn.Module], batch: int) -> None:
+    """Refuse what Opacus' formulas would get wrong without a word.
+
+    Raises:
+        ConfigurationError: SB-107, a layer is not used, or sees another number of rows than
+            patients.
+    """
+    if {id(call.layer) for call in calls} != {id(layer) for layer in layers}:
+        raise ConfigurationError("SB-107", "A layer of the net is not used")
+    if any(call.inputs.ndim < 2 or len(call.inputs) != batch for call in calls):
+        raise ConfigurationError(
+            "SB-107",
+            "A layer sees another number of rows than there are patients",
+            "Mark the task as ragged: its patients are then trained one at a time",
+        )
+
+
+def _check_vectors(calls: list[_Call], layers: Sequence[nn.Linear], batch: int) -> None:
     """Refuse what the norm formula does not cover.
 
     Raises:
@@ -198,10 +260,9 @@ def _check_calls(
     """
     if len({id(layer.weight) for layer in layers}) != len(layers):
         raise ConfigurationError("SB-107", "Two linear layers share a weight")
-    seen = [id(layer) for layer, _, _ in calls]
-    if sorted(seen) != sorted(id(layer) for layer in layers):
+    if sorted(id(call.layer) for call in calls) != sorted(id(layer) for layer in layers):
         raise ConfigurationError("SB-107", "A linear layer is used twice, or not at all")
-    if any(inputs.ndim != 2 or len(inputs) != batch for _, inputs, _ in calls):
+    if any(call.inputs.ndim != 2 or len(call.inputs) != batch for call in calls):
         raise ConfigurationError(
             "SB-107",
             "A linear layer sees more than one vector per patient",

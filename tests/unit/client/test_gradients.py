@@ -76,6 +76,54 @@ class Attention(nn.Module):
         return logits.squeeze(-1)
 
 
+class InPlace(nn.Module):
+    """Activations that overwrite the layers' outputs."""
+
+    def __init__(self, *, convolution: bool) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(1, 1, 3, padding=1) if convolution else nn.Identity()
+        self.hidden, self.head = nn.Linear(6, 5), nn.Linear(5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = torch.relu_(self.convolution(x[:, None, :]).clone()).squeeze(1)
+        logits: torch.Tensor = self.head(torch.relu_(self.hidden(seen)))
+        return logits.squeeze(-1)
+
+
+class Overwriting(nn.Module):
+    """Changes what a layer has seen, after the layer has seen it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(6, 6), nn.Linear(6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = x.clone()
+        hidden = self.hidden(seen)
+        seen.zero_()
+        logits: torch.Tensor = self.head(hidden)
+        return logits.squeeze(-1)
+
+
+class Twice(nn.Module):
+    """A convolution that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv1d(1, 1, 3, padding=1), nn.Linear(6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        once = torch.tanh(self.convolution(x[:, None, :]))
+        logits: torch.Tensor = self.head(self.convolution(once).squeeze(1))
+        return logits.squeeze(-1)
+
+
+def frozen_first_layer() -> nn.Module:
+    model = MultilayerPerceptron(6, (5, 4), seed=3)
+    next(m for m in model.modules() if isinstance(m, nn.Linear)).weight.requires_grad_(False)
+    return model
+
+
 def units(count: int, *, positive_weight: float = 1.0) -> TableUnits:
     rng = np.random.default_rng(5)
     ids = tuple(f"patient-{i}" for i in range(count))
@@ -85,7 +133,7 @@ def units(count: int, *, positive_weight: float = 1.0) -> TableUnits:
 
 def optimizer_for(model: nn.Module, *, noise: float = 0.0) -> KeyedDPOptimizer:
     return KeyedDPOptimizer(
-        torch.optim.SGD(model.parameters(), lr=1.0),
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0),
         stream=KeyStream(b"k" * 32),
         noise_multiplier=noise,
         clipping_norm=CLIPPING_NORM,
@@ -106,7 +154,7 @@ def clipped_sum(
 def reference_sum(
     task: Task, model: nn.Module, patients: TableUnits, chosen: Sequence[int]
 ) -> torch.Tensor:
-    total = torch.zeros(sum(p.numel() for p in model.parameters()))
+    total = torch.zeros(sum(p.numel() for p in model.parameters() if p.requires_grad))
     for index in chosen:
         gradient = unit_gradients(task, model, patients.batch([index]))[0]
         total += gradient * min(1.0, CLIPPING_NORM / (float(gradient.norm()) + 1e-6))
@@ -117,6 +165,10 @@ NETS = {
     "logistic": lambda: LogisticRegression(6),
     "perceptron": lambda: MultilayerPerceptron(6, (5, 4), seed=3),
     "convolutional": Convolutional,
+    "in place, linear": lambda: InPlace(convolution=False),
+    "in place, convolutional": lambda: InPlace(convolution=True),
+    "a layer used twice": Twice,
+    "a frozen weight": frozen_first_layer,
 }
 
 
@@ -135,7 +187,11 @@ def test_the_clipped_sum_is_that_of_a_per_patient_autograd_loop(
 
 @pytest.mark.parametrize(
     ("net", "path"),
-    [("logistic", "book-keeping"), ("perceptron", "book-keeping"), ("convolutional", "hooks")],
+    [
+        ("logistic", "book-keeping"),
+        ("perceptron", "book-keeping"),
+        ("convolutional", "grad-samplers"),
+    ],
 )
 def test_the_cheapest_path_is_chosen_by_the_net(net: str, path: str) -> None:
     assert choose_path(Task(), NETS[net]()).name == path
@@ -178,6 +234,12 @@ def test_two_layers_with_one_weight_are_refused() -> None:
     model = nn.Sequential(first, second, nn.Linear(6, 1), nn.Flatten(0))
     with pytest.raises(ConfigurationError, match="share a weight"):
         clipped_sum(Task(), model, units(3), [0, 1])
+
+
+def test_a_net_that_overwrites_what_a_layer_has_seen_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="in place") as caught:
+        clipped_sum(Task(), Overwriting(), units(3), [0, 1])
+    assert caught.value.code == "SB-107"
 
 
 def test_hooks_are_gone_after_training() -> None:

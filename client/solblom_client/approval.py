@@ -132,11 +132,11 @@ def check_promise(document: StudyDocument) -> None:
     privacy = document.study.privacy
     if privacy.epsilon == "off":
         return
-    cost = pld_epsilon([document.round_event] * document.study.training.rounds, privacy.delta)
+    cost = pld_epsilon(document.all_events, privacy.delta)
     if cost > privacy.epsilon:
         raise RefusedError(
             "SB-204",
-            f"The study's noise costs epsilon {format_epsilon(cost)} over its rounds; "
+            f"The study's noise costs epsilon {format_epsilon(cost)} over its rounds and releases; "
             f"it promises {privacy.epsilon:g}",
         )
 

@@ -17,20 +17,20 @@ class Cohort:
 
     training: Units
     test: Units
+    everybody: Units
     excluded: int
     consent: ConsentState
 
-    def training_bytes(self) -> bytes:
-        """Return the training set's ids and rows as bytes: input of a keyed digest."""
+    def row_bytes(self, units: Units) -> bytes:
+        """Return ids and rows of these patients as bytes: input of a keyed digest."""
         rows = [
-            [patient, digest(self.training.row_bytes(index))]
-            for index, patient in enumerate(self.training.ids)
+            [patient, digest(units.row_bytes(index))] for index, patient in enumerate(units.ids)
         ]
         return canonical_json(sorted(rows))
 
-    def consent_bytes(self) -> bytes:
-        """Return the consent state of the training set as bytes: input of a keyed digest."""
-        return self.consent.record_bytes(self.training.ids)
+    def consent_bytes(self, units: Units) -> bytes:
+        """Return the consent state of these patients as bytes: input of a keyed digest."""
+        return self.consent.record_bytes(units.ids)
 
 
 def read_consent_now(config: NodeConfig, *, now: dt.datetime) -> ConsentState:
@@ -69,6 +69,7 @@ def join_cohort(
     return Cohort(
         training=units.select([i for i, test in zip(allowed, is_test, strict=True) if not test]),
         test=units.select([i for i, test in zip(allowed, is_test, strict=True) if test]),
+        everybody=units.select(allowed),
         excluded=len(units.ids) - len(allowed),
         consent=consent,
     )

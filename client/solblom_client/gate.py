@@ -80,6 +80,13 @@ def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
         raise RefusedError("SB-205", f"policy.tasks does not list {study.task.name}")
     if study.privacy.noise == "shared":
         raise RefusedError("SB-205", "Shared noise needs the secure sum, which this version lacks")
+    unnamed = sorted(set(study.evaluation.named) - set(policy.named_releases))
+    if unnamed:
+        raise RefusedError(
+            "SB-205",
+            f"The study releases {', '.join(unnamed)} outside epsilon; "
+            "policy.named_releases does not list it",
+        )
     if study.privacy.epsilon == "off":
         if not policy.allow_privacy_off:
             raise RefusedError("SB-205", "The study is without privacy; allow_privacy_off is false")
@@ -103,10 +110,16 @@ def check_round(header: OrderHeader, document: StudyDocument) -> None:
     Raises:
         RefusedError: SB-205.
     """
-    if header.round > document.study.training.rounds:
+    study = document.study
+    approved = {
+        "train": study.training.rounds,
+        "evaluate": study.evaluation.releases,
+        "describe": 0 if study.table_one is None else 1,
+    }[header.kind]
+    if header.round > approved:
         raise RefusedError(
             "SB-205",
-            f"Round {header.round} is beyond the {document.study.training.rounds} approved",
+            f"The order asks to {header.kind} number {header.round}; {approved} are approved",
         )
     if header.noise != document.study.privacy.noise:
         raise RefusedError("SB-205", "The order names another noise mode than the approved study")

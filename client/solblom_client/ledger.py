@@ -11,7 +11,7 @@
 """
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,7 @@ from solblom_client.state import VaultState
 from solblom_models.accountant import filter_order, format_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.messages import timestamp
+from solblom_protocol.order import OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
@@ -44,6 +45,13 @@ class Request:
     run: str
     round: int
     event: PrivacyEvent
+    kind: OrderKind = "train"
+
+    @property
+    def title(self) -> str:
+        """The request in words."""
+        names = {"train": "Round", "evaluate": "Release", "describe": "Table"}
+        return f"{names[self.kind]} {self.round}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class StudyLimits:
 
     epsilon: float | None  # None: privacy is off, which the hospital's policy must allow
     delta: float
+    releases: int = 0  # score histograms over all runs; Table 1 leaves once
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Entry:
 
     study: str
     run: str
+    kind: str
     round: int
     status: str
     event: PrivacyEvent
@@ -94,11 +104,14 @@ class Ledger:
         """Return all rows, or one study's, in order."""
         where, values = ("WHERE study = ?", (study,)) if study else ("", ())
         rows = self._state.query(
-            f"SELECT study, run, round, status, event, reserved_at FROM events {where} ORDER BY id",  # noqa: S608
+            "SELECT study, run, kind, round, status, event, reserved_at FROM events "  # noqa: S608
+            f"{where} ORDER BY id",
             values,
         )
         return [
-            Entry(str(r[0]), str(r[1]), int(str(r[2])), str(r[3]), _event(r[4]), str(r[5]))
+            Entry(
+                str(r[0]), str(r[1]), str(r[2]), int(str(r[3])), str(r[4]), _event(r[5]), str(r[6])
+            )
             for r in rows
         ]
 
@@ -127,14 +140,16 @@ class Ledger:
             before = self.check_anchor()
             if not before.count:
                 self._anchor.write(before)  # from now on its absence means that it was removed
+            self._check_releases(request, limits)
             self._check_study(request, policy, limits)
             self._check_lifetime(request, policy, limits)
             row = self._state.execute(
-                "INSERT INTO events (study, run, round, request, status, event, reserved_at)"
-                " VALUES (?, ?, ?, ?, 'reserved', ?, ?)",
+                "INSERT INTO events (study, run, kind, round, request, status, event, reserved_at)"
+                " VALUES (?, ?, ?, ?, ?, 'reserved', ?, ?)",
                 (
                     request.study,
                     request.run,
+                    request.kind,
                     request.round,
                     request.digest,
                     canonical_json(request.event.to_json()).decode(),
@@ -202,7 +217,8 @@ class Ledger:
 
     def _charge_entry(self, row: int) -> list[Any]:
         values = self._state.query(
-            "SELECT id, study, run, round, request, event, reserved_at FROM events WHERE id = ?",
+            "SELECT id, study, run, kind, round, request, event, reserved_at FROM events"
+            " WHERE id = ?",
             (row,),
         )[0]
         return ["reserve", *values]
@@ -222,6 +238,15 @@ class Ledger:
         events = [entry.event for entry in self.entries()]
         return rdp_epsilon([*events, *extra], delta, order=self.filter_order)
 
+    def _check_releases(self, request: Request, limits: StudyLimits) -> None:
+        """Refuse more releases than the study fixes, however cheap (privacy.md rule 9)."""
+        allowed = {"evaluate": limits.releases, "describe": 1}.get(request.kind)
+        made = sum(1 for entry in self.entries(request.study) if entry.kind == request.kind)
+        if allowed is not None and made >= allowed:
+            raise RefusedError(
+                "SB-204", f"The study has made {made} of {allowed} releases ({request.kind})"
+            )
+
     def _check_study(self, request: Request, policy: PolicyTable, limits: StudyLimits) -> None:
         if limits.epsilon is None:
             return  # allowed by policy; the lifetime becomes infinite below
@@ -234,7 +259,7 @@ class Ledger:
             if cost > cap:
                 raise RefusedError(
                     "SB-204",
-                    f"Round {request.round} would bring the study to epsilon {format_epsilon(cost)} "
+                    f"{request.title} would bring the study to epsilon {format_epsilon(cost)} "
                     f"at delta {delta:g}; {name} is {cap:g}",
                 )
 
@@ -245,7 +270,7 @@ class Ledger:
         if cost > policy.epsilon_budget:
             raise RefusedError(
                 "SB-204",
-                f"Round {request.round} would bring this hospital to epsilon {format_epsilon(cost)} "
+                f"{request.title} would bring this hospital to epsilon {format_epsilon(cost)} "
                 f"over its lifetime; policy.epsilon_budget is {policy.epsilon_budget:g}",
             )
 
@@ -267,9 +292,7 @@ def more_rounds(
     spent = [entry.event for entry in ledger.entries()]
 
     def fits(count: int) -> bool:
-        bulk = PrivacyEvent(
-            event.kind, event.sampling_rate, event.noise_multiplier, count * event.steps
-        )
+        bulk = replace(event, steps=count * event.steps)
         cost = rdp_epsilon([*spent, bulk], policy.delta, order=ledger.filter_order)
         return cost <= policy.epsilon_budget
 

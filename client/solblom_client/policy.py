@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.order import NamedRelease
 from solblom_protocol.toml_file import parse, read_toml
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -56,6 +57,7 @@ class PolicyTable(_Table):
     delta: Probability = 1e-5  # studies with a larger delta are refused
     shared_noise: SharedNoiseTable = SharedNoiseTable()
     min_patients: Annotated[int, Field(ge=2)] = 10  # of a training set, and the small-cell rule
+    named_releases: tuple[NamedRelease, ...] = ()  # leave without noise: outside epsilon
     release: Literal["automatic", "manual"] = "automatic"
     allow_privacy_off: bool = False
 

@@ -17,15 +17,16 @@ SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE events (
-  id INTEGER PRIMARY KEY, study TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL,
+  id INTEGER PRIMARY KEY, study TEXT NOT NULL, run TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('train', 'evaluate', 'describe')), round INTEGER NOT NULL,
   request TEXT NOT NULL, work TEXT, status TEXT NOT NULL CHECK (status IN ('reserved', 'spent')),
   event TEXT NOT NULL, reserved_at TEXT NOT NULL
 ) STRICT;
 CREATE TABLE journal (id INTEGER PRIMARY KEY, entry TEXT NOT NULL, head TEXT NOT NULL) STRICT;
 CREATE INDEX events_request ON events (request);
 CREATE TABLE orders (
-  digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
-  seen_at TEXT NOT NULL
+  digest TEXT PRIMARY KEY, run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL,
+  attempt INTEGER NOT NULL, seen_at TEXT NOT NULL
 ) STRICT;
 CREATE TABLE receipts (digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL) STRICT;
 CREATE TABLE results (

@@ -23,9 +23,9 @@ class Store:
         """Return what this node has seen of the order's run."""
         header = order.header
         rows = self._state.query(
-            "SELECT round, max(attempt) FROM orders WHERE run = ? GROUP BY round"
+            "SELECT round, max(attempt) FROM orders WHERE run = ? AND kind = ? GROUP BY round"
             " ORDER BY round DESC LIMIT 1",
-            (header.run,),
+            (header.run, header.kind),
         )
         last_round, last_attempt = (int(str(rows[0][0])), int(str(rows[0][1]))) if rows else (0, 0)
         return RunHistory(
@@ -42,8 +42,8 @@ class Store:
         """Note an order that passed the chain; call inside a transaction."""
         header = order.header
         self._state.execute(
-            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?)",
-            (order.digest, header.run, header.round, header.attempt, timestamp(now)),
+            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, ?)",
+            (order.digest, header.run, header.kind, header.round, header.attempt, timestamp(now)),
         )
 
     def stored_reply(self, request: str) -> tuple[str, bytes] | None:

@@ -8,11 +8,10 @@ that order.
 import contextlib
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 
 from solblom_client import gate
 from solblom_client.anchor import Anchor
@@ -20,17 +19,32 @@ from solblom_client.approval import Approval, read_approval
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
 from solblom_client.connectors.table import open_source
 from solblom_client.export_gate import export_update
-from solblom_client.keys import commitment, derive, keyed_digest, read_node_keys
+from solblom_client.keys import commitment, derive, read_node_keys
 from solblom_client.keystream import KeyStream
 from solblom_client.ledger import Ledger, Request, Reservation, StudyLimits
-from solblom_client.local_parameters import load_local, pack_local
+from solblom_client.local_parameters import pack_local
 from solblom_client.policy import NodeConfig, load_node_config
+from solblom_client.queries import (
+    Release,
+    add_noise,
+    export_release,
+    score_histogram,
+    site_auroc,
+)
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_client.training import TrainingSettings, TrainingTrace, train
-from solblom_models.flat import layout_of, load_flat
-from solblom_models.task import Task
+from solblom_client.work import (
+    OrderedModel,
+    Work,
+    build_model,
+    read_model,
+    request_of,
+    run_key,
+    work_digest,
+)
+from solblom_models.task import DescribingTask, Units
 from solblom_protocol.errors import (
     REFUSAL_CODES,
     DataError,
@@ -38,12 +52,10 @@ from solblom_protocol.errors import (
     RefusedError,
     SolblomError,
 )
-from solblom_protocol.layout import Float32, Layout, unpack
-from solblom_protocol.messages import as_json
-from solblom_protocol.order import Order, read_order
+from solblom_protocol.order import NamedRelease, Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import Receipt, Refusal, count_band, write_refusal, write_result
-from solblom_verify.canonical import canonical_json, digest
+from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 
 STATE_FILE = "vault.sqlite"
@@ -58,21 +70,6 @@ def open_ledger(config: NodeConfig, state: VaultState) -> Ledger:
     """Return the ledger in a node's state, with the anchor that node.toml names."""
     anchor = config.path(config.node.anchor) if config.node.anchor else None
     return Ledger(state, Anchor(anchor))
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One piece of work that passed the gate."""
-
-    order: Order
-    approval: Approval
-    layout: Layout
-    base: Float32
-    request: Request
-    reservation: Reservation
-    cohort: Cohort
-    local: bytes
-    digest: str
 
 
 class Vault:
@@ -141,30 +138,47 @@ class Vault:
 
     def _answer(self, order: Order) -> bytes:
         approval = self._pass_gate(order)
-        layout, base = _read_model(order, approval)
-        request = self._request(order, approval)
+        model = read_model(order, approval)
+        request = request_of(order, approval)
         stored = self._store.stored_reply(request.digest)
         found = self.ledger.find(request.digest)
         if found is not None:
             self.ledger.confirm()
         reservation = found or self._reserve(request, approval)
         # From here on patient rows may be read.
-        cohort = self._join(approval)
-        local = self._store.local_parameters(_run_key(order), order.header.round)
-        work_digest = self._work_digest(request, approval, cohort, local)
-        if stored is not None and stored[0] == work_digest:
+        source, cohort = self._join(approval)
+        units = self._units(order, cohort)
+        local = self._store.local_parameters(run_key(order), self._after_round(order, approval))
+        counts = self._count(order, approval, model, source, units, local)
+        rows = cohort.row_bytes(units)
+        found_work = work_digest(request, approval, rows, counts=counts, local=local)
+        if stored is not None and stored[0] == found_work:
             self._log.write("reply-again", now=self._clock(), order=order.digest)
             return stored[1]
         if stored is not None:
             self._store.erase_reply(request.digest)
-        if reservation.work not in (None, work_digest) or reservation.status == "spent":
+        if reservation.work not in (None, found_work) or reservation.status == "spent":
             # The cohort has changed since: independent noise, and a charge of its own.
             reservation = self._reserve(request, approval)
-        reservation = self.ledger.bind(reservation, work_digest)
-        work = _Work(
-            order, approval, layout, base, request, reservation, cohort, local, work_digest
+        reservation = self.ledger.bind(reservation, found_work)
+        work = Work(
+            order,
+            approval,
+            model,
+            request,
+            reservation,
+            cohort,
+            units,
+            counts,
+            local,
+            found_work,
         )
-        return self._train(work)
+        reply = self._train(work) if order.header.kind == "train" else self._answer_query(work)
+        if stored is not None:
+            # A second answer shows that something changed here: it counts as a refusal would
+            # (privacy.md rule 5; docs/adr/0006).
+            self._store.add_strike(order.header.study)
+        return reply
 
     def _pass_gate(self, order: Order) -> Approval:
         """Run every check that reads no patient data; remember the order.
@@ -185,112 +199,158 @@ class Vault:
             self._store.remember_order(order, now=now)
         return approval
 
-    def _request(self, order: Order, approval: Approval) -> Request:
-        header, document = order.header, approval.document
-        inputs: Any = {
-            "schema": "solblom.request/1",
-            "study": header.study,
-            "run": header.run,
-            "round": header.round,
-            "base_model": header.base_model,
-            "layout": header.layout,
-            "roster": [as_json(entry) for entry in header.roster],
-            "noise": header.noise,
-            "code": approval.record.code,
-            "dataset": approval.record.dataset,
-        }
-        return Request(
-            digest=digest(canonical_json(inputs)),
-            study=header.study,
-            run=header.run,
-            round=header.round,
-            event=document.round_event,
-        )
-
     def _reserve(self, request: Request, approval: Approval) -> Reservation:
         privacy = approval.document.study.privacy
         epsilon = None if privacy.epsilon == "off" else privacy.epsilon
         reservation = self.ledger.reserve(
             request,
             policy=self._config.policy,
-            limits=StudyLimits(epsilon, privacy.delta),
+            limits=StudyLimits(epsilon, privacy.delta, approval.document.study.evaluation.releases),
             now=self._clock(),
         )
-        self._log.write("reserved", now=self._clock(), run=request.run, round=request.round)
+        self._log.write(
+            "reserved",
+            now=self._clock(),
+            run=request.run,
+            kind=request.kind,
+            round=request.round,
+        )
         return reservation
 
-    def _join(self, approval: Approval) -> Cohort:
+    def _join(self, approval: Approval) -> tuple[Any, Cohort]:
         """Read the rows and join consent now.
 
         Raises:
-            DataError: the data do not obey the contract, or are too few by this node's own
-            threshold.
+            DataError: the data do not obey the contract.
         """
         self._rows_read = True
         source = open_source(self._config, approval.dataset)
         units = approval.task.read_units(source, approval.document)
         cohort = join_cohort(self._config, self._keys, approval.document, units, now=self._clock())
-        if len(cohort.training.ids) < self._config.policy.min_patients:
-            raise DataError("SB-306", "The training set is smaller than policy.min_patients")
-        if len(set(cohort.training.labels.tolist())) < 2:
+        return source, cohort
+
+    def _units(self, order: Order, cohort: Cohort) -> Units:
+        """Return the patients whom an order of this kind touches.
+
+        Raises:
+            DataError: SB-305 or SB-306, too few by this node's own threshold.
+        """
+        units = {
+            "train": cohort.training,
+            "evaluate": cohort.test,
+            "describe": cohort.everybody,
+        }[order.header.kind]
+        if len(units.ids) < self._config.policy.min_patients:
+            raise DataError("SB-306", "The order's patients are fewer than policy.min_patients")
+        if order.header.kind == "train" and len(set(units.labels.tolist())) < 2:
             raise DataError("SB-305", "All patients of the training set have the same label")
-        return cohort
+        return units
 
-    def _work_digest(
-        self, request: Request, approval: Approval, cohort: Cohort, local: bytes
-    ) -> str:
-        """Return the digest of every input of the update (privacy.md rule 3); leaves out expiry and attempt."""
-        key = derive(approval.root, "cohort", "")
-        inputs: Any = {
-            "schema": "solblom.work/1",
-            "request": request.digest,
-            "event": request.event.to_json(),
-            "cohort": keyed_digest(key, cohort.training_bytes()),
-            "local": keyed_digest(key, local),
-        }
-        return digest(canonical_json(inputs))
+    @staticmethod
+    def _after_round(order: Order, approval: Approval) -> int:
+        """Return the round before which local parameters are taken; an evaluation follows all rounds."""
+        rounds = approval.document.study.training.rounds
+        return order.header.round if order.header.kind == "train" else rounds + 1
 
-    def _train(self, work: _Work) -> bytes:
+    @staticmethod
+    def _count(
+        order: Order,
+        approval: Approval,
+        model: OrderedModel | None,
+        source: Any,
+        units: Units,
+        local: bytes,
+    ) -> bytes:
+        """Return the exact counts of a release; they stay here."""
+        kind, document = order.header.kind, approval.document
+        if kind == "train":
+            return b""
+        if model is None:
+            if not isinstance(approval.task, DescribingTask):
+                raise RefusedError("SB-205", "The task counts no Table 1")
+            counts = approval.task.table_one_counts(source, units.ids, document)
+        else:
+            net = build_model(approval, model, local)
+            bins = document.study.evaluation.bins
+            counts = score_histogram(approval.task, net, units, bins=bins)
+        return counts.astype("<i8").tobytes()
+
+    def _train(self, work: Work) -> bytes:
         document, task = work.approval.document, work.approval.task
-        noise_key = derive(work.approval.root, "noise", work.digest)
-        committed = commitment(noise_key, work.digest)
-        self._log.write("training", now=self._clock(), work=work.digest, noise_commitment=committed)
-        model = _model_at(task, work)
+        if work.model is None:
+            raise RefusedError("SB-212", "The order carries no model")
+        noise, committed = self._noise(work)
+        net = build_model(work.approval, work.model, work.local)
         settings = TrainingSettings.of(document)
         self.last_trace = train(
             task,
-            model,
-            work.cohort.training,
+            net,
+            work.units,
             settings,
             coins=KeyStream(derive(work.approval.root, "sampling", work.digest)),
-            noise=KeyStream(noise_key),
+            noise=noise,
         )
         update = export_update(
-            work.base,
-            model,
-            work.layout,
+            work.model.weights,
+            net,
+            work.model.layout,
             local=task.local_parameters,
             settings=settings,
             trace=self.last_trace,
         )
-        self._check_consent_again(work)
-        return self._release(work, model, update, committed)
+        local = pack_local(net, task.local_parameters)
+        return self._release(work, update, committed, local=local, bits=24)
 
-    def _check_consent_again(self, work: _Work) -> None:
-        """Drop the update when somebody withdrew during training; the charge stays (privacy.md rule 10).
+    def _answer_query(self, work: Work) -> bytes:
+        """Add the charged noise to the counts; named releases go beside them without noise."""
+        noise, committed = self._noise(work)
+        counts = np.frombuffer(work.counts, dtype="<i8").astype(np.int64)
+        release = Release(
+            add_noise(counts, deviation=work.request.event.noise_multiplier, stream=noise)
+        )
+        named = work.approval.document.study.evaluation.named
+        if work.model is not None and named:
+            net = build_model(work.approval, work.model, work.local)
+            values = site_auroc(work.approval.task, net, work.units)
+            release = Release(release.counts, named, values)
+        data = export_release(release, cells=len(counts))
+        return self._release(work, data, committed, named=release.named)
+
+    def _noise(self, work: Work) -> tuple[KeyStream, str]:
+        """Return the work's noise and its commitment, which stands in the log before noise is drawn."""
+        key = derive(work.approval.root, "noise", work.digest)
+        committed = commitment(key, work.digest)
+        self._log.write(
+            work.request.kind, now=self._clock(), work=work.digest, noise_commitment=committed
+        )
+        return KeyStream(key), committed
+
+    def _check_consent_again(self, work: Work) -> None:
+        """Drop what was made when somebody withdrew meanwhile; the charge stays (privacy.md rule 10).
 
         Raises:
             DataError: SB-308.
         """
         again = read_consent_now(self._config, now=self._clock())
-        if not all(again.includes(patient) for patient in work.cohort.training.ids):
-            raise DataError("SB-308", "Consent changed while the round was trained")
+        if not all(again.includes(patient) for patient in work.units.ids):
+            raise DataError("SB-308", "Consent changed while the order was worked on")
 
-    def _release(self, work: _Work, model: torch.nn.Module, update: bytes, committed: str) -> bytes:
+    def _release(
+        self,
+        work: Work,
+        data: bytes,
+        committed: str,
+        *,
+        local: bytes = b"",
+        bits: Literal[24, 0] = 0,
+        named: tuple[NamedRelease, ...] = (),
+    ) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""
+        self._check_consent_again(work)
         header = work.order.header
         receipt = Receipt(
             schema="solblom.receipt/1",
+            kind=header.kind,
             site=self._config.node.site,
             node=self._node,
             study=header.study,
@@ -299,32 +359,29 @@ class Vault:
             base_model=header.base_model,
             order=work.order.digest,
             work=work.digest,
-            update=digest(update),
+            update=digest(data),
             event=work.request.event.to_json(),
             noise_commitment=committed,
-            cohort=self._salted(work, "cohort", work.cohort.training_bytes()),
-            consent=self._salted(work, "consent", work.cohort.consent_bytes()),
-            patients=count_band(len(work.cohort.training.ids)),
+            cohort=work.salted("cohort"),
+            consent=work.salted("consent"),
+            patients=count_band(len(work.units.ids)),
             code=work.approval.record.code,
-            fixed_point_bits=24,
+            fixed_point_bits=bits,
+            outside_epsilon=list(named),
             simulation=self._config.node.simulation,
         )
         sealed, receipt_digest = write_result(
-            receipt, update, key=self._keys.signing, recipient=self._coordinator.sealing
+            receipt, data, key=self._keys.signing, recipient=self._coordinator.sealing
         )
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(work.request.digest, work.digest, sealed)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
-            local = pack_local(model, work.approval.task.local_parameters)
-            self._store.keep_local_parameters(_run_key(work.order), header.round, local)
+            if header.kind == "train":
+                self._store.keep_local_parameters(run_key(work.order), header.round, local)
             self.ledger.mark_spent(work.reservation)
         self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
         return sealed
-
-    def _salted(self, work: _Work, purpose: Literal["cohort", "consent"], data: bytes) -> str:
-        # A key of its own per piece of work: two rounds' digests cannot be compared (rule 12).
-        return keyed_digest(derive(work.approval.root, purpose, work.digest), data)
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same
@@ -337,34 +394,3 @@ class Vault:
             code=code,
         )
         return write_refusal(refusal, key=self._keys.signing, recipient=self._coordinator.sealing)
-
-
-def _read_model(order: Order, approval: Approval) -> tuple[Layout, Float32]:
-    """Return layout and weights of the order's model, compared with the net that was approved.
-
-    Raises:
-        RefusedError: SB-212, another net, or values that are not finite.
-    """
-    task = approval.task
-    expected = layout_of(task.build(approval.document), local=task.local_parameters)
-    # Compared as bytes: in Python true equals 1, and another spelling would be another request.
-    if canonical_json(order.header.layout) != canonical_json(list(expected.to_json())):
-        raise RefusedError("SB-212", "The order's model has other tensors than the approved net")
-    if len(order.array) != 4 * expected.size:
-        raise RefusedError("SB-212", "The order's model has another size than its layout")
-    base = unpack(order.array, expected)
-    if not bool(torch.isfinite(torch.from_numpy(base.copy())).all()):
-        raise RefusedError("SB-212", "The order's model has values that are not finite")
-    return expected, base
-
-
-def _model_at(task: Task, work: _Work) -> torch.nn.Module:
-    model = task.build(work.approval.document)
-    load_flat(model, work.layout, work.base)
-    load_local(model, task.local_parameters, work.local)
-    return model
-
-
-def _run_key(order: Order) -> str:
-    """Return a name for the run that no other study can share."""
-    return f"{order.header.study}/{order.header.run}"

@@ -187,7 +187,7 @@ def _deterministic_files(
         "training/study.json": document.payload(),
         "training/study.dsse.json": contents.study_envelope,
         "training/study.toml": tomli_w.dumps(
-            as_json(document.study), multiline_strings=True
+            _without_none(as_json(document.study)), multiline_strings=True
         ).encode(),
         "code/environment.json": canonical_json(_environment()),
         "privacy/events.json": canonical_json(site_events(contents.charges)),
@@ -200,6 +200,13 @@ def _deterministic_files(
             else {"released": [], "note": "No metric left a hospital in this run"}
         ),
     }
+
+
+def _without_none(value: Any) -> Any:
+    """Return tables without keys that are not set: TOML knows no null."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_none(item) for key, item in value.items() if item is not None}
 
 
 def _weights(data: bytes, layout: Layout) -> bytes:

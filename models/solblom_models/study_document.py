@@ -8,26 +8,54 @@ from solblom_protocol.study import Study, StudyDocument
 
 
 def resolve(study: Study, contract: Contract) -> StudyDocument:
-    """Return the document to sign: the smallest noise, to four decimals, that keeps the study's epsilon.
+    """Return the document to sign: the smallest noises, to four decimals, that keep the study's epsilon.
+
+    Table 1 takes its share first, since every patient pays for it. Training patients pay for the
+    training with the rest, test patients for the evaluation: nobody is both (privacy.md rule 4).
 
     Raises:
         ConfigurationError: SB-105 no noise is enough; SB-106 or SB-107 the task refuses the study.
     """
-    noise: str | None = None
-    if study.privacy.epsilon != "off":
-        try:
-            noise = calibrate_noise(
-                study.privacy.epsilon,
-                study.privacy.delta,
-                sampling_rate=study.privacy.sampling_rate,
-                steps=study.training.rounds * study.training.local_steps,
-            )
-        except ValueError as error:
-            raise ConfigurationError(
-                "SB-105", f"The privacy target cannot be met: {error}"
-            ) from None
-    document = StudyDocument(
-        schema="solblom.study/1", study=study, contract=contract, noise_multiplier=noise
-    )
+    try:
+        document = _with_noise(study, contract)
+    except ValueError as error:
+        raise ConfigurationError("SB-105", f"The privacy target cannot be met: {error}") from None
     find_task(study.task.name).check(document)
     return document
+
+
+def _with_noise(study: Study, contract: Contract) -> StudyDocument:
+    privacy, evaluation, table = study.privacy, study.evaluation, study.table_one
+    document = StudyDocument(
+        schema="solblom.study/1",
+        study=study,
+        contract=contract,
+        noise_multiplier=None,
+        evaluation_noise=None,
+        table_one_noise=None,
+    )
+    if privacy.epsilon == "off":
+        return document
+    if table is not None:
+        noise = calibrate_noise(
+            table.epsilon, privacy.delta, steps=len(table.variables), kind="discrete-gaussian"
+        )
+        document = document.model_copy(update={"table_one_noise": noise})
+    noises = {
+        "noise_multiplier": calibrate_noise(
+            privacy.epsilon,
+            privacy.delta,
+            sampling_rate=privacy.sampling_rate,
+            steps=study.training.rounds * study.training.local_steps,
+            beside=document.table_one_event,
+        )
+    }
+    if evaluation.releases:
+        noises["evaluation_noise"] = calibrate_noise(
+            privacy.epsilon if evaluation.epsilon is None else evaluation.epsilon,
+            privacy.delta,
+            steps=evaluation.releases,
+            kind="discrete-gaussian",
+            beside=document.table_one_event,
+        )
+    return document.model_copy(update=noises)

@@ -6,7 +6,7 @@ privacy unit**: `losses` returns one loss per unit, and a unit's loss may depend
 the model only (privacy.md rule 1; checked at approval by `isolation_error`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,6 +97,25 @@ class Task(Protocol):
 
     def scores(self, model: torch.nn.Module, units: Units) -> NDArray[np.float64]:
         """Return one probability per unit, shape (N,)."""
+        ...
+
+
+@runtime_checkable
+class DescribingTask(Protocol):
+    """A task that can also count its patients for a study's Table 1."""
+
+    def table_one_cells(self, document: StudyDocument) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return (variable with its unit, its cells) in order; public, follows from the study alone."""
+        ...
+
+    def table_one_counts(
+        self, source: Any, ids: Collection[str], document: StudyDocument
+    ) -> NDArray[np.int64]:
+        """Return how many of these patients are in each cell, blocks one after another.
+
+        Raises:
+            DataError: the source does not obey the contract.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""An order: the coordinator asks one node for one update. Signed, then sealed to that node.
+"""An order: the coordinator asks one node for one update or one release. Signed, then sealed to that node.
 
 The order repeats nothing of the study except its digest: the node trains with the settings that its
 own people approved. The array beside the header is the global model.
@@ -32,6 +32,13 @@ from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_e
 ORDER_PAYLOAD_TYPE = "application/vnd.solblom.order+json"
 
 
+OrderKind = Literal["train", "evaluate", "describe"]
+"""What is asked: an update, a score histogram of a model on the test patients, or Table 1."""
+
+NamedRelease = Literal["site-auroc"]
+"""What may leave without noise where study and policy both name it; printed as outside epsilon."""
+
+
 class RosterEntry(Message):
     """A hospital that takes part in the run, by name and signing key."""
 
@@ -44,7 +51,8 @@ class OrderHeader(Message):
 
     Attributes:
         study: digest of the signed study.
-        base_model: SHA-256 of the array beside the header.
+        round: number of the round, of the release, or 1 for Table 1: each kind is numbered from 1.
+        base_model: SHA-256 of the array beside the header; Table 1 needs none, the array is empty.
         layout: names and shapes in that array; the update must have the same.
         roster: all nodes of the run, sorted by site.
         previous_order: digest of the last order that this node answered, as far as the coordinator
@@ -54,7 +62,7 @@ class OrderHeader(Message):
     """
 
     schema_: Literal["solblom.order/1"] = Field(alias="schema")
-    kind: Literal["train"]
+    kind: OrderKind
     coordinator: KeyId
     site: SiteName
     node: KeyId

@@ -25,6 +25,7 @@ from solblom_protocol.messages import (
     parse_message,
     unframe,
 )
+from solblom_protocol.order import NamedRelease, OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.seal import seal, unseal
 from solblom_verify.canonical import digest
@@ -55,9 +56,11 @@ class Receipt(Message):
     """What a node signs about one piece of work.
 
     Attributes:
+        kind: what was done, as in the order.
         work: digest of every input of the update (privacy.md rule 3).
         order: digest of the order that was first answered with this work.
-        update: SHA-256 of the update's bytes.
+        update: SHA-256 of the bytes that left: an update, or the counts of a release.
+        outside_epsilon: names of what left without noise, as the hospital's policy allows.
         event: what the work did to the patients' privacy.
         noise_commitment: commitment to the key of noise and sampling, made before training (rule
         12).
@@ -68,6 +71,7 @@ class Receipt(Message):
     """
 
     schema_: Literal["solblom.receipt/1"] = Field(alias="schema")
+    kind: OrderKind
     site: SiteName
     node: KeyId
     study: Digest
@@ -83,7 +87,8 @@ class Receipt(Message):
     consent: Digest
     patients: str
     code: Digest
-    fixed_point_bits: Literal[24]
+    fixed_point_bits: Literal[24, 0]  # 0: whole numbers
+    outside_epsilon: list[NamedRelease]
     simulation: bool
 
     @field_validator("patients")

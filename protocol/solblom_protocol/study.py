@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.order import NamedRelease
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 from solblom_protocol.toml_file import parse, read_toml
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
@@ -27,6 +28,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Noise = Annotated[str, Field(pattern=r"^[0-9]{1,6}\.[0-9]{4}$")]
 
 
 class _Table(BaseModel):
@@ -96,11 +98,21 @@ class SplitTable(_Table):
 
 
 class EvaluationTable(_Table):
-    """How the model is judged."""
+    """How the model is judged, and what of it may leave a hospital (privacy.md rule 9)."""
 
     split: SplitTable = SplitTable()
-    releases: Annotated[int, Field(ge=0)] = 0
+    releases: Annotated[int, Field(ge=0, le=100)] = 0  # score histograms per study, charged
+    epsilon: float | None = None  # what a test patient pays at most; None: privacy.epsilon
+    bins: Annotated[int, Field(ge=10, le=20)] = 10  # of the score, for each class
+    named: tuple[NamedRelease, ...] = ()  # leave without noise: outside epsilon
     baselines: tuple[Literal["local", "pooled", "prior"], ...] = ()
+
+
+class TableOneTable(_Table):
+    """Counts that describe the patients, once per study, charged to all of them (rule 9)."""
+
+    epsilon: Positive  # part of privacy.epsilon; the training gets the rest
+    variables: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)]
 
 
 class TuningTable(_Table):
@@ -119,19 +131,23 @@ class Study(_Table):
     privacy: PrivacyTable
     cohort: CohortTable = CohortTable()
     evaluation: EvaluationTable = EvaluationTable()
+    table_one: TableOneTable | None = None
     tuning: TuningTable = TuningTable()
 
 
 class StudyDocument(_Table):
     """What is signed: the study, its contract and the noise that follows from them.
 
-    `noise_multiplier` is a decimal string; None where `privacy.epsilon` is "off".
+    The noise multipliers are decimal strings. That of training is None where `privacy.epsilon` is
+    "off", the others where nothing of the kind is released.
     """
 
     schema_: Literal["solblom.study/1"] = Field(alias="schema")
     study: Study
     contract: Contract
-    noise_multiplier: Annotated[str, Field(pattern=r"^[0-9]{1,6}\.[0-9]{4}$")] | None
+    noise_multiplier: Noise | None
+    evaluation_noise: Noise | None
+    table_one_noise: Noise | None
 
     def payload(self) -> bytes:
         """Return the canonical JSON that is signed."""
@@ -151,7 +167,43 @@ class StudyDocument(_Table):
             sampling_rate=exact_decimal(privacy.sampling_rate),
             noise_multiplier=self.noise_multiplier or "0",
             steps=training.local_steps,
+            patients_from=exact_decimal(self.study.evaluation.split.test_fraction),
         )
+
+    @property
+    def evaluation_event(self) -> PrivacyEvent | None:
+        """What one released score histogram does to a test patient, who is counted in one cell."""
+        if self.evaluation_noise is None:
+            return None
+        return PrivacyEvent(
+            kind="discrete-gaussian",
+            sampling_rate="1",
+            noise_multiplier=self.evaluation_noise,
+            steps=1,
+            patients_to=exact_decimal(self.study.evaluation.split.test_fraction),
+        )
+
+    @property
+    def table_one_event(self) -> PrivacyEvent | None:
+        """What Table 1 does to a patient, who is counted once for each variable."""
+        if self.table_one_noise is None or self.study.table_one is None:
+            return None
+        return PrivacyEvent(
+            kind="discrete-gaussian",
+            sampling_rate="1",
+            noise_multiplier=self.table_one_noise,
+            steps=len(self.study.table_one.variables),
+        )
+
+    @property
+    def all_events(self) -> list[PrivacyEvent]:
+        """Everything that one run of the study does to a hospital's patients."""
+        events = [self.round_event] * self.study.training.rounds
+        if self.evaluation_event is not None:
+            events += [self.evaluation_event] * self.study.evaluation.releases
+        if self.table_one_event is not None:
+            events.append(self.table_one_event)
+        return events
 
 
 def load_study(path: Path) -> tuple[Study, Contract]:
@@ -206,10 +258,48 @@ def check_study(study: Study, contract: Contract) -> None:
         raise ConfigurationError(
             "SB-103", "training.proximal belongs to strategy fedprox, which needs it above 0"
         )
+    _check_releases(study, contract)
     if study.task.target != contract.target.name:
         raise ConfigurationError(
             "SB-106",
             f"task.target is {study.task.target}, but the contract's target is {contract.target.name}",
+        )
+
+
+def _check_releases(study: Study, contract: Contract) -> None:
+    """Refuse releases that cannot be charged.
+
+    Raises:
+        ConfigurationError: SB-103 or SB-105.
+    """
+    evaluation, table, epsilon = study.evaluation, study.table_one, study.privacy.epsilon
+    if epsilon == "off" and (evaluation.releases or table is not None):
+        raise ConfigurationError(
+            "SB-103",
+            "evaluation.releases and table_one are charged, and privacy.epsilon is off",
+            "Set an epsilon, or release nothing",
+        )
+    if evaluation.named and not evaluation.releases:
+        raise ConfigurationError(
+            "SB-103", "evaluation.named needs evaluation.releases of at least 1"
+        )
+    shares = {"evaluation.epsilon": evaluation.epsilon}
+    if table is not None:
+        shares["table_one.epsilon"] = table.epsilon
+    for name, share in shares.items():
+        if share is not None and epsilon != "off" and not 0 < share <= epsilon:
+            raise ConfigurationError(
+                "SB-105", f"{name} is {share:g}; it is part of privacy.epsilon ({epsilon:g})"
+            )
+    if table is None:
+        return
+    known = {variable.name for variable in contract.variable} | {contract.target.name}
+    unknown = sorted(set(table.variables) - known)
+    if unknown or len(set(table.variables)) != len(table.variables):
+        raise ConfigurationError(
+            "SB-103",
+            "table_one.variables must name variables of the contract, each once"
+            + (f"; unknown: {', '.join(unknown)}" if unknown else ""),
         )
 
 
@@ -259,10 +349,15 @@ def parse_document(payload: bytes) -> StudyDocument:
     check_study(document.study, document.contract)
     if (document.noise_multiplier is None) != (document.study.privacy.epsilon == "off"):
         raise ConfigurationError("SB-103", "The signed study's noise does not fit its epsilon")
-    if document.noise_multiplier is not None and float(document.noise_multiplier) < MIN_NOISE:
-        # Less noise promises nothing, and to account for it takes hours and gigabytes.
-        raise ConfigurationError(
-            "SB-105",
-            f"The study's noise multiplier is {document.noise_multiplier}, below {MIN_NOISE}",
-        )
+    evaluation, table = document.study.evaluation, document.study.table_one
+    if (document.evaluation_noise is None) != (evaluation.releases == 0) or (
+        document.table_one_noise is None
+    ) != (table is None):
+        raise ConfigurationError("SB-103", "The signed study's noise does not fit its releases")
+    for noise in (document.noise_multiplier, document.evaluation_noise, document.table_one_noise):
+        if noise is not None and float(noise) < MIN_NOISE:
+            # Less noise promises nothing, and to account for it takes hours and gigabytes.
+            raise ConfigurationError(
+                "SB-105", f"The study's noise multiplier is {noise}, below {MIN_NOISE}"
+            )
     return document

@@ -177,7 +177,7 @@ def test_an_envelope_of_another_payload_type_is_refused(
     [
         {"epsilon": 100},
         {"schema": "solblom.order/2"},
-        {"kind": "evaluate"},
+        {"kind": "predict"},
         {"round": 0},
         {"round": 10_001},
         {"round": "1"},

@@ -174,7 +174,7 @@ def _numbers(variable: NumberVariable, cells: Sequence[str]) -> NDArray[np.float
     wrong: list[int] = []
     outside: list[int] = []
     for row, cell in enumerate(cells, start=2):
-        if _is_missing(variable, cell):
+        if is_missing(variable, cell):
             continue
         if not _NUMBER.fullmatch(cell):
             wrong.append(row)
@@ -193,20 +193,21 @@ def _one_hot(variable: CategoryVariable, cells: Sequence[str]) -> NDArray[np.flo
     position = {level: float(index) for index, level in enumerate(variable.levels)}
     block = np.zeros((len(cells), len(variable.levels)))
     for row, cell in enumerate(cells):
-        if not _is_missing(variable, cell):
+        if not is_missing(variable, cell):
             block[row, int(_lookup(variable, position, cell))] = variable.scale
     return block
 
 
 def _lookup(variable: Variable, codes: dict[str, float], cell: str) -> float:
-    if _is_missing(variable, cell):
+    if is_missing(variable, cell):
         return 0.0
     if cell not in codes:
         raise DataError("SB-302", f"`{variable.column}` has a code that the contract does not list")
     return codes[cell]
 
 
-def _is_missing(variable: Variable, cell: str) -> bool:
+def is_missing(variable: Variable, cell: str) -> bool:
+    """Tell whether a field is empty or holds one of the variable's missing codes."""
     return cell == "" or cell in variable.missing
 
 

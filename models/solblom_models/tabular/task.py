@@ -1,5 +1,6 @@
 """`tabular-classification`: yes or no from a table, one row per patient."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from solblom_models.tabular.data import Table, TableUnits, feature_names, read_units
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
+from solblom_models.tabular.table_one import cell_blocks, count_cells
 from solblom_models.task import Units
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.toml_file import parse
@@ -77,6 +79,19 @@ class TabularClassification:
         with torch.no_grad():
             logits = model(torch.from_numpy(units.features))
         return torch.sigmoid(logits.double()).numpy().astype(np.float64)
+
+    def table_one_cells(self, document: StudyDocument) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the cells of Table 1, by the contract's public constants."""
+        return tuple(
+            (f"{block.variable} ({block.unit})" if block.unit else block.variable, block.cells)
+            for block in cell_blocks(document)
+        )
+
+    def table_one_counts(
+        self, source: Table, ids: Collection[str], document: StudyDocument
+    ) -> NDArray[np.int64]:
+        """Return how many of these patients are in each cell of Table 1."""
+        return count_cells(source, ids, document)
 
 
 def _settings(document: StudyDocument) -> ModelSettings:

@@ -33,6 +33,8 @@ EVENT = {
     "sampling_rate": "0.5",
     "noise_multiplier": "2.5000",
     "steps": 1,
+    "patients_from": "0",
+    "patients_to": "1",
 }
 
 
@@ -87,6 +89,8 @@ def order_header(**changes: Any) -> OrderHeader:
 def receipt(update: bytes = ARRAY, **changes: Any) -> Receipt:
     values: dict[str, Any] = {
         "schema": "solblom.receipt/1",
+        "kind": "train",
+        "outside_epsilon": [],
         "site": "north",
         "node": NODE_ID,
         "study": digest(b"study"),

@@ -73,6 +73,8 @@ class Hospital:
         data, header = pack([update]), asked.header
         values: dict[str, Any] = {
             "schema": "solblom.receipt/1",
+            "kind": "train",
+            "outside_epsilon": [],
             "site": self.site,
             "node": self.public.key_id,
             "study": header.study,

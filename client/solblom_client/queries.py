@@ -1,0 +1,76 @@
+"""What leaves a hospital besides updates: counts with integer noise, and releases that its policy names.
+
+A patient is counted in one cell of a score histogram, and in one cell of each variable of Table 1.
+So one patient more or less changes one count by one, once or as often as there are variables, and
+the noise on each cell is charged exactly so (privacy.md rule 9).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from solblom_client.discrete_gaussian import Counts, discrete_gaussian
+from solblom_client.keystream import KeyStream
+from solblom_models.metrics import auroc_with_interval
+from solblom_models.task import Task, Units
+from solblom_protocol.errors import RefusedError
+from solblom_protocol.order import NamedRelease
+
+LARGEST_COUNT = 2**40  # no hospital has more patients, no noise reaches it; sums stay in int64
+
+
+@dataclass(frozen=True)
+class Release:
+    """Numbers ready to leave. `named` stand outside epsilon; their values follow the counts."""
+
+    counts: Counts
+    named: tuple[NamedRelease, ...] = ()
+    values: tuple[float, ...] = ()
+
+
+def score_histogram(task: Task, model: torch.nn.Module, units: Units, *, bins: int) -> Counts:
+    """Return patients by class and score: first those without, then those with, shape (2 * bins,).
+
+    Bins are equal parts of [0, 1]. A score that is not a number counts as 0: hostile weights must not
+    make an answer depend on one patient.
+    """
+    scores = np.nan_to_num(task.scores(model, units), nan=0.0, posinf=1.0, neginf=0.0)
+    cells = np.minimum((np.clip(scores, 0.0, 1.0) * bins).astype(np.int64), bins - 1)
+    where = cells + bins * (np.asarray(units.labels) == 1)
+    return np.bincount(where, minlength=2 * bins).astype(np.int64)
+
+
+def add_noise(counts: Counts, *, deviation: str, stream: KeyStream) -> Counts:
+    """Return the counts with independent discrete Gaussian noise on every cell."""
+    return counts + discrete_gaussian(stream, deviation, len(counts))
+
+
+def site_auroc(task: Task, model: torch.nn.Module, units: Units) -> tuple[float, ...]:
+    """Return this hospital's AUROC with its 95 % interval to three decimals; zeros where none is shown.
+
+    Without noise: leaves only under the name `site-auroc`, which study and policy must both allow.
+    """
+    labels: NDArray[np.int64] = np.asarray(units.labels)
+    found = auroc_with_interval(labels, np.nan_to_num(task.scores(model, units)))
+    if found.value is None or found.low is None or found.high is None:
+        return (0.0, 0.0, 0.0)
+    return (round(found.value, 3), round(found.low, 3), round(found.high, 3))
+
+
+def export_release(release: Release, *, cells: int) -> bytes:
+    """Return the counts as little-endian int64, then the named values as float64: the same size always.
+
+    Raises:
+        RefusedError: SB-213, another number of cells than the study fixes, or a count out of range.
+    """
+    counts = release.counts
+    if counts.shape != (cells,) or counts.dtype != np.int64:
+        raise RefusedError("SB-213", f"A release must have {cells} whole numbers")
+    if int(np.abs(counts).max(initial=0)) > LARGEST_COUNT:
+        raise RefusedError("SB-213", "A count of a release is out of range")
+    values = np.array(release.values, dtype="<f8")
+    if not bool(np.isfinite(values).all()):
+        raise RefusedError("SB-213", "A named release is not a finite number")
+    return counts.astype("<i8").tobytes() + values.tobytes()

@@ -1,0 +1,165 @@
+"""One piece of work: what was asked, for which patients, at which price. Pure: reads no file, draws no number.
+
+The request is known before a row is read; the work digest after, and it covers every input of what
+leaves (privacy.md rule 3). It leaves out expiry, courier and attempt: same inputs, same bytes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from solblom_client.approval import Approval
+from solblom_client.cohort import Cohort
+from solblom_client.keys import derive, keyed_digest
+from solblom_client.ledger import Request, Reservation
+from solblom_client.local_parameters import load_local
+from solblom_models.flat import layout_of, load_flat
+from solblom_models.task import Units
+from solblom_protocol.errors import RefusedError
+from solblom_protocol.layout import Float32, Layout, unpack
+from solblom_protocol.messages import as_json
+from solblom_protocol.order import Order
+from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_verify.canonical import canonical_json, digest
+
+
+@dataclass(frozen=True)
+class OrderedModel:
+    """The model of an order: names and shapes, and the weights."""
+
+    layout: Layout
+    weights: Float32
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work that passed the gate.
+
+    Attributes:
+        model: None for Table 1, which needs none.
+        units: the patients it touches, and whose consent it needs: training, test, or all.
+        counts: exact counts of a release, little-endian int64; empty for training.
+        local: parameters that stay at the hospital.
+    """
+
+    order: Order
+    approval: Approval
+    model: OrderedModel | None
+    request: Request
+    reservation: Reservation
+    cohort: Cohort
+    units: Units
+    counts: bytes
+    local: bytes
+    digest: str
+
+    def salted(self, purpose: Literal["cohort", "consent"]) -> str:
+        """Return a digest for the receipt, with a key of its own: two cannot be compared (rule 12)."""
+        data = (
+            self.cohort.row_bytes(self.units)
+            if purpose == "cohort"
+            else self.cohort.consent_bytes(self.units)
+        )
+        return keyed_digest(derive(self.approval.root, purpose, self.digest), data)
+
+
+def event_of(order: Order, approval: Approval) -> PrivacyEvent:
+    """Return what an order does to patients, as the approved study fixes it.
+
+    Raises:
+        RefusedError: SB-205, the study releases nothing of that kind.
+    """
+    document = approval.document
+    event = {
+        "train": document.round_event,
+        "evaluate": document.evaluation_event,
+        "describe": document.table_one_event,
+    }[order.header.kind]
+    if event is None:
+        raise RefusedError("SB-205", f"The study has nothing to {order.header.kind}")
+    return event
+
+
+def request_of(order: Order, approval: Approval) -> Request:
+    """Return the request of an order: the key under which its charge and its reply are found again.
+
+    Table 1 is asked once per study, whatever the run, so neither run nor roster are part of it.
+    """
+    header = order.header
+    inputs: Any = {
+        "schema": "solblom.request/1",
+        "kind": header.kind,
+        "study": header.study,
+        "code": approval.record.code,
+        "dataset": approval.record.dataset,
+    }
+    if header.kind != "describe":
+        inputs |= {
+            "run": header.run,
+            "round": header.round,
+            "base_model": header.base_model,
+            "layout": header.layout,
+            "roster": [as_json(entry) for entry in header.roster],
+            "noise": header.noise,
+        }
+    return Request(
+        digest=digest(canonical_json(inputs)),
+        study=header.study,
+        run=header.run,
+        kind=header.kind,
+        round=header.round,
+        event=event_of(order, approval),
+    )
+
+
+def work_digest(
+    request: Request, approval: Approval, rows: bytes, *, counts: bytes, local: bytes
+) -> str:
+    """Return the digest of every input of what leaves (privacy.md rule 3)."""
+    key = derive(approval.root, "cohort", "")
+    inputs: Any = {
+        "schema": "solblom.work/1",
+        "request": request.digest,
+        "event": request.event.to_json(),
+        "cohort": keyed_digest(key, rows),
+        "counts": keyed_digest(key, counts),
+        "local": keyed_digest(key, local),
+    }
+    return digest(canonical_json(inputs))
+
+
+def read_model(order: Order, approval: Approval) -> OrderedModel | None:
+    """Return the order's model, compared with the net that was approved; None for Table 1.
+
+    Raises:
+        RefusedError: SB-212, another net, or values that are not finite.
+    """
+    if order.header.kind == "describe":
+        if order.array or order.header.layout:
+            raise RefusedError("SB-212", "An order for Table 1 carries a model")
+        return None
+    task = approval.task
+    expected = layout_of(task.build(approval.document), local=task.local_parameters)
+    # Compared as bytes: in Python true equals 1, and another spelling would be another request.
+    if canonical_json(order.header.layout) != canonical_json(list(expected.to_json())):
+        raise RefusedError("SB-212", "The order's model has other tensors than the approved net")
+    if len(order.array) != 4 * expected.size:
+        raise RefusedError("SB-212", "The order's model has another size than its layout")
+    weights = unpack(order.array, expected)
+    if not bool(torch.isfinite(torch.from_numpy(weights.copy())).all()):
+        raise RefusedError("SB-212", "The order's model has values that are not finite")
+    return OrderedModel(expected, weights)
+
+
+def build_model(approval: Approval, model: OrderedModel, local: bytes) -> torch.nn.Module:
+    """Return the approved net with the order's weights and the hospital's own parameters."""
+    net = approval.task.build(approval.document)
+    load_flat(net, model.layout, model.weights)
+    load_local(net, approval.task.local_parameters, local)
+    return net
+
+
+def run_key(order: Order) -> str:
+    """Return a name for the run that no other study can share."""
+    return f"{order.header.study}/{order.header.run}"

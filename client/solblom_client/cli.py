@@ -118,7 +118,8 @@ def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
                 "epsilon": format_epsilon(
                     pld_epsilon([e.event for e in entries if e.study == study], policy.delta)
                 ),
-                "rounds": sum(1 for e in entries if e.study == study),
+                "rounds": sum(1 for e in entries if e.study == study and e.kind == "train"),
+                "releases": sum(1 for e in entries if e.study == study and e.kind != "train"),
                 "more_rounds": more_rounds(
                     ledger, next(e.event for e in entries if e.study == study), policy
                 ),
@@ -129,6 +130,7 @@ def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
             {
                 "study": e.study,
                 "run": e.run,
+                "kind": e.kind,
                 "round": e.round,
                 "status": e.status,
                 "event": e.event.to_json(),
@@ -152,10 +154,12 @@ def _print_ledger(data: dict[str, Any]) -> None:
     )
     console.print(f"  accountant: {data['accountant']}")
     console.print(f"  anchor: {data['anchor']}")
-    table = Table("study", "rounds charged", "epsilon", "more such rounds\nthe lifetime allows")
+    more_column = "more such rounds\nthe lifetime allows"
+    table = Table("study", "rounds\ncharged", "releases\ncharged", "epsilon", more_column)
     for row in data["studies"]:
         more = str(row["more_rounds"])
-        table.add_row(row["study"][:19], str(row["rounds"]), row["epsilon"], more)
+        charged = (str(row["rounds"]), str(row["releases"]))
+        table.add_row(row["study"][:19], *charged, row["epsilon"], more)
     console.print(table)
 
 

@@ -9,7 +9,7 @@ every file. No pickle: weights are safetensors without metadata, one byte string
 import datetime as dt
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -74,6 +74,7 @@ class ArtefactContents:
     sites: dict[str, SiteRecord]
     rounds: list[RoundRecord]
     charges: list[Charge]
+    release_receipts: dict[str, bytes] = field(default_factory=dict)  # by <kind>-<number>-<site>
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def write_artefact(
     for record in contents.rounds:
         for site, (envelope, _) in record.receipts.items():
             files[f"training/receipts/{record.round:03d}-{site}.dsse.json"] = envelope
+    for name, envelope in contents.release_receipts.items():
+        files[f"evaluation/receipts/{name}.dsse.json"] = envelope
     files[ATTESTATION] = _attestation(files, manifest, contents, key, now)
     for name, data in files.items():
         path = folder / name
@@ -259,9 +262,16 @@ def _manifest(
         },
         "privacy": {"unit": study.privacy.unit, "sites": statement["sites"]},
         "environment": json.loads(files["code/environment.json"]),
-        "evaluation": {"kind": "simulation, exact" if evaluation is not None else "none released"},
+        "evaluation": {"kind": _evaluation_kind(evaluation)},
         "limitations": list(statement["not_covered"]),
     }
+
+
+def _evaluation_kind(evaluation: dict[str, Any] | None) -> str:
+    released = any(r["status"] == "released" for r in (evaluation or {}).get("released", []))
+    if evaluation is not None and evaluation.get("simulation"):
+        return "simulation, exact" + (", and released with noise" if released else "")
+    return "released with noise, charged" if released else "none released"
 
 
 def _round_identity(record: RoundRecord) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 MIN_CLASS = 5
 """Fewer patients of a class than this and no AUROC is shown: it would be noise with two decimals."""
 
-_Z95 = 1.959963984540054
+Z95 = 1.959963984540054
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -64,7 +64,7 @@ def auroc_with_interval(labels: Labels, scores: Scores) -> Auroc:
     variance = float(
         over_negatives.var(ddof=1) / positives + over_positives.var(ddof=1) / negatives
     )
-    low, high = _logit_interval(value, variance, min(positives, negatives))
+    low, high = logit_interval(value, variance, min(positives, negatives))
     return Auroc(value, low, high, positives, negatives)
 
 
@@ -95,12 +95,13 @@ def _placements(these: Scores, others: Scores) -> NDArray[np.float64]:
     return np.asarray((below + not_above) / (2.0 * len(others)), dtype=np.float64)
 
 
-def _logit_interval(value: float, variance: float, smaller: int) -> tuple[float, float]:
+def logit_interval(value: float, variance: float, smaller: int) -> tuple[float, float]:
+    """Return a 95 % interval for a share in [0, 1]; at the edges the rule of three on `smaller` cases."""
     if variance <= 0.0 or value in (0.0, 1.0):
         edge = 1.0 - 0.05 ** (1.0 / smaller)
         return (max(0.0, value - edge), min(1.0, value + edge))
     logit = math.log(value / (1.0 - value))
-    spread = _Z95 * math.sqrt(variance) / (value * (1.0 - value))
+    spread = Z95 * math.sqrt(variance) / (value * (1.0 - value))
     return _logistic(logit - spread), _logistic(logit + spread)
 
 

@@ -65,13 +65,54 @@ def _privacy(manifest: dict[str, Any]) -> str:
 
 
 def _evaluation(evaluation: dict[str, Any] | None) -> str:
-    if evaluation is None:
-        return "No metric left a hospital in this run.\n"
+    released = "".join(_released(record) for record in (evaluation or {}).get("released", []))
+    if evaluation is None or "sites" not in evaluation:
+        return released or "No metric left a hospital in this run.\n"
     rows = "".join(_evaluation_row(site) for site in evaluation["sites"])
     return (
         "Exact AUROC with 95 % intervals on each hospital's test patients, possible because one "
         "machine held all data.\n\n"
-        f"| hospital | local only | federated | pooled |\n|---|---|---|---|\n{rows}"
+        f"| hospital | local only | federated | pooled |\n|---|---|---|---|\n{rows}\n{released}"
+    )
+
+
+def _released(record: dict[str, Any]) -> str:
+    """Return what a release says, with the words that belong to it."""
+    if record["status"] != "released":
+        return f"{record['kind']} {record['number']} was not released: {record['reason']}\n"
+    sites = len(record["sites"])
+    if record["kind"] == "describe":
+        return _table_one(record["table"], sites, record["noise_deviation"])
+    metrics = record["metrics"]
+    if metrics["auroc"] is None:
+        return f"Released by {sites} hospitals with noise; not shown: {metrics['reason']}.\n"
+    shown = "".join(
+        f"| {name} | {metrics[name]:.3f} [{metrics[f'{name}_interval'][0]:.3f}, "
+        f"{metrics[f'{name}_interval'][1]:.3f}] |\n"
+        for name in ("auroc", "sensitivity", "specificity", "prevalence")
+        if name in metrics
+    )
+    outside = "".join(
+        f"\nOutside epsilon, as {site} allows: AUROC {value} [{low}, {high}]\n"
+        for site, (value, low, high) in record["named"].items()
+    )
+    return (
+        f"Released by {sites} hospitals together, from counts with noise of deviation "
+        f"{record['noise_deviation']}; intervals cover patients and noise.\n\n"
+        f"| all test patients | value [95 % interval] |\n|---|---|\n{shown}{outside}"
+    )
+
+
+def _table_one(table: list[dict[str, Any]], sites: int, deviation: str) -> str:
+    rows = "".join(
+        f"| {row['variable']} | {cell} | {count} |\n"
+        for row in table
+        for cell, count in zip(row["cells"], row["counts"], strict=True)
+    )
+    return (
+        f"\nTable 1: patients of {sites} hospitals together, each count with noise of deviation "
+        f"{deviation}, so that small counts may be below zero.\n\n"
+        f"| variable | cell | patients |\n|---|---|---|\n{rows}"
     )
 
 

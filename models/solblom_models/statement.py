@@ -70,13 +70,14 @@ class Charge:
     round: int
     site: str
     event: PrivacyEvent
+    kind: str = "train"
 
 
 def site_events(charges: list[Charge]) -> dict[str, list[dict[str, Any]]]:
     """Return each site's privacy events, in order of rounds."""
     events: dict[str, list[dict[str, Any]]] = {}
     for charge in sorted(charges, key=lambda c: (c.site, c.round)):
-        entry = {"round": charge.round, "event": charge.event.to_json()}
+        entry = {"round": charge.round, "kind": charge.kind, "event": charge.event.to_json()}
         events.setdefault(charge.site, []).append(entry)
     return events
 
@@ -100,12 +101,13 @@ def privacy_statement(
         unit=f"One {privacy.unit}, with all rows in all of a hospital's data sets",
         neighbours="Data sets that differ by adding or removing one patient",
         loss=_loss(events, privacy.delta),
-        mechanism=_mechanism(off),
+        mechanism=_mechanism(document),
         sampling=_sampling(document),
         accountant=_accountant(events, privacy.delta),
         trust="Local: each hospital's updates are private before they leave it; no secure sum is used",
         adversary="Computationally bounded; sees every update, every model and all public constants",
         not_covered=((*SIMULATED, *NOT_COVERED) if simulation else NOT_COVERED)
+        + _outside(document, charges)
         + (_tuning(document),),
         random_numbers=(
             "ChaCha20 keyed for each piece of work; outside a simulation its key never leaves the hospital"
@@ -138,13 +140,24 @@ def _loss(events: dict[str, list[PrivacyEvent]], delta: float) -> str:
     )
 
 
-def _mechanism(off: bool) -> str:
-    if off:
+def _mechanism(document: StudyDocument) -> str:
+    if document.noise_multiplier is None:
         return "None: training without noise"
+    released = document.evaluation_event is not None or document.table_one_event is not None
+    counts = "; released counts carry discrete Gaussian noise" if released else ""
     return (
         "DP-SGD: one clipped contribution per patient and step, Gaussian noise added by each hospital "
-        "to its own sums (Opacus)"
+        f"to its own sums (Opacus){counts}"
     )
+
+
+def _outside(document: StudyDocument, charges: list[Charge]) -> tuple[str, ...]:
+    """Return the line that names what left hospitals without noise."""
+    named = document.study.evaluation.named
+    sites = sorted({charge.site for charge in charges if charge.kind == "evaluate"})
+    if not named or not sites:
+        return ()
+    return (f"Released without noise, outside epsilon: {', '.join(named)} of {', '.join(sites)}",)
 
 
 def _sampling(document: StudyDocument) -> str:

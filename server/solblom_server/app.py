@@ -5,9 +5,12 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from solblom_protocol.layout import pack
 from solblom_protocol.study import parse_document
 from solblom_server.coordinator import Coordinator
-from solblom_server.rounds import RunContext, initial_model, run_rounds
+from solblom_server.exchange import RunContext
+from solblom_server.releases import run_releases
+from solblom_server.rounds import initial_model, run_rounds
 from solblom_server.runs import stored_payload
 
 app = ServerApp()
@@ -16,7 +19,7 @@ ADDRESS_PREFIX = "address."
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the rounds of `run` in the folder `home`; `address.<site>` gives each site's Flower node id."""
+    """Run the rounds and releases of `run` in the folder `home`; `address.<site>` gives each site's Flower node id."""
     home = Path(str(context.run_config["home"]))
     coordinator = Coordinator.open(home)
     database = coordinator.database()
@@ -30,18 +33,18 @@ def main(grid: Grid, context: Context) -> None:
         if key.startswith(ADDRESS_PREFIX)
     }
     try:
-        run_rounds(
-            RunContext(
-                grid=grid,
-                coordinator=coordinator,
-                database=database,
-                run=row.id,
-                document=document,
-                nodes=nodes,
-                addresses=addresses,
-                layout=initial_model(document)[1],
-                folder=home / "runs" / row.id,
-            )
+        run = RunContext(
+            grid=grid,
+            coordinator=coordinator,
+            database=database,
+            run=row.id,
+            document=document,
+            nodes=nodes,
+            addresses=addresses,
+            layout=initial_model(document)[1],
+            folder=home / "runs" / row.id,
         )
+        state = run_rounds(run)
+        run_releases(run, pack([state.final_model()]))
     finally:
         database.close()

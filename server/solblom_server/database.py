@@ -24,18 +24,22 @@ CREATE TABLE rounds (
 ) STRICT;
 CREATE TABLE orders (
   digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL,
-  attempt INTEGER NOT NULL, issued TEXT NOT NULL, answered INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (run, round, site, attempt)
+  attempt INTEGER NOT NULL, issued TEXT NOT NULL, kind TEXT NOT NULL,
+  UNIQUE (run, kind, round, site, attempt)
 ) STRICT;
 CREATE TABLE replies (
   run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, order_digest TEXT NOT NULL,
   kind TEXT NOT NULL CHECK (kind IN ('result', 'refusal', 'late', 'invalid')), code TEXT,
-  receipt TEXT, envelope BLOB, arrived TEXT NOT NULL, seconds REAL NOT NULL,
-  PRIMARY KEY (run, round, site, kind)
+  receipt TEXT, envelope BLOB, arrived TEXT NOT NULL, seconds REAL NOT NULL, asked TEXT NOT NULL,
+  PRIMARY KEY (run, asked, round, site, kind)
 ) STRICT;
 CREATE TABLE charges (
   run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, work TEXT NOT NULL,
-  event TEXT NOT NULL, PRIMARY KEY (run, site, work)
+  event TEXT NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (run, site, work)
+) STRICT;
+CREATE TABLE releases (
+  run TEXT NOT NULL, study TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL,
+  model TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (run, kind, number)
 ) STRICT;
 CREATE TABLE models (
   name TEXT NOT NULL, version INTEGER NOT NULL, run TEXT NOT NULL, digest TEXT,
@@ -76,7 +80,7 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class ReplyRow:
-    """What one site answered in one round."""
+    """What one site answered in one exchange; `asked` is the order's kind."""
 
     round: int
     site: str
@@ -87,6 +91,7 @@ class ReplyRow:
     envelope: bytes | None
     arrived: str
     seconds: float
+    asked: str = "train"
 
 
 class Database:
@@ -198,29 +203,40 @@ class Database:
         )
         return [RoundRow(*row) for row in rows]
 
-    def next_attempt(self, run_id: str, number: int, site: str) -> int:
-        """Return the number of the next attempt of a site's round."""
+    def next_attempt(self, run_id: str, number: int, site: str, *, kind: str = "train") -> int:
+        """Return the number of the next attempt of a site's round or release."""
         return 1 + self._one(
-            "SELECT count(*) FROM orders WHERE run = ? AND round = ? AND site = ?",
-            (run_id, number, site),
+            "SELECT count(*) FROM orders WHERE run = ? AND kind = ? AND round = ? AND site = ?",
+            (run_id, kind, number, site),
         )
 
     def add_order(
-        self, digest: str, run_id: str, number: int, site: str, attempt: int, *, now: dt.datetime
+        self,
+        digest: str,
+        run_id: str,
+        number: int,
+        site: str,
+        attempt: int,
+        *,
+        kind: str = "train",
+        now: dt.datetime,
     ) -> None:
         """Record an order before it is sent."""
         with self.transaction():
             self._connection.execute(
-                "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, 0)",
-                (digest, run_id, number, site, attempt, timestamp(now)),
+                "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (digest, run_id, number, site, attempt, timestamp(now), kind),
             )
 
-    def is_order(self, digest: str, run_id: str, number: int, site: str) -> bool:
-        """Tell whether an order was issued to this site for this round, in any attempt."""
+    def is_order(
+        self, digest: str, run_id: str, number: int, site: str, *, kind: str = "train"
+    ) -> bool:
+        """Tell whether an order was issued to this site for this round or release, in any attempt."""
         return bool(
             self._one(
-                "SELECT count(*) FROM orders WHERE digest = ? AND run = ? AND round = ? AND site = ?",
-                (digest, run_id, number, site),
+                "SELECT count(*) FROM orders WHERE digest = ? AND run = ? AND kind = ?"
+                " AND round = ? AND site = ?",
+                (digest, run_id, kind, number, site),
             )
         )
 
@@ -228,7 +244,7 @@ class Database:
         """Return (last answered order, last receipt) of a site in a run, as far as we know."""
         order = self._connection.execute(
             "SELECT order_digest FROM replies WHERE run = ? AND site = ? AND kind = 'result'"
-            " ORDER BY round DESC LIMIT 1",
+            " ORDER BY rowid DESC LIMIT 1",
             (run_id, site),
         ).fetchone()
         receipt = self._connection.execute(
@@ -241,7 +257,7 @@ class Database:
         """Record what a site answered; the same answer twice is recorded once."""
         with self.transaction():
             self._connection.execute(
-                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     run_id,
                     reply.round,
@@ -253,31 +269,53 @@ class Database:
                     reply.envelope,
                     reply.arrived,
                     reply.seconds,
+                    reply.asked,
                 ),
             )
 
-    def add_charge(self, run_id: str, number: int, site: str, work: str, event: str) -> None:
+    def add_charge(
+        self, run_id: str, number: int, site: str, work: str, event: str, *, kind: str = "train"
+    ) -> None:
         """Record what a receipt says was done to patients; the same work twice is one charge."""
         with self.transaction():
             self._connection.execute(
-                "INSERT OR IGNORE INTO charges VALUES (?, ?, ?, ?, ?)",
-                (run_id, number, site, work, event),
+                "INSERT OR IGNORE INTO charges VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, number, site, work, event, kind),
             )
 
-    def charges(self, run_id: str) -> list[tuple[int, str, str]]:
-        """Return (round, site, event as JSON) of every work in a run, released twice or not."""
+    def charges(self, run_id: str) -> list[tuple[int, str, str, str]]:
+        """Return (round, site, event as JSON, kind) of every work in a run, released twice or not."""
         rows = self._connection.execute(
-            "SELECT round, site, event FROM charges WHERE run = ? ORDER BY round, site, work",
+            "SELECT round, site, event, kind FROM charges WHERE run = ?"
+            " ORDER BY round, site, kind, work",
             (run_id,),
         )
         return [tuple(row) for row in rows]
 
-    def replies(self, run_id: str) -> list[ReplyRow]:
-        """Return all answers of a run, by round and site."""
+    def add_release(
+        self, run_id: str, study: str, kind: str, number: int, model: str, record: str
+    ) -> None:
+        """Record the sum that an evaluation or a Table 1 led to, as canonical JSON."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, study, kind, number, model, record),
+            )
+
+    def releases(self, study: str) -> list[tuple[str, str, int, str, str]]:
+        """Return (run, kind, number, model, record) of a study's releases over all its runs."""
         rows = self._connection.execute(
-            "SELECT round, site, order_digest, kind, code, receipt, envelope, arrived, seconds"
-            " FROM replies WHERE run = ? ORDER BY round, site, kind",
-            (run_id,),
+            "SELECT run, kind, number, model, record FROM releases WHERE study = ? ORDER BY rowid",
+            (study,),
+        )
+        return [tuple(row) for row in rows]
+
+    def replies(self, run_id: str, *, asked: str = "train") -> list[ReplyRow]:
+        """Return all answers of a run to orders of one kind, by round and site."""
+        rows = self._connection.execute(
+            "SELECT round, site, order_digest, kind, code, receipt, envelope, arrived, seconds, asked"
+            " FROM replies WHERE run = ? AND asked = ? ORDER BY round, site, kind",
+            (run_id, asked),
         )
         return [ReplyRow(*row) for row in rows]
 

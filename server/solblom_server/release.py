@@ -17,6 +17,7 @@ from solblom_server.checkpoints import read_checkpoint
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow, RunRow
 from solblom_server.registry import place
+from solblom_server.releases import released_report
 from solblom_server.runs import FinishedRun
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.envelope import open_envelope
@@ -40,7 +41,9 @@ def release_model(
     database = coordinator.database()
     try:
         contents = _contents(coordinator, database, row, document)
-        evaluation = evaluate(document, contents.weights)
+        evaluation = _evaluation_report(
+            evaluate(document, contents.weights), released_report(database, document, row.id)
+        )
         version = database.reserve_version(row.name, row.id, now=now)
         path, artefact = place(
             coordinator.home / "models",
@@ -60,6 +63,15 @@ def release_model(
     finally:
         database.close()
     return FinishedRun(row.id, f"{row.name}@v{version}", artefact, path, evaluation)
+
+
+def _evaluation_report(
+    exact: dict[str, Any] | None, released: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return evaluation/report.json: what left hospitals, and in a simulation the exact figures beside it."""
+    report = {"schema": "solblom.evaluation/1"} if exact is None else exact
+    note = {} if released or exact else {"note": "No metric left a hospital in this run"}
+    return {**report, **note, "released": released}
 
 
 def _contents(
@@ -83,6 +95,7 @@ def _contents(
             site: SiteRecord(public_pem(nodes[site].signing), nodes[site].key_id) for site in roster
         },
         charges=charges_of(database, row.id),
+        release_receipts=release_receipts(database, row.id),
         rounds=[
             RoundRecord(
                 round=r.round,
@@ -102,9 +115,19 @@ def _contents(
 def charges_of(database: Database, run: str) -> list[Charge]:
     """Return what every site reported to have done to its patients in a run."""
     return [
-        Charge(number, site, PrivacyEvent.from_json(parse_canonical(event.encode())))
-        for number, site, event in database.charges(run)
+        Charge(number, site, PrivacyEvent.from_json(parse_canonical(event.encode())), kind)
+        for number, site, event, kind in database.charges(run)
     ]
+
+
+def release_receipts(database: Database, run: str) -> dict[str, bytes]:
+    """Return the signed receipts of a run's releases, as they arrived, by `<kind>-<number>-<site>`."""
+    return {
+        f"{reply.asked}-{reply.round:03d}-{reply.site}": reply.envelope
+        for asked in ("evaluate", "describe")
+        for reply in database.replies(run, asked=asked)
+        if reply.kind == "result" and reply.envelope is not None
+    }
 
 
 def checked_receipts(

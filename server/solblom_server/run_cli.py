@@ -69,6 +69,40 @@ def resume(run: str = RUN, home: Path | None = HOME_OPTION, as_json: bool = JSON
     finish("solblom.run.resume/1", finished, as_json=as_json)
 
 
+@app.command("evaluate")
+@command
+def evaluate(run: str = RUN, home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """Ask the hospitals for a release that a completed run lacks; charged to their test patients."""
+    from solblom_server.runs import evaluate_run
+
+    folder = find_home(home)
+    releases = with_progress(lambda: evaluate_run(folder, run))
+    if as_json:
+        print_json("solblom.run.evaluate/1", {"run": run, "releases": releases})
+        return
+    if not releases:
+        say("The study releases nothing: evaluation.releases is 0 and there is no table_one.")
+    for record in releases:
+        out().print(release_line(record), markup=False)
+
+
+def release_line(record: dict[str, Any]) -> str:
+    """Return one release in a line of text."""
+    name = "Table 1" if record["kind"] == "describe" else f"evaluation {record['number']}"
+    if record["status"] != "released":
+        return f"{name}: not released. {record['reason']}"
+    told = (
+        f"{name}: {len(record['sites'])} hospitals, noise of deviation {record['noise_deviation']}"
+    )
+    if record["kind"] == "describe":
+        return f"{told}; the counts stand in --json and in the model card"
+    metrics = record["metrics"]
+    if metrics["auroc"] is None:
+        return f"{told}; not shown: {metrics['reason']}"
+    low, high = metrics["auroc_interval"]
+    return f"{told}; AUROC {metrics['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def with_progress(action: Callable[[], R]) -> R:
     """Run `action` with a live bar on a terminal, and plain lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -127,6 +161,8 @@ def _print_report(report: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("epsilon", *[report["epsilon"][site] for site in report["sites"]], "", "")
     console.print(table)
+    for record in report["releases"]:
+        console.print(release_line(record), markup=False)
 
 
 def _cell(row: dict[str, Any], site: str) -> str:

@@ -8,6 +8,7 @@ from solblom_models.statement import Charge
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import ReplyRow, RoundRow, RunRow
 from solblom_server.release import charges_of, refusal_codes, silent_sites
+from solblom_server.releases import released_report
 from solblom_server.runs import read_signed_study
 
 
@@ -18,6 +19,7 @@ def run_report(home: Path, run: str) -> dict[str, Any]:
     try:
         row, rounds, replies = database.run(run), database.rounds(run), database.replies(run)
         charges = charges_of(database, run)
+        releases = released_report(database, read_signed_study(row.envelope), run)
         models = [m for m in database.models() if m[2] == run and m[3]]
     finally:
         database.close()
@@ -35,6 +37,7 @@ def run_report(home: Path, run: str) -> dict[str, Any]:
         if models
         else None,
         "epsilon": _epsilon_by_site(row, charges),
+        "releases": releases,
         "rounds": [_round_json(r, replies, row.roster.split(",")) for r in rounds],
     }
 

@@ -119,6 +119,32 @@ def _create_run(
         database.close()
 
 
+def evaluate_run(home: Path, run: str) -> list[dict[str, Any]]:
+    """Ask the hospitals again for releases that a completed run lacks; return all its releases.
+
+    A registered model is never changed: what comes later stands in the database and in `run show`.
+
+    Raises:
+        RunError: SB-502 no such run; SB-504 its rounds are not closed.
+    """
+    from solblom_server.releases import released_report
+
+    coordinator = Coordinator.open(home)
+    database = coordinator.database()
+    try:
+        row = database.run(run)
+        if row.status != "completed":
+            raise RunError("SB-504", f"The run {run} has no final model yet; it is {row.status}")
+        transport = open_transport(row.transport, home)
+        try:
+            _call_server_app(coordinator, row, transport)
+        finally:
+            transport.close()
+        return released_report(database, read_signed_study(row.envelope), run)
+    finally:
+        database.close()
+
+
 def _run_to_end(
     coordinator: Coordinator,
     row: RunRow,
@@ -127,20 +153,26 @@ def _run_to_end(
     *,
     now: dt.datetime,
 ) -> FinishedRun:
-    from flwr.app import Context, RecordDict
-
-    from solblom_server.app import ADDRESS_PREFIX, app
     from solblom_server.release import release_model
 
-    config: dict[str, bool | float | int | str] = {"home": str(coordinator.home), "run": row.id}
-    config |= {f"{ADDRESS_PREFIX}{site}": node for site, node in transport.addresses.items()}
-    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
     try:
-        app(transport.grid, context)
+        _call_server_app(coordinator, row, transport)
     except RunError as error:
         _note_stop(coordinator, row, error, now=now)
         raise
     return release_model(coordinator, row, document, transport.evaluate, now=now)
+
+
+def _call_server_app(coordinator: Coordinator, row: RunRow, transport: Transport) -> None:
+    """Run what is left of a run: open rounds, then releases that have not been made."""
+    from flwr.app import Context, RecordDict
+
+    from solblom_server.app import ADDRESS_PREFIX, app
+
+    config: dict[str, bool | float | int | str] = {"home": str(coordinator.home), "run": row.id}
+    config |= {f"{ADDRESS_PREFIX}{site}": node for site, node in transport.addresses.items()}
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
+    app(transport.grid, context)
 
 
 def _note_stop(coordinator: Coordinator, row: RunRow, error: RunError, *, now: dt.datetime) -> None:

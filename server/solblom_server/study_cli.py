@@ -12,6 +12,7 @@ from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.home import HOME_OPTION, find_home
 
 if TYPE_CHECKING:
+    from solblom_protocol.privacy_event import PrivacyEvent
     from solblom_protocol.study import StudyDocument
 
 app = typer.Typer(
@@ -157,9 +158,8 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
     """Return what a researcher wants to know before starting."""
     from solblom_models.accountant import format_epsilon, pld_epsilon
 
-    study, event = document.study, document.round_event
-    events = [event] * study.training.rounds
-    cost = format_epsilon(pld_epsilon(events, study.privacy.delta))
+    study = document.study
+    cost = format_epsilon(pld_epsilon(document.all_events, study.privacy.delta))
     return {
         "name": study.study.name,
         "title": study.study.title,
@@ -176,8 +176,39 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
             "noise multiplier": document.noise_multiplier or "0 (privacy is off)",
             "hospitals": f"at least {study.cohort.min_nodes}, quorum {study.cohort.quorum}",
             "learning rate": f"{study.training.learning_rate:g}{_suggestion(document)}",
+            "releases": _releases(document),
         },
+        "releases": [
+            {"kind": kind, "times": times, "noise_multiplier": event.noise_multiplier}
+            for kind, times, event in _charged_releases(document)
+        ],
     }
+
+
+def _charged_releases(document: "StudyDocument") -> "list[tuple[str, int, PrivacyEvent]]":
+    """Return (kind, how often, what it does) of what leaves besides updates."""
+    releases = document.study.evaluation.releases
+    found = [
+        ("evaluate", releases, document.evaluation_event),
+        ("describe", 1, document.table_one_event),
+    ]
+    return [(kind, times, event) for kind, times, event in found if event is not None]
+
+
+def _releases(document: "StudyDocument") -> str:
+    """Return in words what leaves besides updates, each part with what it alone costs a patient."""
+    from solblom_models.accountant import format_epsilon, pld_epsilon
+
+    names = {"evaluate": "score histograms of test patients", "describe": "Table 1 of all patients"}
+    delta = document.study.privacy.delta
+    parts = [
+        f"{times} x {names[kind]} (epsilon {format_epsilon(pld_epsilon([event] * times, delta))})"
+        for kind, times, event in _charged_releases(document)
+    ]
+    named = document.study.evaluation.named
+    if named:
+        parts.append(f"OUTSIDE EPSILON: {', '.join(named)}")
+    return "; ".join(parts) or "none: no metric and no count leaves a hospital"
 
 
 def _suggestion(document: "StudyDocument") -> str:

@@ -20,9 +20,10 @@ from solblom_protocol.result import Receipt, write_result
 from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.database import Database
+from solblom_server.exchange import RunContext, utc_now
 from solblom_server.grids.local import LocalGrid, LocalNode
 from solblom_server.optimisers import ServerState
-from solblom_server.rounds import RunContext, initial_model, run_rounds, utc_now
+from solblom_server.rounds import initial_model, run_rounds
 from solblom_verify.canonical import digest
 
 SITES = ("east", "north", "west")

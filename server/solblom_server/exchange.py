@@ -1,0 +1,303 @@
+"""One exchange: ask every node the same thing, collect what they answer, lose nothing and nobody by name.
+
+Each order stands in the database before it is sent. Whatever dies, nodes are asked again with a new
+attempt and answer with the same bytes. Uses Grid's `push_messages` and `pull_messages`; Flower's
+`Strategy.start()` would hold every reply.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from solblom_protocol.errors import IntegrityError, RunError
+from solblom_protocol.layout import Layout
+from solblom_protocol.messages import timestamp
+from solblom_protocol.order import OrderHeader, OrderKind, RosterEntry, write_order
+from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.result import Receipt, Refusal, Result, read_reply
+from solblom_protocol.study import StudyDocument
+from solblom_server.coordinator import Coordinator
+from solblom_server.database import Database, ReplyRow
+from solblom_verify.canonical import canonical_json, digest
+
+MAX_ATTEMPTS = 3
+POLL_SECONDS = 0.2
+TITLES = {"train": "Round", "evaluate": "Evaluation", "describe": "Table"}
+
+
+def utc_now() -> dt.datetime:
+    """Return the present moment in UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Everything a run needs, fixed before its first round."""
+
+    grid: Grid
+    coordinator: Coordinator
+    database: Database
+    run: str
+    document: StudyDocument
+    nodes: dict[str, PublicKeys]  # by site
+    addresses: dict[str, int]  # Flower node id by site
+    layout: Layout
+    folder: Path
+    clock: Callable[[], dt.datetime] = utc_now
+
+    @property
+    def roster(self) -> list[RosterEntry]:
+        """All nodes of the run, sorted by site."""
+        return [RosterEntry(site=s, node=self.nodes[s].key_id) for s in sorted(self.nodes)]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one exchange asks of every node.
+
+    Attributes:
+        number: of the round or of the release.
+        array: bytes of the model; empty for Table 1.
+        layout: names and shapes in the array.
+        event: what an answer does to patients; an answer with another one is refused.
+        take: folds the bytes of one result; raises IntegrityError for what does not belong.
+    """
+
+    kind: OrderKind
+    number: int
+    array: bytes
+    layout: Layout
+    event: PrivacyEvent
+    take: Callable[[str, bytes], None]
+
+
+@dataclass
+class Collection:
+    """Replies of one exchange while they arrive."""
+
+    opened: float
+    waiting: dict[str, str] = field(default_factory=dict)  # message id → site
+    attempts: dict[str, int] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    results: set[str] = field(default_factory=set)
+    refusals: dict[str, str] = field(default_factory=dict)
+    invalid: dict[str, str] = field(default_factory=dict)  # code of a site's last unreadable reply
+
+
+def collect(context: RunContext, question: Question, sites: list[str]) -> Collection:
+    """Ask these nodes and take each result as it arrives, until all have answered or the deadline has passed."""
+    collection = Collection(time.monotonic())
+    deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
+    _ask(context, question, collection, sites)
+    while collection.waiting and time.monotonic() < deadline:
+        unanswered = _pull(context, question, collection)
+        again = [s for s in unanswered if collection.attempts[s] < MAX_ATTEMPTS]
+        if again:
+            _ask(context, question, collection, again)
+        if collection.waiting:
+            time.sleep(POLL_SECONDS)
+    return collection
+
+
+def _ask(context: RunContext, question: Question, collection: Collection, sites: list[str]) -> None:
+    for site in sites:
+        message = _order_message(context, question, site, collection)
+        for message_id in context.grid.push_messages([message]):
+            collection.waiting[message_id] = site
+
+
+def _order_message(
+    context: RunContext, question: Question, site: str, collection: Collection
+) -> Message:
+    """Write one order into the database, then return it as a Flower message."""
+    now, node = context.clock(), context.nodes[site]
+    kind, number = question.kind, question.number
+    attempt = context.database.next_attempt(context.run, number, site, kind=kind)
+    previous, receipt = context.database.last_answered(context.run, site)
+    header = OrderHeader(
+        schema="solblom.order/1",
+        kind=kind,
+        coordinator=context.coordinator.public.key_id,
+        site=site,
+        node=node.key_id,
+        study=context.document.digest,
+        run=context.run,
+        round=number,
+        attempt=attempt,
+        issued=timestamp(now),
+        expires=timestamp(
+            now + dt.timedelta(minutes=context.document.study.cohort.deadline_minutes)
+        ),
+        base_model=digest(question.array),
+        layout=question.layout.to_json(),
+        roster=context.roster,
+        noise=context.document.study.privacy.noise,
+        previous_order=previous,
+        last_receipt=receipt,
+    )
+    order = write_order(
+        header, question.array, key=context.coordinator.signing, recipient=node.sealing
+    )
+    context.database.add_order(order.digest, context.run, number, site, attempt, kind=kind, now=now)
+    collection.attempts[site] = collection.attempts.get(site, 0) + 1
+    array = Array(
+        dtype="uint8", shape=(len(order.sealed),), stype="solblom.sealed", data=order.sealed
+    )
+    content = RecordDict({"solblom": ArrayRecord({"sealed": array})})
+    return context.grid.create_message(content, "train", context.addresses[site], str(number))
+
+
+def _pull(context: RunContext, question: Question, collection: Collection) -> list[str]:
+    """Take in what has arrived; return the sites whose message was lost."""
+    lost: list[str] = []
+    for reply in context.grid.pull_messages(list(collection.waiting)):
+        site = collection.waiting.pop(reply.metadata.reply_to_message_id, None)
+        if site is None or site in collection.done:
+            continue
+        sealed = _sealed_bytes(reply)
+        if sealed is None:
+            lost.append(site)
+            continue
+        if not _take_in(context, question, collection, site, sealed):
+            lost.append(site)
+    return lost
+
+
+def _sealed_bytes(reply: Message) -> bytes | None:
+    """Return what a node sent; None for an error of the courier, or a message without a reply."""
+    if reply.has_error():
+        return None
+    try:
+        return bytes(reply.content.array_records["solblom"]["sealed"].data)
+    except KeyError:
+        return None
+
+
+def _take_in(
+    context: RunContext, question: Question, collection: Collection, site: str, sealed: bytes
+) -> bool:
+    """Check one reply and take it; False when its bytes are not this node's answer to this question.
+
+    Bytes that a courier changed, or an old refusal played again, count as lost: the node is asked
+    again. Otherwise anybody on the way could end a hospital's round.
+    """
+    seconds = time.monotonic() - collection.opened
+    try:
+        reply = read_reply(
+            sealed, key=context.coordinator.sealing, node=context.nodes[site].signing
+        )
+        if isinstance(reply, Refusal):
+            if reply.order is not None and not context.database.is_order(
+                reply.order, context.run, question.number, site, kind=question.kind
+            ):
+                raise IntegrityError("SB-404", "The refusal answers another order")
+            collection.done.add(site)
+            collection.refusals[site] = reply.code
+            row = _reply_row(context, question, site, "refusal", seconds, code=reply.code)
+            context.database.add_reply(context.run, row)
+            return True
+        _check_result(context, question, site, reply.receipt)
+        event = canonical_json(reply.receipt.event).decode()
+        context.database.add_charge(
+            context.run, question.number, site, reply.receipt.work, event, kind=question.kind
+        )
+        question.take(site, reply.update)
+    except IntegrityError as error:
+        collection.invalid[site] = error.code
+        row = _reply_row(context, question, site, "invalid", seconds, code=error.code)
+        context.database.add_reply(context.run, row)
+        return False
+    collection.done.add(site)
+    collection.results.add(site)
+    row = _reply_row(context, question, site, "result", seconds, result=reply)
+    context.database.add_reply(context.run, row)
+    return True
+
+
+def _check_result(context: RunContext, question: Question, site: str, receipt: Receipt) -> None:
+    """Refuse a receipt that is not about what was asked.
+
+    Raises:
+        IntegrityError: SB-404.
+    """
+    expected = {
+        "kind": question.kind,
+        "site": site,
+        "run": context.run,
+        "round": question.number,
+        "study": context.document.digest,
+        "base_model": digest(question.array),
+        "event": question.event.to_json(),
+    }
+    for name, value in expected.items():
+        if getattr(receipt, name) != value:
+            raise IntegrityError("SB-404", f"The receipt's {name} is not what was ordered")
+    if not context.database.is_order(
+        receipt.order, context.run, question.number, site, kind=question.kind
+    ):
+        raise IntegrityError("SB-404", "The receipt answers an order that was never issued")
+
+
+def _reply_row(
+    context: RunContext,
+    question: Question,
+    site: str,
+    kind: str,
+    seconds: float,
+    *,
+    code: str | None = None,
+    result: Result | None = None,
+) -> ReplyRow:
+    return ReplyRow(
+        round=question.number,
+        asked=question.kind,
+        site=site,
+        order_digest="" if result is None else result.receipt.order,
+        kind=kind,
+        code=code,
+        receipt=None if result is None else result.receipt_digest,
+        envelope=None if result is None else result.envelope,
+        arrived=timestamp(context.clock()),
+        seconds=round(seconds, 3),
+    )
+
+
+def check_quorum(context: RunContext, question: Question, collection: Collection) -> None:
+    """Refuse an exchange with fewer results than the study's quorum.
+
+    Raises:
+        RunError: SB-501, every hospital that is missing is named with the reason.
+    """
+    quorum = context.document.study.cohort.quorum
+    if len(collection.results) >= quorum:
+        return
+    silent = sorted(set(context.nodes) - collection.done)
+    reasons = [f"{site} refused ({code})" for site, code in sorted(collection.refusals.items())]
+    reasons += [
+        f"{site} sent no valid reply ({collection.invalid[site]})"
+        if site in collection.invalid
+        else f"{site} did not answer"
+        for site in silent
+    ]
+    raise RunError(
+        "SB-501",
+        f"{TITLES[question.kind]} {question.number}: {len(collection.results)} of "
+        f"{len(context.nodes)} hospitals gave an answer, "
+        f"and the quorum is {quorum}: {', '.join(reasons)}",
+        _hint(collection.refusals),
+    )
+
+
+def _hint(refusals: dict[str, str]) -> str | None:
+    if not refusals:
+        return None
+    return (
+        "Ask the hospitals named; each one's own log says why. "
+        "docs/reference/errors.md explains the codes"
+    )

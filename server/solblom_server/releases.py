@@ -1,0 +1,185 @@
+"""After the rounds: ask for what the study lets leave besides updates, and keep the sums (privacy.md rule 9).
+
+One score histogram of the final model per run while the study has releases left, and one Table 1 per
+study. Hospitals' counts are added as they arrive; only the sum is kept. A release that too few
+hospitals answer is noted and takes nothing from the model.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solblom_models.released_metrics import ScoreHistogram, released_metrics
+from solblom_models.task import DescribingTask, find_task
+from solblom_protocol.errors import IntegrityError, RunError
+from solblom_protocol.layout import Layout
+from solblom_protocol.order import OrderKind
+from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.study import StudyDocument
+from solblom_server.database import Database
+from solblom_server.exchange import Collection, Question, RunContext, check_quorum, collect
+from solblom_verify.canonical import canonical_json, digest, parse_canonical
+
+LARGEST_COUNT = 2**40  # of one hospital: sums of 2^16 hospitals stay in int64
+NAMED_VALUES = 3  # site-auroc: value, low, high
+
+
+@dataclass
+class CountSum:
+    """A running sum of hospitals' counts, and what they released by name."""
+
+    cells: int
+    named: tuple[str, ...]
+    total: NDArray[np.int64] = field(init=False)
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.total = np.zeros(self.cells, dtype=np.int64)
+
+    def add(self, site: str, data: bytes) -> None:
+        """Add one hospital's counts, exactly.
+
+        Raises:
+            IntegrityError: SB-404, another size than the study fixes, or numbers out of range.
+        """
+        size, extra = 8 * self.cells, 8 * NAMED_VALUES * len(self.named)
+        if len(data) != size + extra:
+            raise IntegrityError("SB-404", "The release has another size than the study fixes")
+        counts = np.frombuffer(data[:size], dtype="<i8")
+        values = np.frombuffer(data[size:], dtype="<f8")
+        if bool((counts > LARGEST_COUNT).any() or (counts < -LARGEST_COUNT).any()):
+            raise IntegrityError("SB-404", "The release has a count out of range")
+        if not bool(((values >= 0.0) & (values <= 1.0)).all()):
+            raise IntegrityError("SB-404", "The release has a named value outside 0 to 1")
+        self.total += counts
+        if self.named:
+            self.values[site] = values.tolist()
+
+
+def run_releases(context: RunContext, model: bytes) -> None:
+    """Ask for the releases that the study still allows; `model` is the run's final model."""
+    document, study = context.document, context.document.digest
+    made = context.database.releases(study)
+    number = next_evaluation(made, context.run, digest(model), document.study.evaluation.releases)
+    event = document.evaluation_event
+    if number is not None and event is not None:
+        cells = 2 * document.study.evaluation.bins
+        _ask(context, "evaluate", number, model, context.layout, event, cells)
+    table = document.table_one_event
+    if table is not None and not any(m[1] == "describe" and _done(m[4]) for m in made):
+        cells = sum(len(block["cells"]) for block in _blocks(document))
+        _ask(context, "describe", 1, b"", Layout(()), table, cells)
+
+
+def next_evaluation(
+    made: list[tuple[str, str, int, str, str]], run: str, model: str, allowed: int
+) -> int | None:
+    """Return the number of the next evaluation; None when this model has one or none is left."""
+    done = [m for m in made if m[1] == "evaluate" and _done(m[4])]
+    if any(m[0] == run and m[3] == model for m in done):
+        return None
+    number = 1 + len(done)
+    return number if number <= allowed else None
+
+
+def _done(record: str) -> bool:
+    value = parse_canonical(record.encode())
+    return isinstance(value, dict) and value.get("status") == "released"
+
+
+def _ask(
+    context: RunContext,
+    kind: OrderKind,
+    number: int,
+    model: bytes,
+    layout: Layout,
+    event: PrivacyEvent,
+    cells: int,
+) -> None:
+    named = context.document.study.evaluation.named if kind == "evaluate" else ()
+    found = CountSum(cells, named)
+    question = Question(kind, number, model, layout, event, found.add)
+    collection = collect(context, question, sorted(context.nodes))
+    record = _record(context, question, collection, found)
+    context.database.add_release(
+        context.run,
+        context.document.digest,
+        kind,
+        number,
+        digest(model),
+        canonical_json(record).decode(),
+    )
+
+
+def _record(
+    context: RunContext, question: Question, collection: Collection, found: CountSum
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "status": "released",
+        "sites": sorted(collection.results),
+        "refusals": dict(sorted(collection.refusals.items())),
+        "missing": sorted(set(context.nodes) - collection.done),
+    }
+    try:
+        check_quorum(context, question, collection)
+    except RunError as error:
+        return record | {"status": "not released", "reason": error.message}
+    return record | {
+        "counts": found.total.tolist(),
+        # Spelled out, so that no float's spelling enters the record.
+        "named": {s: [f"{v:.3f}" for v in found.values[s]] for s in sorted(found.values)},
+    }
+
+
+def released_report(database: Database, document: StudyDocument, run: str) -> list[dict[str, Any]]:
+    """Return the releases of a run, and the study's Table 1, as they stand in evaluation/report.json."""
+    reports = []
+    for made_in, kind, number, model, text in database.releases(document.digest):
+        record = parse_canonical(text.encode())
+        if not isinstance(record, dict) or (kind == "evaluate" and made_in != run):
+            continue
+        base: dict[str, Any] = {"kind": kind, "number": number, "model": model, **record}
+        if record.get("status") == "released":
+            base |= (
+                _evaluation(document, record) if kind == "evaluate" else _table(document, record)
+            )
+        reports.append(base)
+    return reports
+
+
+def _evaluation(document: StudyDocument, record: dict[str, Any]) -> dict[str, Any]:
+    deviation = _deviation(document.evaluation_noise, len(record["sites"]))
+    counts = np.array(record["counts"], dtype=np.int64)
+    histogram = ScoreHistogram.of(counts, deviation=deviation)
+    return {
+        "noise_deviation": f"{deviation:.4f}",
+        "bins": document.study.evaluation.bins,
+        "metrics": released_metrics(histogram),
+        "outside_epsilon": list(document.study.evaluation.named),
+    }
+
+
+def _table(document: StudyDocument, record: dict[str, Any]) -> dict[str, Any]:
+    deviation, start, rows = _deviation(document.table_one_noise, len(record["sites"])), 0, []
+    for block in _blocks(document):
+        end = start + len(block["cells"])
+        rows.append({**block, "counts": record["counts"][start:end]})
+        start = end
+    return {"noise_deviation": f"{deviation:.4f}", "table": rows}
+
+
+def _deviation(noise: str | None, sites: int) -> float:
+    """Return the standard deviation of the noise on each summed count: every hospital added its own."""
+    return float(noise or 0.0) * math.sqrt(sites)
+
+
+def _blocks(document: StudyDocument) -> list[dict[str, Any]]:
+    task = find_task(document.study.task.name)
+    if not isinstance(task, DescribingTask):
+        return []
+    return [
+        {"variable": name, "cells": list(cells)} for name, cells in task.table_one_cells(document)
+    ]

@@ -57,19 +57,46 @@ class ScoreHistogram:
 
 
 def histogram_auroc(histogram: ScoreHistogram) -> Estimate:
-    """Return the AUROC with an interval on the logit scale.
+    """Return the AUROC with an interval that covers which patients were there, and the noise.
 
-    Sampling variance: DeLong, DeLong & Clarke-Pearson 1988, on the binned scores. Noise variance: the
-    delta method, since the AUROC is a ratio of sums of the counts.
+    The AUROC is a ratio whose denominator is noisy too, so the interval is Fieller's (1954): all values
+    a for which p (W - a) n does not differ from zero by more than its error, W being 1 where the
+    positive scores higher and 1/2 in ties. Sampling variance: DeLong, DeLong & Clarke-Pearson 1988, on
+    the binned scores. Never narrower than DeLong's interval on the logit scale.
     """
     n, p = histogram.negatives, histogram.positives
-    below = np.tril(np.ones((len(p), len(p))), -1) + 0.5 * np.eye(len(p))  # [i, j]: j under i
-    above_n, above_p = below @ n / n.sum(), below.T @ p / p.sum()
-    value = float(p @ above_n / p.sum())
-    by_p, by_n = (above_n - value) / p.sum(), (above_p - value) / n.sum()
-    noise = histogram.deviation**2 * float((by_p**2).sum() + (by_n**2).sum())
-    sampling = _spread(p, above_n) + _spread(n, above_p)
-    return _on_logit_scale(value, noise + sampling, smaller=int(min(p.sum(), n.sum())))
+    above = np.tril(np.ones((len(p), len(p))), -1) + 0.5 * np.eye(len(p))
+    total_n, total_p = float(n.sum()), float(p.sum())
+    value = float(p @ above @ n) / (total_p * total_n)
+    seen_n, seen_p = _not_negative(n), _not_negative(p)
+    by_p, by_n = above @ seen_n / total_n, above.T @ seen_p / total_p
+    sampling = _spread(seen_p, by_p) + _spread(seen_n, by_n)
+    bounded = min(max(value, 0.0), 1.0)
+    low, high = logit_interval(bounded, sampling, int(min(total_p, total_n)))
+    found = _fieller(histogram, above, sampling)
+    return Estimate(bounded, min(low, found[0], bounded), max(high, found[1], bounded))
+
+
+def _fieller(histogram: ScoreHistogram, above: Counts, sampling: float) -> tuple[float, float]:
+    """Return the smallest and the largest AUROC in steps of 0.0005 that the counts do not refute."""
+    n, p, variance = histogram.negatives, histogram.positives, histogram.deviation**2
+    total_n, total_p = float(n.sum()), float(p.sum())
+    grid = np.linspace(0.0, 1.0, 2001)
+    difference = float(p @ above @ n) - grid * total_p * total_n
+    over_n = ((above @ n - grid[:, None] * total_n) ** 2).sum(axis=1)
+    over_p = ((above.T @ p - grid[:, None] * total_p) ** 2).sum(axis=1)
+    squares = ((above - grid[:, None, None]) ** 2).sum(axis=(1, 2))
+    # Noise on n and p; squares of noisy counts count the noise twice, hence the last term.
+    noise = np.maximum(variance * (over_n + over_p) - variance**2 * squares, 0.0)
+    kept = grid[difference**2 <= Z95**2 * (noise + sampling * (total_p * total_n) ** 2)]
+    return (float(kept[0]), float(kept[-1])) if len(kept) else (1.0, 0.0)
+
+
+def _not_negative(counts: Counts) -> Counts:
+    """Return counts without what noise pushed below zero, with the same sum."""
+    kept = np.maximum(counts, 0.0)
+    scaled: Counts = kept * (counts.sum() / kept.sum())
+    return scaled
 
 
 def histogram_share(part: float, total: float, *, deviation: float, cells: int) -> Estimate:
@@ -116,13 +143,10 @@ def _calibration(histogram: ScoreHistogram, index: int) -> dict[str, Any]:
 
 
 def _spread(counts: Counts, placements: Counts) -> float:
-    """Return the variance of the mean placement; noisy counts below zero count as zero here."""
-    weights = np.maximum(counts, 0.0)
-    total = float(weights.sum())
-    if total <= 1.0:
-        return 0.25
-    mean = float(weights @ placements) / total
-    return float(weights @ (placements - mean) ** 2) / (total - 1.0) / total
+    """Return the variance of the mean placement over patients."""
+    total = float(counts.sum())
+    mean = float(counts @ placements) / total
+    return float(counts @ (placements - mean) ** 2) / max(total - 1.0, 1.0) / total
 
 
 def _on_logit_scale(value: float, variance: float, *, smaller: int) -> Estimate:

@@ -171,7 +171,7 @@ def test_a_run_cut_between_two_rounds_resumes_to_the_same_model_and_charges_noth
     assert failed_checks(federation.home, resumed) == []
 
 
-@pytest.mark.parametrize("step", ["write_checkpoint", "Database.close_round"])
+@pytest.mark.parametrize("step", ["rounds.write_checkpoint", "database.Database.close_round"])
 def test_a_run_cut_when_all_have_answered_resumes_to_the_same_model_and_charges_nothing_twice(
     finished: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -181,7 +181,7 @@ def test_a_run_cut_when_all_have_answered_resumes_to_the_same_model_and_charges_
         raise PowerCutError
 
     def arm(number: int, rounds: int, text: str) -> None:
-        power.setattr(f"solblom_server.rounds.{step}", cut)
+        power.setattr(f"solblom_server.{step}", cut)
 
     with monkeypatch.context() as power, progress(arm), pytest.raises(PowerCutError):
         federation.start()

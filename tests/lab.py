@@ -272,6 +272,15 @@ path = "patients.csv"
             header, weights, key=self.coordinator.signing, recipient=self.public.sealing
         ).sealed
 
+    def evaluation(self, document: StudyDocument, **changes: Any) -> bytes:
+        """Return an honest sealed order to evaluate the initial model."""
+        return self.order(document, **({"kind": "evaluate"} | changes))
+
+    def description(self, document: StudyDocument, **changes: Any) -> bytes:
+        """Return an honest sealed order for Table 1."""
+        values = {"kind": "describe", "layout": []} | changes
+        return self.order(document, array=values.pop("array", b""), **values)
+
     def read(self, reply: bytes) -> Result | Refusal:
         """Open a reply as the coordinator would."""
         return read_reply(reply, key=self.coordinator.sealing, node=self.public.signing)

@@ -26,12 +26,14 @@ Line = Annotated[str, Field(min_length=20, pattern=r"\S")]
 NOT_COVERED = (
     "Floating-point artefacts of the noise: blunted by rounding to a public grid, not excluded",
     "Timing: how long a hospital takes to answer is not hidden",
+    "The band of each hospital's patient count, and the code with which it refuses: coarse, without noise",
+    "A question asked twice: a second answer that differs shows that the cohort changed in between",
     "A patient who is in several of the hospitals: their losses add up",
     "Runs of other studies on the same patients: each hospital's own ledger has the sum",
     "What is true of the population: no privacy method hides that smoking harms smokers",
 )
 SIMULATED = (
-    "This is a simulation: keys follow from a public seed",
+    "This is a simulation: one machine made all the keys, noise included, from a seed that anybody knows",
     "The exact metrics shown in a simulation are outside epsilon",
 )
 

@@ -196,3 +196,66 @@ def test_epsilon_is_rounded_towards_more_loss(epsilon: float, shown: str) -> Non
 
 def test_delta_has_its_shortest_spelling() -> None:
     assert format_delta(0.00001) == "1e-05"
+
+
+def counted(noise: str, steps: int = 1, *, low: str = "0", high: str = "1") -> PrivacyEvent:
+    return PrivacyEvent("discrete-gaussian", "1", noise, steps, low, high)
+
+
+@pytest.mark.parametrize(("noise", "steps"), [("0.8000", 1), ("1.3520", 1), ("4.0000", 5)])
+def test_counts_cost_what_their_exact_distribution_costs(noise: str, steps: int) -> None:
+    """One patient more shifts one cell by one: the privacy curve of two shifted discrete Gaussians."""
+    found = pld_epsilon([counted(noise, steps)], DELTA)
+    deviation, reach = float(noise), math.ceil(40 * float(noise))
+    weights = [math.exp(-(x**2) / (2 * deviation**2)) for x in range(-reach, reach + 1)]
+    total = sum(weights)
+    # The loss at x is (2 x - 1) / (2 sigma^2): of `steps` cells it is the sum, so fold the sums.
+    mass, single = (
+        {0: 1.0},
+        {x: w / total for x, w in zip(range(-reach, reach + 1), weights, strict=True)},
+    )
+    for _ in range(steps):
+        folded: dict[int, float] = {}
+        for a, p in mass.items():
+            for b, q in single.items():
+                if p * q > 1e-18:
+                    folded[a + b] = folded.get(a + b, 0.0) + p * q
+        mass = folded
+
+    def delta(epsilon: float) -> float:
+        # Divergence of the shifted from the unshifted: P[x] = mass[x - steps].
+        excess = 0.0
+        for x, p in mass.items():
+            loss = (2 * x + steps) / (2 * deviation**2)
+            excess += p * max(0.0, 1.0 - math.exp(epsilon - loss))
+        return excess - DELTA
+
+    exact = float(brentq(delta, 0.0, 100.0))
+    assert exact <= found <= exact * 1.01
+
+
+def test_a_patient_pays_for_the_events_that_touch_their_place_only() -> None:
+    training = PrivacyEvent("poisson-gaussian", "1", "2.0000", 1, "0.3", "1")
+    testing = counted("2.0000", low="0", high="0.3")
+    both = pld_epsilon([training, testing], DELTA)
+    assert both == max(pld_epsilon([training], DELTA), pld_epsilon([testing], DELTA))
+    assert rdp_epsilon([training, testing], DELTA, order=8) == rdp_epsilon(
+        [training], DELTA, order=8
+    )
+
+
+def test_parts_that_overlap_add_up_where_they_overlap() -> None:
+    first = counted("2.0000", low="0", high="0.5")
+    second = counted("2.0000", low="0.4", high="1")
+    apart = counted("2.0000", low="0.5", high="1")
+    together = pld_epsilon([counted("2.0000", 2)], DELTA)
+    assert pld_epsilon([first, second], DELTA) == pytest.approx(together, rel=1e-6)
+    assert pld_epsilon([first, apart], DELTA) == pld_epsilon([first], DELTA)
+
+
+def test_noise_beside_another_event_is_calibrated_to_the_rest_of_the_promise() -> None:
+    beside = counted("20.0000", 4)
+    noise = calibrate_noise(2.0, DELTA, steps=10, beside=beside)
+    alone = calibrate_noise(2.0, DELTA, steps=10)
+    assert float(noise) > float(alone)
+    assert 1.99 < pld_epsilon([event("1", noise, 10), beside], DELTA) <= 2.0

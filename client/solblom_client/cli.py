@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
+from solblom_client import setup_cli
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, read_given, say
 
 if TYPE_CHECKING:
+    from solblom_client.exchange import PassReport
     from solblom_client.ledger import Entry, Ledger
     from solblom_client.policy import NodeConfig
 
@@ -18,6 +20,7 @@ ledger_app = typer.Typer(
     help="The hospital's privacy budget", no_args_is_help=True, add_completion=False
 )
 app.add_typer(ledger_app, name="ledger")
+app.registered_commands.extend(setup_cli.app.registered_commands)
 
 NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")
 NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its folder")
@@ -36,7 +39,7 @@ def approve_study(
     from solblom_client.policy import load_node_config
     from solblom_client.vault import Vault, utc_now
 
-    envelope = _read(study)
+    envelope = read_given(study)
     rows: list[dict[str, Any]] = []
     for node in nodes:
         config = load_node_config(node)
@@ -66,6 +69,53 @@ def revoke_study(
 
     revoke(load_node_config(node), study)
     say("Withdrawn. Later orders of this study are refused (SB-203).")
+
+
+@app.command("exchange")
+@command
+def exchange(
+    node: Path = typer.Argument(Path("node.toml"), help="node.toml, or its folder"),
+    again: bool = typer.Option(
+        False, "--again", help="Answer orders once more whose replies were lost on the way"
+    ),
+    watch_seconds: float | None = typer.Option(
+        None, "--watch", help="Go on, with so many seconds between passes, until interrupted"
+    ),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Rounds by file: answer the sealed orders in the inbox with sealed replies in the outbox."""
+    import time
+
+    from solblom_client.exchange import exchange_once
+    from solblom_client.policy import load_node_config
+    from solblom_client.vault import Vault
+
+    config = load_node_config(node)
+    vault = Vault(config)
+    try:
+        while True:
+            report = exchange_once(config, vault, again=again)
+            if as_json:
+                print_json("solblom.node.exchange/1", {"site": config.node.site, **vars(report)})
+            else:
+                _print_pass(config.node.site, report, quiet=watch_seconds is not None)
+            if watch_seconds is None:
+                return
+            time.sleep(watch_seconds)
+    finally:
+        vault.close()
+
+
+def _print_pass(site: str, report: "PassReport", *, quiet: bool) -> None:
+    """Say what a pass did; a watching node says nothing about passes without news."""
+    if report.answered or not quiet:
+        say(f"{site}: {len(report.answered)} answered, {len(report.known)} answered before")
+    if quiet:
+        return
+    for name in report.waiting:
+        say(f"  {name}: not whole yet, or damaged: waiting for the rest")
+    for name, reason in report.left_alone.items():
+        say(f"  {name!a}: {reason}: left alone")
 
 
 @ledger_app.command("show")
@@ -161,12 +211,3 @@ def _print_ledger(data: dict[str, Any]) -> None:
         charged = (str(row["rounds"]), str(row["releases"]))
         table.add_row(row["study"][:19], *charged, row["epsilon"], more)
     console.print(table)
-
-
-def _read(path: Path) -> bytes:
-    from solblom_protocol.errors import ConfigurationError
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError("SB-101", f"{path} cannot be read: {error.strerror}") from None

@@ -33,6 +33,10 @@ class CoordinatorTable(_Table):
     """The pinned coordinator. Its key is compared out of band, never learned from the network."""
 
     key: str
+    inbox: str | None = None  # rounds by file: folder where orders arrive
+    outbox: str | None = None  # folder from which replies are carried away
+    carrier_before: tuple[str, ...] = ()  # command that fetches orders, run before each pass
+    carrier_after: tuple[str, ...] = ()  # command that delivers replies, run after each pass
     url: str | None = None
     ca_file: str | None = None
     proxy: str | None = None

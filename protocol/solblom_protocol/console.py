@@ -5,12 +5,13 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-from solblom_protocol.errors import EXIT_INTERRUPTED, SolblomError
+from solblom_protocol.errors import EXIT_INTERRUPTED, ConfigurationError, SolblomError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +38,18 @@ def say(text: str) -> None:
 def print_json(schema: str, data: dict[str, Any]) -> None:
     """Print one object with its schema on stdout."""
     sys.stdout.write(json.dumps({"schema": schema, **data}, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_given(path: Path) -> bytes:
+    """Return the bytes of a file that was named on the command line.
+
+    Raises:
+        ConfigurationError: SB-101.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError("SB-101", f"{path} cannot be read: {error.strerror}") from None
 
 
 def show_error(error: SolblomError, *, as_json: bool) -> None:

@@ -177,6 +177,18 @@ CODES: dict[str, ErrorCode] = {
     "SB-506": ErrorCode(
         "The input does not fit the model", 3, "Compare it with the model's data contract"
     ),
+    # Exchange and enrolment
+    "SB-601": ErrorCode(
+        "An exchange folder cannot be used",
+        3,
+        "Check that it exists, and who may read and write it",
+    ),
+    "SB-602": ErrorCode(
+        "The carrier's command failed", 6, "Run it by hand, then run the exchange again"
+    ),
+    "SB-603": ErrorCode(
+        "An invitation or an answer to one does not hold", 5, "Ask for a new invitation"
+    ),
 }
 
 REFUSAL_CODES = frozenset(code for code in CODES if code.startswith("SB-2"))

@@ -24,7 +24,7 @@ CREATE TABLE rounds (
 ) STRICT;
 CREATE TABLE orders (
   digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL,
-  attempt INTEGER NOT NULL, issued TEXT NOT NULL, kind TEXT NOT NULL,
+  attempt INTEGER NOT NULL, issued TEXT NOT NULL, kind TEXT NOT NULL, sealed TEXT NOT NULL,
   UNIQUE (run, kind, round, site, attempt)
 ) STRICT;
 CREATE TABLE replies (
@@ -219,14 +219,26 @@ class Database:
         attempt: int,
         *,
         kind: str = "train",
+        sealed: str = "",
         now: dt.datetime,
     ) -> None:
         """Record an order before it is sent."""
         with self.transaction():
             self._connection.execute(
-                "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (digest, run_id, number, site, attempt, timestamp(now), kind),
+                "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (digest, run_id, number, site, attempt, timestamp(now), kind, sealed),
             )
+
+    def newest_order(
+        self, run_id: str, number: int, site: str, *, kind: str
+    ) -> tuple[str, str] | None:
+        """Return (digest of the sealed bytes, when issued) of the newest attempt."""
+        row = self._connection.execute(
+            "SELECT sealed, issued FROM orders WHERE run = ? AND kind = ? AND round = ? AND site = ?"
+            " ORDER BY attempt DESC LIMIT 1",
+            (run_id, kind, number, site),
+        ).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]))
 
     def is_order(
         self, digest: str, run_id: str, number: int, site: str, *, kind: str = "train"

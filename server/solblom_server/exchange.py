@@ -6,17 +6,19 @@ attempt and answer with the same bytes. Uses Grid's `push_messages` and `pull_me
 """
 
 import datetime as dt
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.layout import Layout
-from solblom_protocol.messages import timestamp
+from solblom_protocol.messages import parse_timestamp, timestamp
 from solblom_protocol.order import OrderHeader, OrderKind, RosterEntry, write_order
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.public_keys import PublicKeys
@@ -29,6 +31,19 @@ from solblom_verify.canonical import canonical_json, digest
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.2
 TITLES = {"train": "Round", "evaluate": "Evaluation", "describe": "Table"}
+
+
+@runtime_checkable
+class KeepsOrders(Protocol):
+    """A courier whose orders outlive this process, such as files."""
+
+    def holds_order(self, node: int, order: str) -> bool:
+        """Tell whether the order still waits to be answered."""
+        ...
+
+    def take_up(self, message: Message, order: str) -> str:
+        """Wait for the reply to it; return its message id."""
+        ...
 
 
 def utc_now() -> dt.datetime:
@@ -101,15 +116,36 @@ def collect(context: RunContext, question: Question, sites: list[str]) -> Collec
         if again:
             _ask(context, question, collection, again)
         if collection.waiting:
-            time.sleep(POLL_SECONDS)
+            time.sleep(getattr(context.grid, "poll_seconds", POLL_SECONDS))
     return collection
 
 
 def _ask(context: RunContext, question: Question, collection: Collection, sites: list[str]) -> None:
     for site in sites:
+        held = None if site in collection.attempts else _held_order(context, question, site)
+        if held is not None:
+            collection.attempts[site] = 1
+            collection.waiting[held] = site
+            continue
         message = _order_message(context, question, site, collection)
         for message_id in context.grid.push_messages([message]):
             collection.waiting[message_id] = site
+
+
+def _held_order(context: RunContext, question: Question, site: str) -> str | None:
+    """Take up an order of before a restart that the courier still holds; return its message id."""
+    grid = context.grid
+    if not isinstance(grid, KeepsOrders):
+        return None
+    newest = context.database.newest_order(context.run, question.number, site, kind=question.kind)
+    lifetime = dt.timedelta(minutes=context.document.study.cohort.deadline_minutes)
+    address = context.addresses[site]
+    if newest is None or context.clock() > parse_timestamp(newest[1]) + lifetime:
+        return None
+    if not grid.holds_order(address, newest[0]):
+        return None
+    message = context.grid.create_message(RecordDict(), "train", address, str(question.number))
+    return grid.take_up(message, newest[0])
 
 
 def _order_message(
@@ -144,7 +180,16 @@ def _order_message(
     order = write_order(
         header, question.array, key=context.coordinator.signing, recipient=node.sealing
     )
-    context.database.add_order(order.digest, context.run, number, site, attempt, kind=kind, now=now)
+    context.database.add_order(
+        order.digest,
+        context.run,
+        number,
+        site,
+        attempt,
+        kind=kind,
+        sealed=hashlib.sha256(order.sealed).hexdigest(),
+        now=now,
+    )
     collection.attempts[site] = collection.attempts.get(site, 0) + 1
     array = Array(
         dtype="uint8", shape=(len(order.sealed),), stype="solblom.sealed", data=order.sealed

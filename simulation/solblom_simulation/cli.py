@@ -26,7 +26,7 @@ app = typer.Typer(
 def demo(
     task: str = typer.Argument("heart", help="heart (rare-disease and histology come later)"),
     transport: str = typer.Option(
-        "local", "--transport", help="local (network and files come later)"
+        "local", "--transport", help="local, or files (network comes later)"
     ),
     rounds: int = typer.Option(10, "--rounds", help="Rounds of training"),
     epsilon: float = typer.Option(
@@ -40,7 +40,7 @@ def demo(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Train heart-disease prediction across four real hospitals with patient-level differential privacy."""
-    if task != "heart" or transport != "local":
+    if task != "heart" or transport not in ("local", "files"):
         asked = f"The demo {task} over {transport}"
         raise ConfigurationError(
             "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"
@@ -53,6 +53,7 @@ def demo(
         rounds=rounds,
         epsilon=None if no_privacy else epsilon,
         seed=seed,
+        transport=transport,
     )
     now = dt.datetime.now(dt.UTC)
     outcome = with_progress(lambda: run_demo(settings, now=now, say=say))

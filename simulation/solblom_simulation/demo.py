@@ -27,6 +27,8 @@ from solblom_verify.trust import load_trust
 
 STUDY_NAME = "heart-disease"
 DELTA = 1e-5
+TRANSPORTS = {"local": "local", "files": "simulated-files"}
+"""The demo's transports, by the name that its user types."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class DemoSettings:
     rounds: int = 10
     epsilon: float | None = 3.0
     seed: int = 20261122
+    transport: str = "local"  # or files
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def run_demo(
     approvals = approve_everywhere(home, envelope, seed=settings.seed, now=now)
     for site, summary in approvals.items():
         say(f"{site} approved the study for {summary.training_patients} patients")
-    run = start_run(home, envelope, transport_name="local", now=now)
+    if settings.transport == "files":
+        say("Starting four processes, one a hospital; orders and replies travel as sealed files")
+    run = start_run(home, envelope, transport_name=TRANSPORTS[settings.transport], now=now)
     report = run_report(home, run.run)
     checks = _verify(home, run)
     return DemoOutcome(settings, run, approvals, report, checks, time.monotonic() - started)
@@ -98,7 +103,7 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
     return {
         "run": outcome.run.run,
         "task": "tabular-classification",
-        "transport": "local",
+        "transport": outcome.settings.transport,
         "rounds": outcome.settings.rounds,
         "seconds": round(outcome.seconds, 2),
         "simulation": True,

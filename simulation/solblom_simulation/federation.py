@@ -1,5 +1,8 @@
-"""`--transport local`: coordinator and all hospitals in this process, through Flower's Grid and ClientApps."""
+"""Simulated hospitals behind two couriers: in this process (`local`), or processes of their own behind folders."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,8 @@ from solblom_client.app import app, open_vault
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import RunError
 from solblom_protocol.study import StudyDocument
+from solblom_server.file_transport import FileTransport
+from solblom_server.grids.files import FileGrid
 from solblom_server.grids.local import LocalGrid, LocalNode
 from solblom_simulation.hospitals import node_files
 
@@ -40,6 +45,61 @@ class LocalTransport:
         for node in self._nodes:
             open_vault(str(node.resolve())).close()
         open_vault.cache_clear()
+
+
+class SimulatedFiles(FileTransport):
+    """Simulated hospitals behind folders, each a process of its own that this one starts and ends."""
+
+    simulation = True
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self._nodes = node_files(home)
+        self._processes = {node.parent.name: _start_node(node) for node in self._nodes}
+        self.grid = FileGrid(self.folders, before_pull=self._check_processes)
+
+    def evaluate(self, document: StudyDocument, weights: bytes) -> dict[str, Any] | None:
+        """Return exact metrics: allowed because one machine plays all hospitals."""
+        from solblom_simulation.evaluation import evaluate, read_site
+
+        return evaluate(document, weights, [read_site(node, document) for node in self._nodes])
+
+    def close(self) -> None:
+        """End the hospitals' processes, by id."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.wait(timeout=30)
+
+    def _check_processes(self) -> None:
+        """Notice when a hospital's process has ended, instead of waiting for it.
+
+        Raises:
+            RunError: SB-505.
+        """
+        for site, process in self._processes.items():
+            if process.poll() is not None:
+                raise RunError(
+                    "SB-505",
+                    f"The process of {site} ended with status {process.returncode}",
+                    "Its own output stands in state/log/exchange.txt of its folder",
+                )
+
+
+def _start_node(node: Path) -> "subprocess.Popen[bytes]":
+    """Start `solblom node exchange --watch` for one hospital; its output stays in its own folder."""
+    log = node.parent / "state" / "log" / "exchange.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = "from solblom_protocol.cli import main; main()"
+    command = [sys.executable, "-c", start, "node", "exchange", str(node), "--watch", "0.2"]
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
 
 
 def start_local(home: Path) -> LocalTransport:

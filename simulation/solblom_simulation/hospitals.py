@@ -35,6 +35,8 @@ simulation = true
 
 [coordinator]
 key = "coordinator.pub"            # pinned: orders signed by any other key are refused
+inbox = "../../exchange/{site}/orders"    # rounds by file; between real hospitals, somebody carries them
+outbox = "../../exchange/{site}/replies"
 
 [policy]
 tasks = ["tabular-classification"]

@@ -1,0 +1,121 @@
+"""`solblom node init` and `node join`: a hospital sets up its node and answers an invitation."""
+
+import datetime as dt
+from pathlib import Path
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, print_json, read_given, say
+
+app = typer.Typer(help="Hospital: set up a node", no_args_is_help=True, add_completion=False)
+
+NODE_TOML = """\
+# This hospital's node. What stands here has the last word: no order and no study can overrule it.
+
+[node]
+site = "{site}"
+state = "state"                      # keys, ledger, log: for the node's user only, in no ordinary backup
+anchor = "ledger-anchor.json"        # better on another disk: shows that an old ledger was restored
+
+[coordinator]
+key = "coordinator.pub"              # written by `solblom node join`; orders of any other key are refused
+inbox = "inbox"                      # rounds by file: orders arrive here …
+outbox = "outbox"                    # … and replies leave from here
+# carrier_before = ["./fetch.sh"]    # your own command that fetches files, run before each pass
+# carrier_after = ["./deliver.sh"]   # and the one that delivers them; see docs/how-to/rounds-by-file.md
+
+[policy]
+tasks = ["tabular-classification"]
+study_signers = ["researcher.pub"]   # only studies signed by these people can be approved
+epsilon_budget = 8.0                 # lifetime, over all studies and all data of this hospital
+study_epsilon = 3.0                  # per study
+delta = 1e-5
+min_patients = 20
+allow_privacy_off = false
+named_releases = []                  # what may leave without noise: nothing
+
+[consent]
+source = "consent.csv"               # patient_id,status,valid_until
+rule = "opt-in"                      # nobody without a record takes part
+max_age_hours = 24                   # an older file stops the node
+
+[[dataset]]
+name = "patients"
+connector = "table"
+path = "{data}"                      # read-only
+patient = "{patient}"
+"""
+
+
+@app.command("init")
+@command
+def init(
+    folder: Path = typer.Argument(..., help="New folder for the node"),
+    site: str = typer.Option(..., "--site", help="The hospital's name in the federation"),
+    data: str = typer.Option(
+        "patients.csv", "--data", help="The table, or its path from the folder"
+    ),
+    patient: str = typer.Option("patient_id", "--patient", help="The column with the patient's id"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Make a node: its settings to be read and changed, its keys, and an empty privacy ledger."""
+    from solblom_client.node import create_node
+    from solblom_client.policy import load_node_config
+    from solblom_protocol.key_files import fingerprint, write_new
+
+    text = NODE_TOML.format(site=site, data=_toml(data), patient=_toml(patient))
+    write_new(folder / "node.toml", text.encode(), mode=0o644)
+    for name in ("inbox", "outbox"):
+        (folder / name).mkdir(exist_ok=True)
+    public = create_node(load_node_config(folder))
+    shown = fingerprint(public.signing)
+    if as_json:
+        print_json(
+            "solblom.node.init/1",
+            {"node": str(folder / "node.toml"), "site": site, "fingerprint": shown},
+        )
+    say(f"Made {folder / 'node.toml'}. Read it and change what does not fit your hospital.")
+    say("It expects consent.csv and researcher.pub beside it before a study can be approved.")
+    say(f"Fingerprint, to be read to the coordinator over the phone: {shown}")
+    say(f"Next: solblom node join INVITE --node {folder}")
+
+
+@app.command("join")
+@command
+def join(
+    invite: Path = typer.Argument(..., help="The invitation (….invite.json)"),
+    node: Path = typer.Option(Path("node.toml"), "--node", help="node.toml, or its folder"),
+    into: Path | None = typer.Option(None, "--out", help="File (default: SITE.join.json)"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Pin the inviting coordinator and write the answer that it needs; no private key leaves."""
+    from solblom_client.keys import read_node_keys
+    from solblom_client.policy import load_node_config
+    from solblom_protocol.enrolment import open_invite, write_answer
+    from solblom_protocol.key_files import fingerprint, write_new
+
+    config, now = load_node_config(node), dt.datetime.now(dt.UTC)
+    opened = open_invite(read_given(invite), now=now)
+    keys = read_node_keys(config.state)
+    public = keys.public(config.node.site)
+    answer = write_answer(opened, public, keys.signing, now=now)
+    coordinator = opened.invite.keys
+    write_new(config.path(config.coordinator.key), coordinator.to_bytes(), mode=0o644)
+    target = into or Path(f"{config.node.site}.join.json")
+    write_new(target, answer, mode=0o644)
+    theirs, ours = fingerprint(coordinator.signing), fingerprint(public.signing)
+    if as_json:
+        body = {"answer": str(target), "coordinator_fingerprint": theirs, "fingerprint": ours}
+        print_json("solblom.node.join/1", {"site": config.node.site, **body})
+    say(
+        f"Wrote {target}: send it back. The coordinator's key is pinned in {config.coordinator.key}."
+    )
+    say("Now call the coordinator on a number that you know, and compare both:")
+    say(f"  they must read to you   {theirs}")
+    say(f"  you read to them        {ours}")
+    say(f"If theirs differs: delete {config.coordinator.key} and do not go on.")
+
+
+def _toml(text: str) -> str:
+    """Return text as the inside of a TOML string."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')

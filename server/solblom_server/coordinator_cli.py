@@ -1,0 +1,175 @@
+"""`solblom coordinator …`: what the operator types to set up a federation and let hospitals in."""
+
+import datetime as dt
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, read_given, say
+from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.home import HOME_OPTION, find_home
+
+app = typer.Typer(
+    help="Operator: set up a federation, let hospitals in",
+    no_args_is_help=True,
+    add_completion=False,
+)
+INVITES = "invites"
+
+
+@app.command("init")
+@command
+def init(
+    folder: Path = typer.Argument(..., help="New Solblom folder"),
+    name: str = typer.Option(..., "--name", help="Name of the federation"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Make a coordinator: keys, trust file and database in a new folder."""
+    from solblom_protocol.key_files import fingerprint
+    from solblom_server.coordinator import create_coordinator
+
+    made = create_coordinator(folder, name=name, entropy=lambda label: os.urandom(32))
+    shown = fingerprint(made.public.signing)
+    if as_json:
+        print_json(
+            "solblom.coordinator.init/1",
+            {"home": str(folder), "key_id": made.public.key_id, "fingerprint": shown},
+        )
+    say(f"Made {folder}. Keep {folder / 'keys'} secret; give {folder / 'trust.json'} to stewards.")
+    say(f"Fingerprint, to be read to hospitals over the phone: {shown}")
+    say(f"Next: solblom coordinator invite SITE --home {folder}")
+
+
+@app.command("invite")
+@command
+def invite(
+    site: str = typer.Argument(..., help="Name of the hospital: small letters, digits, hyphens"),
+    into: Path | None = typer.Option(None, "--out", help="File (default: SITE.invite.json)"),
+    days: int = typer.Option(14, "--days", min=1, max=365, help="How long it may be answered"),
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Write a small signed invitation for one hospital."""
+    from solblom_protocol.enrolment import write_invite
+    from solblom_protocol.key_files import fingerprint, write_new
+    from solblom_server.coordinator import Coordinator
+
+    folder = find_home(home)
+    coordinator = Coordinator.open(folder)
+    if any(node.name == site for node in coordinator.nodes()):
+        raise ConfigurationError("SB-113", f"The hospital {site} is enrolled already")
+    now = dt.datetime.now(dt.UTC)
+    envelope = write_invite(site, coordinator.public, coordinator.signing, now=now, days=days)
+    target = into or Path(f"{site}.invite.json")
+    write_new(target, envelope, mode=0o644)
+    kept = folder / INVITES / f"{site}.json"
+    kept.unlink(missing_ok=True)  # the newest invitation is the one that counts
+    write_new(kept, envelope, mode=0o644)
+    shown = fingerprint(coordinator.public.signing)
+    if as_json:
+        print_json(
+            "solblom.coordinator.invite/1",
+            {"site": site, "path": str(target), "fingerprint": shown},
+        )
+    say(f"Wrote {target}, valid for {days} days. At the hospital: solblom node join {target.name}")
+    say(f"Read this over the phone when they ask who you are: {shown}")
+
+
+@app.command("enrol")
+@command
+def enrol(
+    answer: Path = typer.Argument(..., help="The hospital's answer (….join.json)"),
+    fingerprint_heard: str | None = typer.Option(
+        None, "--fingerprint", help="What the hospital read over the phone; asked for otherwise"
+    ),
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Let a hospital in that answered an invitation, once its fingerprint was compared."""
+    from solblom_protocol.enrolment import answered_site, open_answer
+    from solblom_protocol.key_files import fingerprint
+    from solblom_server.coordinator import Coordinator
+    from solblom_server.file_transport import EXCHANGE
+
+    folder, envelope = find_home(home), read_given(answer)
+    site = answered_site(envelope)
+    kept = folder / INVITES / f"{site}.json"
+    if not kept.is_file():
+        raise IntegrityError("SB-603", f"No invitation of {site} is open")
+    node = open_answer(envelope, kept.read_bytes(), now=dt.datetime.now(dt.UTC))
+    shown = fingerprint(node.signing)
+    _compare(site, shown, fingerprint_heard)
+    Coordinator.open(folder).enrol(node)
+    kept.unlink()
+    for name in ("orders", "replies"):
+        (folder / EXCHANGE / site / name).mkdir(parents=True, exist_ok=True)
+    if as_json:
+        print_json("solblom.coordinator.enrol/1", {"site": site, "key_id": node.key_id})
+    say(f"{site} takes part from now on. Rounds by file go through {folder / EXCHANGE / site}.")
+
+
+@app.command("nodes")
+@command
+def nodes(home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """List the hospitals: fingerprint, and what waits in their exchange folders."""
+    from rich.table import Table
+
+    from solblom_protocol.key_files import fingerprint
+    from solblom_server.coordinator import Coordinator
+
+    folder = find_home(home)
+    rows = [
+        {
+            "site": node.name,
+            "key_id": node.key_id,
+            "fingerprint": fingerprint(node.signing),
+            **_waiting(folder, node.name),
+        }
+        for node in Coordinator.open(folder).nodes()
+    ]
+    if as_json:
+        print_json("solblom.coordinator.nodes/1", {"nodes": rows})
+        return
+    table = Table("hospital", "fingerprint", "orders waiting", "replies waiting", "other files")
+    for row in rows:
+        counts = [str(row[name]) for name in ("orders", "replies", "strange")]
+        table.add_row(row["site"], row["fingerprint"], *counts)
+    out().print(table)
+
+
+def _waiting(folder: Path, site: str) -> dict[str, Any]:
+    from solblom_protocol.mailbox import list_mail
+    from solblom_server.file_transport import EXCHANGE
+
+    counts: dict[str, Any] = {"orders": 0, "replies": 0, "strange": 0}
+    for name in ("orders", "replies"):
+        place = folder / EXCHANGE / site / name
+        if place.is_dir():
+            found = list_mail(place)
+            counts[name] = len(found.mail)
+            counts["strange"] += len(found.strange)
+    return counts
+
+
+def _compare(site: str, shown: str, heard: str | None) -> None:
+    """Ask a person to compare, or compare with what was heard.
+
+    Raises:
+        IntegrityError: SB-603, they differ.
+    """
+    if heard is None and os.environ.get("SOLBLOM_NO_INPUT"):
+        raise ConfigurationError(
+            "SB-103", "Nobody can be asked: --no-input is set", "Give --fingerprint"
+        )
+    if heard is None:
+        agreed = typer.confirm(f"Does {site} read out this fingerprint?  {shown}\n", err=True)
+    else:
+        agreed = heard.replace(" ", "").lower() == shown.replace(" ", "")
+    if not agreed:
+        raise IntegrityError(
+            "SB-603",
+            f"The fingerprint of the answer is {shown}; the hospital reads out another",
+            "Somebody may sit between you: do not enrol, ask for a new answer",
+        )

@@ -1,0 +1,112 @@
+"""The file grid: orders leave and replies arrive as files, whoever carries them, for as long as it takes.
+
+exchange/<site>/orders/   written here, to be carried to the hospital
+exchange/<site>/replies/  brought back from the hospital
+
+An order that was written stays until it is answered, so a coordinator that starts anew waits for the
+replies that are on their way instead of asking again.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from solblom_protocol.mailbox import list_mail, read_mail, write_mail
+
+
+class FileGrid(Grid):
+    """A Grid over folders: `folders` has each node's by Flower node id.
+
+    `before_pull` is called before replies are looked for: a carrier's turn, or a check that raises.
+    """
+
+    poll_seconds = 0.5
+
+    def __init__(
+        self, folders: dict[int, Path], *, before_pull: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folders = folders
+        self._before_pull = before_pull
+        self._run = Run.create_empty(run_id=1)
+        self._waiting: dict[str, Message] = {}  # order file's digest → the message it carries
+        for folder in folders.values():
+            (folder / "orders").mkdir(parents=True, exist_ok=True)
+            (folder / "replies").mkdir(parents=True, exist_ok=True)
+
+    def set_run(self, run: Run) -> None:
+        """Set the run that messages belong to."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a message to a node of this grid."""
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run.run_id, 1, 1
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that have a folder."""
+        return list(self._folders)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Write each order as a file; its digest is the message's id."""
+        accepted: list[str] = []
+        for message in messages:
+            sealed = bytes(message.content.array_records["solblom"]["sealed"].data)
+            folder = self._folders[message.metadata.dst_node_id] / "orders"
+            file = write_mail(folder, sealed)
+            message.metadata.__dict__["_message_id"] = file.digest
+            message.content = RecordDict()  # the file holds it; memory need not
+            self._waiting[file.digest] = message
+            accepted.append(file.digest)
+        return accepted
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Yield the replies that have arrived whole, one by one; removes an answered order's file."""
+        self._before_pull()
+        wanted = set(message_ids)
+        for folder in self._folders.values():
+            for file in list_mail(folder / "replies").mail:
+                if file.answers in wanted and file.answers in self._waiting:
+                    sealed = read_mail(file)
+                    if sealed is not None:
+                        yield self._reply(file.answers, sealed)
+                        # Only now that it was taken in: a crash before leaves both files.
+                        (folder / "orders" / f"{file.answers}.order").unlink(missing_ok=True)
+                        file.path.unlink(missing_ok=True)
+
+    def holds_order(self, node: int, order: str) -> bool:
+        """Tell whether the order's file still waits to be answered, also since before a restart."""
+        return (self._folders[node] / "orders" / f"{order}.order").is_file()
+
+    def take_up(self, message: Message, order: str) -> str:
+        """Wait for the reply to an order that was written earlier; return its message id."""
+        message.metadata.__dict__["_message_id"] = order
+        message.content = RecordDict()
+        self._waiting[order] = message
+        return order
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, then pull what is there; files take as long as they take."""
+        return list(self.pull_messages(self.push_messages(messages)))
+
+    def _reply(self, order: str, sealed: bytes) -> Message:
+        message = self._waiting.pop(order)
+        array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
+        return Message(RecordDict({"solblom": ArrayRecord({"sealed": array})}), reply_to=message)

@@ -30,8 +30,9 @@ def write_template(folder: Path, task_name: str, values: TemplateValues) -> Path
         ConfigurationError: SB-107 no such task or no template; SB-113 the folder has a study.
     """
     task = find_task(task_name)
-    template = files(type(task).__module__.rpartition(".")[0]) / "template"
-    if not (template / "study.toml").is_file():
+    package = type(task).__module__.rpartition(".")[0]
+    template = files(package) / "template" if package else None  # one module has no folder for it
+    if template is None or not (template / "study.toml").is_file():
         raise ConfigurationError("SB-107", f"The task {task_name} ships no template")
     text = (template / "study.toml").read_text(encoding="utf-8")
     filled = text.format(

@@ -70,6 +70,11 @@ CODES: dict[str, ErrorCode] = {
         "No trust file", 3, "Give --trust with the trust file that you got from the steward"
     ),
     "SB-113": ErrorCode("The target exists already", 3, "Choose another name or remove it"),
+    "SB-114": ErrorCode(
+        "The installed code cannot be identified",
+        3,
+        "Install the package as a folder of plain files or as one module, not as an archive",
+    ),
     # Refusals
     "SB-201": ErrorCode(
         "The order is not signed by the pinned coordinator",

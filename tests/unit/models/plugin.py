@@ -5,12 +5,14 @@ training began.
 """
 
 from pathlib import Path
+from typing import Literal
 
+Form = Literal["package", "namespace", "module"]
 NAME = "lab-intercept"
 PACKAGE = "solblom_lab_intercept"
 
 METADATA = "Metadata-Version: 2.1\nName: solblom-lab-intercept\nVersion: 1.0\n"
-ENTRY_POINTS = f"[solblom.tasks]\n{NAME} = {PACKAGE}.task:LabIntercept\n"
+ENTRY_POINTS = "[solblom.tasks]\n{name} = {module}:LabIntercept\n"
 SOURCE = '''
 """Logistic regression with one intercept for each hospital."""
 
@@ -68,12 +70,17 @@ class LabIntercept:
 '''
 
 
-def install(folder: Path) -> None:
-    """Write what `pip install --target folder` leaves of a pure Python wheel."""
+def install(folder: Path, *, form: Form = "package") -> Path:
+    """Write what `pip install --target folder` leaves of a pure Python wheel; return the task's file."""
     package, information = folder / PACKAGE, folder / f"{PACKAGE}-1.0.dist-info"
-    package.mkdir(parents=True)
-    information.mkdir()
-    (package / "__init__.py").write_text('"""A task of the laboratory."""\n', encoding="utf-8")
-    (package / "task.py").write_text(SOURCE, encoding="utf-8")
+    information.mkdir(parents=True)
+    source = folder / f"{PACKAGE}.py" if form == "module" else package / "task.py"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text(SOURCE, encoding="utf-8")
+    if form == "package":
+        (package / "__init__.py").write_text('"""A task of the laboratory."""\n', encoding="utf-8")
+    module = PACKAGE if form == "module" else f"{PACKAGE}.task"
     (information / "METADATA").write_text(METADATA, encoding="utf-8")
-    (information / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
+    points = ENTRY_POINTS.format(name=NAME, module=module)
+    (information / "entry_points.txt").write_text(points, encoding="utf-8")
+    return source

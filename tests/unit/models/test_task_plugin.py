@@ -1,5 +1,6 @@
 """A task of one's own: installed as a package, approved at a hospital, trained under privacy, parts of it staying."""
 
+import datetime as dt
 import importlib
 import re
 import sys
@@ -19,6 +20,7 @@ from solblom_models.flat import flatten
 from solblom_models.tabular.data import Table, read_units
 from solblom_models.tabular.task import TabularClassification
 from solblom_models.task import Task, find_task, isolation_error
+from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.errors import ConfigurationError, DataError, RefusedError
 from solblom_protocol.layout import pack, to_grid, unpack
 from solblom_protocol.result import Result
@@ -30,14 +32,21 @@ DOCUMENTED = Path(__file__).parents[3] / "docs/how-to/add-a-task.md"
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package of `plugin.py`, installed for one test."""
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on Python's path, forgotten after the test."""
     folder = tmp_path / "site-packages"
-    plugin.install(folder)
+    folder.mkdir()
     monkeypatch.syspath_prepend(folder)
     yield folder
     for name in [n for n in sys.modules if n.partition(".")[0] == plugin.PACKAGE]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def installed(path: Path) -> Path:
+    """The package of `plugin.py`, installed for one test."""
+    plugin.install(path)
+    return path
 
 
 @pytest.fixture
@@ -174,13 +183,29 @@ def test_the_same_round_again_begins_with_the_same_local_parameter(
     assert willing.charges() == 1
 
 
-def test_changed_code_of_the_package_stops_the_study(
-    willing: LabHospital, study: StudyDocument, installed: Path
+@pytest.mark.parametrize("form", ["package", "namespace", "module"])
+def test_changed_code_of_the_task_stops_the_study(
+    hospital: LabHospital, path: Path, form: plugin.Form
 ) -> None:
-    source = installed / plugin.PACKAGE / "task.py"
+    source = plugin.install(path, form=form)
+    study = study_document(task={"name": plugin.NAME})
+    allow(hospital, plugin.NAME)
+    hospital.approve(study)
+    assert trained(hospital, study)
     source.write_text(plugin.SOURCE + "\n# a change\n", encoding="utf-8")
     importlib.import_module("solblom_protocol.code_digest")._code_digest.cache_clear()  # a restart
-    assert getattr(willing.ask(willing.order(study)), "code", None) == "SB-211"
+    assert getattr(hospital.ask(hospital.order(study, attempt=2)), "code", None) == "SB-211"
+
+
+@pytest.mark.parametrize("form", ["package", "namespace", "module"])
+def test_a_task_without_a_template_starts_no_study(
+    path: Path, tmp_path: Path, form: plugin.Form
+) -> None:
+    plugin.install(path, form=form)
+    values = TemplateValues(name="mine", ends=dt.date(2027, 12, 31))
+    with pytest.raises(ConfigurationError, match="ships no template") as caught:
+        write_template(tmp_path / "mine", plugin.NAME, values)
+    assert caught.value.code == "SB-107"
 
 
 class CentresByTheBatch(TabularClassification):

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,11 +14,18 @@ from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY, ConfigurationError, RunError
 from solblom_protocol.home import HOME_OPTION
 
+if TYPE_CHECKING:
+    from solblom_verify.trust import Trust
+
 app = typer.Typer(
     help="Steward: list, verify and use models", no_args_is_help=True, add_completion=False
 )
 REF = typer.Argument(..., help="name, name@v3, sha256:… or a folder")
-TRUST = typer.Option(None, "--trust", help="Trust file (default: trust.json of the Solblom folder)")
+TRUST = typer.Option(
+    None,
+    "--trust",
+    help="Trust file (default: that of the Solblom folder in which the model stands)",
+)
 
 
 @app.command("verify")
@@ -33,14 +40,9 @@ def verify(
     from solblom_models.references import find_artefact
     from solblom_verify.artefact import verify_artefact
     from solblom_verify.cli import verdict_json
-    from solblom_verify.trust import TrustError, load_trust
 
     folder = find_artefact(ref, home)
-    trust_path = trust or folder.resolve().parent.parent / "trust.json"
-    try:
-        pinned = load_trust(trust_path)
-    except (TrustError, OSError) as error:
-        raise ConfigurationError("SB-112", f"{trust_path}: {error}") from None
+    trust_path, pinned = _trust(folder, trust)
     verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json("solblom.model.verify/1", verdict_json(verdict, folder, trust_path))
@@ -48,6 +50,21 @@ def verify(
         _print_verdict(verdict, folder, trust_path)
     if not verdict.ok:
         raise typer.Exit(EXIT_INTEGRITY)
+
+
+def _trust(folder: Path, given: Path | None) -> "tuple[Path, Trust]":
+    """Return the trust file that counts for a model, and what it says.
+
+    Raises:
+        ConfigurationError: SB-112.
+    """
+    from solblom_verify.trust import TrustError, load_trust, trust_file_of_home
+
+    try:
+        path = given or trust_file_of_home(folder)
+        return path, load_trust(path)
+    except TrustError as error:
+        raise ConfigurationError("SB-112", str(error)) from None
 
 
 def _print_verdict(verdict: Any, folder: Path, trust_path: Path) -> None:
@@ -101,14 +118,11 @@ def predict(
     """Verify a model, then give each row of a CSV its probability. Research use."""
     from solblom_models.references import find_artefact
     from solblom_verify.artefact import verify_artefact
-    from solblom_verify.trust import TrustError, load_trust
 
     folder = find_artefact(ref, home)
-    trust_path = trust or folder.resolve().parent.parent / "trust.json"
-    try:
-        verdict = verify_artefact(folder, load_trust(trust_path), now=dt.datetime.now(dt.UTC))
-    except (TrustError, OSError) as error:
-        raise ConfigurationError("SB-112", f"{trust_path}: {error}") from None
+    if not data.is_file():
+        raise RunError("SB-506", f"{data} does not exist")
+    verdict = verify_artefact(folder, _trust(folder, trust)[1], now=dt.datetime.now(dt.UTC))
     if not verdict.ok:
         failed = next(check for check in verdict.checks if not check.ok)
         from solblom_protocol.errors import IntegrityError

@@ -6,11 +6,12 @@ from pathlib import Path
 import typer
 
 from solblom_protocol.errors import ConfigurationError
+from solblom_verify.trust import HOME_MARKER
 
 HOME_OPTION = typer.Option(
     None, "--home", help="Solblom folder (default: $SOLBLOM_HOME, else ./solblom-demo)"
 )
-MARKER = "solblom.toml"
+MARKER = HOME_MARKER
 
 
 def find_home(given: Path | None) -> Path:

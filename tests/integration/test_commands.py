@@ -30,10 +30,11 @@ def refusal(result: Result) -> str:
 
 @pytest.fixture
 def copied_model(json_demo: Demo, tmp_path: Path) -> Path:
-    """A copy of the demo's model with its trust file where `verify` looks for it."""
+    """A copy of the demo's model in a Solblom folder, with the trust file that `verify` takes there."""
     folder = tmp_path / "models" / "heart-disease-v1"
     shutil.copytree(json_demo.home / "models" / "heart-disease-v1", folder)
-    shutil.copyfile(json_demo.home / "trust.json", tmp_path / "trust.json")
+    for name in ("trust.json", "solblom.toml"):
+        shutil.copyfile(json_demo.home / name, tmp_path / name)
     return folder
 
 
@@ -68,6 +69,25 @@ def test_a_changed_byte_is_an_integrity_error(
     done = solblom("model", "verify", str(copied_model), "--json")
     assert done.exit_code == 5
     assert json.loads(done.stdout)["ok"] is False
+
+
+@pytest.mark.parametrize("verb", ["verify", "predict"])
+def test_a_model_outside_a_solblom_folder_needs_a_trust_file(
+    copied_model: Path, json_demo: Demo, solblom: Solblom, verb: str
+) -> None:
+    (copied_model.parent.parent / "solblom.toml").unlink()
+    patients = str(json_demo.home / "sites" / "va" / "patients.csv")
+    command = ["model", verb, str(copied_model), *(["--input", patients] * (verb == "predict"))]
+    done = solblom(*command, "--json")
+    assert (done.exit_code, refusal(done)) == (3, "SB-112")
+    trust = str(copied_model.parent.parent / "trust.json")
+    assert solblom(*command, "--trust", trust, "--json").exit_code == 0
+
+
+def test_a_trust_file_that_is_missing_is_named_once(copied_model: Path, solblom: Solblom) -> None:
+    done = solblom("model", "verify", str(copied_model), "--trust", "nowhere.json", "--json")
+    message = json.loads(done.stderr)["error"]["message"]
+    assert message == "nowhere.json cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize("change", ["extra", "missing"])

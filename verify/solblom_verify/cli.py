@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from solblom_verify.artefact import Verdict, verify_artefact
-from solblom_verify.trust import TrustError, load_trust
+from solblom_verify.trust import TrustError, load_trust, trust_file_of_home
 
 __all__ = ["main", "render_verdict", "verdict_json"]
 
@@ -60,9 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     path: Path = options.path
     if not os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises where this says no
         parser.error(f"not a folder that can be read: {_printable(str(path))}")
-    # An artefact stands at HOME/models/ARTEFACT, the trust file of its owner at HOME.
-    trust_path: Path = options.trust or path.resolve().parent.parent / "trust.json"
     try:
+        trust_path: Path = options.trust or trust_file_of_home(path)
         trust = load_trust(trust_path)
         verdict = verify_artefact(path, trust, now=datetime.now(UTC))
     except TrustError as error:
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--trust",
         metavar="FILE",
         type=Path,
-        help="the trust file (default: trust.json, two folders above PATH)",
+        help="the trust file (default: that of the Solblom folder in which PATH stands)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -14,9 +14,18 @@ from solblom_verify.canonical import CanonicalError, parse_json
 from solblom_verify.envelope import EnvelopeError, key_id, public_key_from_pem
 from solblom_verify.shape import JsonObject, ShapeError
 
-__all__ = ["SCHEMA", "Trust", "TrustError", "TrustedKey", "load_trust"]
+__all__ = [
+    "HOME_MARKER",
+    "SCHEMA",
+    "Trust",
+    "TrustError",
+    "TrustedKey",
+    "load_trust",
+    "trust_file_of_home",
+]
 
 SCHEMA = "solblom.trust/1"
+HOME_MARKER = "solblom.toml"  # stands in the folder of a coordinator, and nowhere else
 _MAX_BYTES = 1024 * 1024
 _ROLE = re.compile(r"coordinator|steward")
 
@@ -50,6 +59,23 @@ class Trust:
         return {key.keyid: key.public_key for key in self.keys}
 
 
+def trust_file_of_home(artefact: Path) -> Path:
+    """Return the trust file of the Solblom folder in which an artefact stands, HOME/models/ARTEFACT.
+
+    Elsewhere there is no default: whoever sent a model could have sent a trust file beside it.
+
+    Raises:
+        TrustError: the artefact stands in no Solblom folder.
+    """
+    models = artefact.resolve().parent
+    if models.name != "models" or not (models.parent / HOME_MARKER).is_file():
+        raise TrustError(
+            f"No trust file was given, and {artefact} does not stand in a Solblom folder "
+            f"(models/ beside {HOME_MARKER})"
+        )
+    return models.parent / "trust.json"
+
+
 def load_trust(path: Path) -> Trust:
     """Read a trust file.
 
@@ -61,7 +87,9 @@ def load_trust(path: Path) -> Trust:
         with path.open("rb") as stream:
             data = stream.read(_MAX_BYTES + 1)
         return _read_trust(JsonObject.of(parse_json(data, max_bytes=_MAX_BYTES), "trust"))
-    except (OSError, CanonicalError, ShapeError, EnvelopeError) as error:
+    except OSError as error:
+        raise TrustError(f"{path} cannot be read: {error.strerror}") from error
+    except (CanonicalError, ShapeError, EnvelopeError) as error:
         raise TrustError(f"{path}: {error}") from error
 
 

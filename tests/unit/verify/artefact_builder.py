@@ -50,7 +50,7 @@ class ArtefactBuilder:
         self.edit_statement: Callable[[dict[str, Any]], None] = unchanged
 
     def write(self, home: Path) -> Path:
-        """Write HOME/trust.json and the artefact HOME/models/heart-disease-v1; give the latter."""
+        """Write a Solblom folder with its trust file and one artefact; give the latter."""
         folder = home / "models" / "heart-disease-v1"
         self._put(folder, "README.md", b"# Heart disease\n")
         self._put(folder, "model/architecture.json", canonical_json({"kind": "logistic"}))
@@ -65,6 +65,7 @@ class ArtefactBuilder:
         manifest = self._manifest(folder, rounds)
         self.edit_manifest(manifest)
         self._put(folder, "manifest.json", canonical_json(manifest))
+        (home / "solblom.toml").touch()
         self.write_trust(home / "trust.json")
         self.seal(folder)
         return folder

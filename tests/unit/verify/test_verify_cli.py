@@ -85,6 +85,21 @@ def test_no_trust_file_gives_3_and_says_what_to_do(artefact: Path) -> None:
     assert "--trust FILE" in result.stderr
 
 
+def test_a_trust_file_beside_a_model_of_no_solblom_folder_is_not_taken(artefact: Path) -> None:
+    home = artefact.parent.parent
+    (home / "solblom.toml").unlink()
+    result = run(artefact)
+    assert result.returncode == 3
+    assert "No trust file was given" in result.stderr
+    assert "--trust FILE" in result.stderr
+    assert run(artefact, "--trust", home / "trust.json").returncode == 0
+
+
+def test_only_the_folder_of_models_has_a_default_trust_file(artefact: Path) -> None:
+    moved = artefact.rename(artefact.parent.with_name("downloads"))
+    assert run(moved).returncode == 3
+
+
 def test_a_bad_trust_file_gives_3(artefact: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     result = run(artefact, "--trust", tmp_path / "other.json")

@@ -72,6 +72,14 @@ def test_no_file_is_longer_than_500_lines(part: str) -> None:
     assert {name: count for name, count in lines.items() if count > MAX_FILE_LINES} == {}
 
 
+def test_no_test_file_is_longer_than_500_lines() -> None:
+    lines = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n")
+        for path in (ROOT / "tests").rglob("*.py")
+    }
+    assert {name: count for name, count in lines.items() if count > MAX_FILE_LINES} == {}
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_no_function_is_longer_than_50_lines(part: str) -> None:
     found = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: development before 0.1.0, without kinds of charges and their chain
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE events (
@@ -71,8 +71,10 @@ class VaultState:
             damage = self._connection.execute("PRAGMA quick_check").fetchone()[0]
         except sqlite3.Error:
             raise IntegrityError("SB-402", "The node's ledger cannot be read") from None
-        if version != SCHEMA_VERSION or damage != "ok":
-            raise IntegrityError("SB-402", "The node's ledger is damaged or of another version")
+        if version not in (0, SCHEMA_VERSION):
+            raise _other_version(path, version)
+        if version == 0 or damage != "ok":
+            raise IntegrityError("SB-402", "The node's ledger is damaged")
         self._lock_path = path.with_suffix(".lock")
 
     def close(self) -> None:
@@ -118,6 +120,20 @@ class VaultState:
         with self._lock_path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _other_version(path: Path, version: int) -> IntegrityError:
+    message = (
+        f"{path.name} has layout {version}; this version of Solblom reads layout {SCHEMA_VERSION}"
+    )
+    if version > SCHEMA_VERSION:
+        return IntegrityError("SB-402", message, "Install the newer Solblom that wrote it")
+    return IntegrityError(
+        "SB-402",
+        f"{message}, and converts none",
+        "Keep the file, it says what was spent. Go on with the Solblom that wrote it, or set up the node "
+        "anew in another folder with policy.epsilon_budget lowered by what was spent",
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

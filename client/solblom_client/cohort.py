@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from solblom_client.consent import ConsentState, read_consent
 from solblom_client.keys import NodeKeys, is_test_patient
 from solblom_client.policy import NodeConfig
+from solblom_models.patient_id import check_ids, patient_id
 from solblom_models.task import Units
 from solblom_protocol.study import StudyDocument
 from solblom_verify.canonical import canonical_json, digest
@@ -58,14 +59,16 @@ def join_cohort(
     """Return the patients who may be used now, split by HMAC of their own id (privacy.md rule 4).
 
     Raises:
-        DataError: SB-308.
+        DataError: SB-302 or SB-304, a patient without an id or with two; SB-308.
     """
+    check_ids(units.ids)  # whatever the task read: here ids meet consents
+    ids = [patient_id(text) for text in units.ids]
     consent = read_consent_now(config, now=now)
     # Sorted by id, so that the order of rows in the source changes nothing.
-    order = sorted(range(len(units.ids)), key=lambda index: units.ids[index])
-    allowed = [index for index in order if consent.includes(units.ids[index])]
+    order = sorted(range(len(ids)), key=lambda index: ids[index])
+    allowed = [index for index in order if consent.includes(ids[index])]
     fraction = document.study.evaluation.split.test_fraction
-    is_test = [is_test_patient(keys.split, units.ids[index], fraction) for index in allowed]
+    is_test = [is_test_patient(keys.split, ids[index], fraction) for index in allowed]
     return Cohort(
         training=units.select([i for i, test in zip(allowed, is_test, strict=True) if not test]),
         test=units.select([i for i, test in zip(allowed, is_test, strict=True) if test]),

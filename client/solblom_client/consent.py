@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from solblom_models.patient_id import patient_id
 from solblom_protocol.errors import DataError
 from solblom_verify.canonical import canonical_json
 
@@ -27,10 +28,11 @@ class ConsentState:
     excluded: frozenset[str]
 
     def includes(self, patient: str) -> bool:
-        """Tell whether this patient's data may be used now."""
-        if patient in self.excluded:
+        """Tell whether this patient's data may be used now, however the id is spelt."""
+        spelt = patient_id(patient)
+        if spelt in self.excluded:
             return False
-        return patient in self.allowed or self.rule == "opt-out"
+        return spelt in self.allowed or self.rule == "opt-out"
 
     def record_bytes(self, patients: Iterable[str]) -> bytes:
         """Return the state as far as it concerns these patients: input of a keyed digest."""
@@ -71,7 +73,7 @@ def read_consent(
 
 
 def _clean(row: dict[str | None, Any]) -> dict[str, str]:
-    """Return a row of the three columns; the id is stripped as in the patients' own table.
+    """Return a row of the three columns; the id is spelt as in the patients' own table.
 
     Raises:
         DataError: SB-308; a row whose patient is not sure might be somebody's withdrawal.
@@ -80,7 +82,7 @@ def _clean(row: dict[str | None, Any]) -> dict[str, str]:
     if None in row or None in cells:
         raise DataError("SB-308", "The consent source has a row of another length than its header")
     clean = {name: str(row[name]) for name in COLUMNS}
-    clean["patient_id"] = clean["patient_id"].strip()
+    clean["patient_id"] = patient_id(clean["patient_id"])
     if not clean["patient_id"]:
         raise DataError("SB-308", "The consent source has a row without a patient")
     return clean

@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from solblom_models.patient_id import check_ids, patient_id
 from solblom_protocol.contract import (
     BooleanVariable,
     CategoryVariable,
@@ -68,7 +68,7 @@ class TableUnits:
 
 
 def read_csv(path: Path, *, id_column: str) -> Table:
-    """Read a CSV file with a header line.
+    """Read a CSV file with a header line. Ids get their one spelling (`patient_id`).
 
     Raises:
         DataError: SB-301 no id column or a column stands twice, SB-302 a row of another length,
@@ -94,9 +94,10 @@ def read_csv(path: Path, *, id_column: str) -> Table:
     columns = {
         name: tuple(row[i].strip()[:MAX_CELL_CHARACTERS] for row in body)
         for i, name in enumerate(header)
+        if name != id_column
     }
-    ids = columns.pop(id_column)
-    return Table(ids, columns)
+    where = header.index(id_column)
+    return Table(tuple(patient_id(row[where]) for row in body), columns)
 
 
 def feature_names(contract: Contract) -> tuple[str, ...]:
@@ -129,20 +130,6 @@ def read_inputs(table: Table, contract: Contract) -> TableUnits:
         DataError: SB-301, SB-302 or SB-303.
     """
     return TableUnits(table.ids, encode(table, contract), np.zeros(len(table.ids), dtype=np.int64))
-
-
-def check_ids(ids: Sequence[str]) -> None:
-    """Refuse empty and repeated patient ids; says how many, never which.
-
-    Raises:
-        DataError: SB-302 or SB-304.
-    """
-    empty = sum(1 for value in ids if not value)
-    if empty:
-        raise DataError("SB-302", f"{empty} rows have no patient id")
-    doubles = sum(1 for count in Counter(ids).values() if count > 1)
-    if doubles:
-        raise DataError("SB-304", f"{doubles} patients have more than one row")
 
 
 def encode(table: Table, contract: Contract) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from solblom_protocol.errors import DataError
 Rule = Literal["opt-in", "opt-out"]
 BOTH_RULES = pytest.mark.parametrize("rule", ["opt-in", "opt-out"])
 HEADER = "patient_id,status,valid_until"
+NFC, NFD = "p\u00e5l", "pa\u030al"  # one name, typed in two ways
 
 
 @pytest.fixture
@@ -202,3 +203,19 @@ def test_the_record_changes_with_the_rule(path: Path) -> None:
 def test_the_record_does_not_depend_on_the_order_of_patients(path: Path) -> None:
     state = read(path, "ola,granted,", "kari,granted,")
     assert state.record_bytes(["ola", "kari"]) == state.record_bytes(["kari", "ola"])
+
+
+# --- One spelling
+
+
+@pytest.mark.parametrize("written", [NFC, NFD, f" {NFD}\t"], ids=["nfc", "nfd", "spaced"])
+@pytest.mark.parametrize("asked", [NFC, NFD], ids=["nfc", "nfd"])
+def test_a_withdrawal_is_found_in_either_spelling(path: Path, written: str, asked: str) -> None:
+    assert not read(path, f"{written},withdrawn,", rule="opt-out").includes(asked)
+    assert read(path, f"{written},granted,").includes(asked)
+
+
+def test_a_withdrawal_in_one_spelling_outweighs_a_grant_in_the_other(path: Path) -> None:
+    state = read(path, f"{NFC},granted,", f"{NFD},withdrawn,")
+    assert not state.includes(NFC)
+    assert not state.includes(NFD)

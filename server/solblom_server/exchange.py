@@ -229,8 +229,8 @@ def _take_in(
 ) -> bool:
     """Check one reply and take it; False when its bytes are not this node's answer to this question.
 
-    Bytes that a courier changed, or an old refusal played again, count as lost: the node is asked
-    again. Otherwise anybody on the way could end a hospital's round.
+    Bytes that a courier changed on either way, or an old refusal played again, count as lost: the node
+    is asked again. Otherwise anybody on the way could end a hospital's round.
     """
     seconds = time.monotonic() - collection.opened
     try:
@@ -242,6 +242,8 @@ def _take_in(
                 reply.order, context.run, question.number, site, kind=question.kind
             ):
                 raise IntegrityError("SB-404", "The refusal answers another order")
+            if reply.order is None and collection.attempts[site] < MAX_ATTEMPTS:
+                return False  # the node could not read what arrived: the courier's fault, perhaps
             collection.done.add(site)
             collection.refusals[site] = reply.code
             row = _reply_row(context, question, site, "refusal", seconds, code=reply.code)

@@ -36,7 +36,7 @@ class FaultyGrid(Grid):
     strikes_at: int
     seen: int = 0
     struck: bool = False
-    earlier: bytes | None = None  # the newest sealed bytes before the one that is struck
+    earlier: dict[tuple[Way, int], bytes] = field(default_factory=dict)  # newest by way and node
     held: list[Message] = field(default_factory=list)
     pushed: dict[str, Message] = field(default_factory=dict)
 
@@ -69,7 +69,8 @@ class FaultyGrid(Grid):
                 accepted.append(f"lost-{self.seen}")
                 continue
             if strikes:
-                message.content = with_sealed(self._harm(sealed))
+                harmed = self._harm(sealed, "order", message.metadata.dst_node_id)
+                message.content = with_sealed(harmed)
             if strikes and self.fault == "double":
                 # The copy's reply comes to nobody: its message id is not the one that is waited for.
                 copy = self.inner.create_message(
@@ -78,7 +79,7 @@ class FaultyGrid(Grid):
                 copies = list(self.inner.push_messages([copy]))
                 if not isinstance(self.inner, FileGrid):  # there, the same file has the same name
                     list(self.inner.pull_messages(copies))
-            self.earlier = sealed
+            self.earlier["order", message.metadata.dst_node_id] = sealed
             accepted.extend(self.inner.push_messages([message]))
         return accepted
 
@@ -98,7 +99,7 @@ class FaultyGrid(Grid):
     def _carry_back(self, reply: Message) -> Iterable[Message]:
         if reply.has_error() or not self._strikes("reply"):
             if not reply.has_error():
-                self.earlier = sealed_of(reply)
+                self.earlier["reply", reply.metadata.src_node_id] = sealed_of(reply)
             yield reply
             return
         sealed = sealed_of(reply)
@@ -108,7 +109,7 @@ class FaultyGrid(Grid):
             self.held.append(reply)
             return
         else:
-            reply.content = with_sealed(self._harm(sealed))
+            reply.content = with_sealed(self._harm(sealed, "reply", reply.metadata.src_node_id))
         yield reply
         if self.fault == "double":
             yield reply
@@ -120,11 +121,14 @@ class FaultyGrid(Grid):
         self.struck = self.seen == self.strikes_at + 1
         return self.struck
 
-    def _harm(self, sealed: bytes) -> bytes:
+    def _harm(self, sealed: bytes, way: Way, node: int) -> bytes:
         if self.fault == "cut":
             return sealed[: len(sealed) // 2]
         if self.fault == "change":
             return sealed[:-1] + bytes([sealed[-1] ^ 1])
-        if self.fault in ("replay", "swap") and self.earlier is not None:
-            return self.earlier
+        if self.fault == "replay":
+            return self.earlier.get((way, node), sealed)
+        if self.fault == "swap":
+            others = [data for (w, n), data in self.earlier.items() if w == way and n != node]
+            return others[-1] if others else sealed
         return sealed

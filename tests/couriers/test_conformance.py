@@ -86,6 +86,8 @@ CASES = [
         COURIERS, (*FAULTS, "reorder"), ("order", "reply"), POINTS
     )
     if not (fault in ("delay", "reorder") and way == "order")
+    # A file in the wrong hospital's folder is left alone there: test_files.py.
+    and not (courier == "files" and way == "order" and fault in ("replay", "swap"))
 ]
 
 

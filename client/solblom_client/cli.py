@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from solblom_client import setup_cli
-from solblom_protocol.console import JSON_OPTION, command, out, print_json, read_given, say
+from solblom_protocol.console import (
+    JSON_OPTION,
+    command,
+    out,
+    print_json,
+    read_given,
+    say,
+    show_error,
+)
+from solblom_protocol.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from solblom_client.exchange import PassReport
@@ -94,7 +103,14 @@ def exchange(
     vault = Vault(config)
     try:
         while True:
-            report = exchange_once(config, vault, again=again)
+            try:
+                report = exchange_once(config, vault, again=again)
+            except ConfigurationError as error:
+                if watch_seconds is None:
+                    raise
+                show_error(error, as_json=as_json)  # a share that is away comes back
+                time.sleep(watch_seconds)
+                continue
             if as_json:
                 print_json("solblom.node.exchange/1", {"site": config.node.site, **vars(report)})
             else:

@@ -35,7 +35,7 @@ allow_privacy_off = false
 named_releases = []                  # what may leave without noise: nothing
 
 [consent]
-source = "consent.csv"               # patient_id,status,valid_until
+source = "consent.csv"               # patient_id,status,valid_until; status: granted or withdrawn
 rule = "opt-in"                      # nobody without a record takes part
 max_age_hours = 24                   # an older file stops the node
 

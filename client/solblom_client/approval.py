@@ -22,6 +22,7 @@ from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
 from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_models.accountant import format_epsilon, pld_epsilon
+from solblom_models.study_document import check_task
 from solblom_models.task import Task, find_task, isolation_error
 from solblom_protocol.code_digest import NODE_PARTS, code_digest
 from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError, RefusedError
@@ -46,13 +47,14 @@ ISOLATION_TOLERANCE = 1e-4  # of a gradient's norm: float32 rounding stays far b
 class ApprovalRecord(Message):
     """What the node signs when a person approves a study."""
 
-    schema_: Literal["solblom.approval/1"] = Field(alias="schema")
+    schema_: Literal["solblom.approval/2"] = Field(alias="schema")
     site: SiteName
     node: KeyId
     study: Digest
     dataset: SiteName
     code: Digest
     root_commitment: Digest
+    simulation: bool  # the noise root may follow from a public seed
     approved: Timestamp
 
 
@@ -114,8 +116,7 @@ def approve(
     check_dates(document.study, today=now.date())
     check_policy(document, config.policy)
     check_promise(document)
-    task = find_task(document.study.task.name)
-    task.check(document)
+    task = check_task(document)
     choose_path(task, task.build(document))
     dataset = _choose_dataset(config, task)
     summary = check_data(config, keys, document, task, dataset, now=now)
@@ -186,13 +187,14 @@ def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
     """Return the approval of a study.
 
     Raises:
-        RefusedError: SB-203 not approved here; SB-211 the code has changed since.
+        RefusedError: SB-203 not approved here, or in a simulation; SB-211 the code has changed since.
         IntegrityError: SB-405 the approval was altered.
     """
     folder = approval_folder(config, study)
     if not (folder / "approval.dsse.json").is_file():
         raise RefusedError("SB-203", "The study is not approved at this hospital")
     record = _read_record(folder / "approval.dsse.json", keys)
+    _check_simulation(record, config)
     document = open_study((folder / "study.dsse.json").read_bytes(), study_signers(config))
     if record.study != study or document.digest != study:
         raise IntegrityError("SB-405", "The stored approval is for another study")
@@ -253,9 +255,10 @@ def _write(
     folder = approval_folder(config, document.digest)
     if (folder / "approval.dsse.json").is_file():
         # The same study approved again keeps its root: same work, same bytes, one charge.
-        committed = _read_record(folder / "approval.dsse.json", keys).root_commitment
+        before = _read_record(folder / "approval.dsse.json", keys)
+        _check_simulation(before, config)
         root = read_secret(folder / "noise.root", length=SECRET_BYTES)
-        if _root_commitment(root) != committed:
+        if _root_commitment(root) != before.root_commitment:
             raise IntegrityError(
                 "SB-405", "The study's noise root is not the one that was approved"
             )
@@ -264,13 +267,14 @@ def _write(
         (folder / "noise.root").unlink(missing_ok=True)
         write_new(folder / "noise.root", root)
     record = ApprovalRecord(
-        schema="solblom.approval/1",
+        schema="solblom.approval/2",
         site=config.node.site,
         node=key_id(keys.signing.public_key()),
         study=document.digest,
         dataset=dataset.name,
         code=node_code_digest(task),
         root_commitment=_root_commitment(root),
+        simulation=config.node.simulation,
         approved=timestamp(now),
     )
     (folder / "study.dsse.json").write_bytes(envelope)
@@ -289,6 +293,21 @@ def _read_record(path: Path, keys: NodeKeys) -> ApprovalRecord:
     except (EnvelopeError, OSError):
         raise IntegrityError("SB-405", "The stored approval is not signed by this node") from None
     return parse_message(ApprovalRecord, opened.payload)
+
+
+def _check_simulation(record: ApprovalRecord, config: NodeConfig) -> None:
+    """Refuse an approval that was given before node.toml changed what the node is.
+
+    Raises:
+        RefusedError: SB-203.
+    """
+    if record.simulation != config.node.simulation:
+        was, now = ("a simulation", "real") if record.simulation else ("real", "a simulation")
+        raise RefusedError(
+            "SB-203",
+            f"The study was approved when this node was {was}; node.toml now says {now}",
+            "Set up a new node: the keys of a simulation follow from a public seed",
+        )
 
 
 def _root_commitment(root: bytes) -> str:

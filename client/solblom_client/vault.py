@@ -376,9 +376,9 @@ class Vault:
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(work.request.digest, work.digest, sealed)
+                if header.kind == "train":
+                    self._store.keep_local_parameters(run_key(work.order), header.round, local)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
-            if header.kind == "train":
-                self._store.keep_local_parameters(run_key(work.order), header.round, local)
             self.ledger.mark_spent(work.reservation)
         self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
         return sealed

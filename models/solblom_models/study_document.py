@@ -1,7 +1,7 @@
 """From a study file to the document that is signed: the noise multiplier follows from the promise."""
 
 from solblom_models.accountant import calibrate_noise
-from solblom_models.task import find_task
+from solblom_models.task import Task, find_task
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.study import Study, StudyDocument
@@ -14,14 +14,35 @@ def resolve(study: Study, contract: Contract) -> StudyDocument:
     training with the rest, test patients for the evaluation: nobody is both (privacy.md rule 4).
 
     Raises:
-        ConfigurationError: SB-105 no noise is enough; SB-106 or SB-107 the task refuses the study.
+        ConfigurationError: SB-105 no noise is enough; SB-103, SB-106 or SB-107 the task refuses the
+            study.
     """
     try:
         document = _with_noise(study, contract)
     except ValueError as error:
         raise ConfigurationError("SB-105", f"The privacy target cannot be met: {error}") from None
-    find_task(study.task.name).check(document)
+    check_task(document)
     return document
+
+
+def check_task(document: StudyDocument) -> Task:
+    """Return the study's task, which accepts the study.
+
+    Raises:
+        ConfigurationError: SB-103 the task keeps parameters at each hospital, and privacy is off;
+            SB-106 or SB-107 the task refuses the study.
+    """
+    task = find_task(document.study.task.name)
+    task.check(document)
+    if document.noise_multiplier is None and task.local_parameters:
+        # Without epsilon nothing is stored (privacy.md rule 10), so they would begin anew each round.
+        raise ConfigurationError(
+            "SB-103",
+            f"privacy.epsilon is off, and the task {task.name} keeps parameters at each hospital, "
+            "where nothing is stored without privacy",
+            "Set an epsilon, or use a task whose parameters are all shared",
+        )
+    return task
 
 
 def _with_noise(study: Study, contract: Contract) -> StudyDocument:

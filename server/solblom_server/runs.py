@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from solblom_models.task import find_task
+from solblom_models.study_document import check_task
 from solblom_protocol.errors import ConfigurationError, RunError
 from solblom_protocol.study import StudyDocument, check_dates, parse_document
 from solblom_server.coordinator import Coordinator
@@ -61,7 +61,7 @@ def start_run(home: Path, envelope: bytes, *, transport_name: str, now: dt.datet
     """
     document = read_signed_study(envelope)
     check_dates(document.study, today=now.date())
-    find_task(document.study.task.name).check(document)
+    check_task(document)
     coordinator = Coordinator.open(home)
     transport = open_transport(transport_name, home)
     try:

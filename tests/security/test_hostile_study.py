@@ -11,6 +11,7 @@ from lab import LabHospital, study_document
 from security.observer import Observer
 from solblom_client.approval import approval_folder, approve, revoke
 from solblom_client.keys import read_node_keys
+from solblom_client.policy import load_node_config
 from solblom_protocol.errors import IntegrityError, RefusedError, SolblomError
 from solblom_protocol.result import Result
 from solblom_protocol.study import StudyDocument, sign_study
@@ -68,6 +69,33 @@ def test_code_that_changed_since_the_approval_does_not_train(
 ) -> None:
     monkeypatch.setattr("solblom_client.approval.code_digest", lambda _: "sha256:" + "c" * 64)
     observer.assert_refused(observer.hospital.order(study), "SB-211")
+
+
+def now_says(hospital: LabHospital, *, simulation: bool) -> None:
+    """Change what node.toml says about the node, and restart it."""
+    file = hospital.folder / "node.toml"
+    text = file.read_text(encoding="utf-8").replace("simulation = true\n", "")
+    if simulation:
+        text = text.replace("[node]\n", "[node]\nsimulation = true\n")
+    file.write_text(text, encoding="utf-8")
+    hospital.config = load_node_config(file)
+    hospital.restart()
+
+
+@pytest.mark.parametrize("then", [True, False], ids=["then-simulated", "then-real"])
+def test_an_approval_of_a_simulation_is_none_of_a_real_hospital(
+    observer: Observer, then: bool
+) -> None:
+    hospital, study = observer.hospital, study_document()
+    now_says(hospital, simulation=then)
+    hospital.approve(study)
+    now_says(hospital, simulation=not then)
+    observer.assert_refused(hospital.order(study), "SB-203")
+    with pytest.raises(RefusedError, match=r"node\.toml now says") as caught:
+        hospital.approve(study)  # would keep the noise root, which may follow from a public seed
+    assert caught.value.code == "SB-203"
+    now_says(hospital, simulation=then)
+    assert isinstance(hospital.ask(hospital.order(study)), Result)
 
 
 @pytest.mark.parametrize("name", ["approval.dsse.json", "noise.root"])

@@ -183,6 +183,36 @@ def test_the_same_round_again_begins_with_the_same_local_parameter(
     assert willing.charges() == 1
 
 
+def test_a_task_with_local_parameters_needs_privacy(installed: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nothing is stored without privacy") as caught:
+        study_document(task={"name": plugin.NAME}, privacy={"epsilon": "off"})
+    assert caught.value.code == "SB-103"
+
+
+def test_a_hospital_approves_no_local_parameters_without_privacy(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = LabHospital(tmp_path / "north", policy="allow_privacy_off = true")
+    allow(hospital, plugin.NAME)
+    with monkeypatch.context() as careless:
+        careless.setattr("solblom_models.study_document.check_task", lambda document: None)
+        study = study_document(task={"name": plugin.NAME}, privacy={"epsilon": "off"})
+    with pytest.raises(ConfigurationError) as caught:
+        hospital.approve(study)
+    assert caught.value.code == "SB-103"
+
+
+def test_nothing_is_stored_without_privacy(tmp_path: Path) -> None:
+    hospital = LabHospital(tmp_path / "north", policy="allow_privacy_off = true")
+    study = study_document(privacy={"epsilon": "off"})
+    hospital.approve(study)
+    assert trained(hospital, study)
+    state = VaultState(hospital.config.state / STATE_FILE)
+    assert state.query("SELECT * FROM local_parameters") == []
+    assert state.query("SELECT * FROM results") == []
+    state.close()
+
+
 @pytest.mark.parametrize("form", ["package", "namespace", "module"])
 def test_changed_code_of_the_task_stops_the_study(
     hospital: LabHospital, path: Path, form: plugin.Form

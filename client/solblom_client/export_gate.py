@@ -1,4 +1,13 @@
-"""The export gate: what an update must look like before it may leave. Numbers of the expected shape, nothing else."""
+"""The export gate: what an update must look like before it may leave. Numbers of the expected shape, nothing else.
+
+Whether an update passes must not become an answer about patients. Tensors, finiteness and size are
+judged by the study's public constants and by the update itself, which is private already: judging
+it costs nothing. The norm's bound alone uses what stays here, the realised batch sizes. It is a
+check of this program, not of the data: training as it is written here reaches the bound with
+probability below 1e-23, whatever the patients, the batch sizes and the order's weights
+(`norm_bound`). What it refuses shares the one outside code of all failures after rows were read
+(SB-209), keeps its charge, and the third stops the study.
+"""
 
 import math
 
@@ -10,6 +19,8 @@ from solblom_models.flat import layout_of
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.layout import Float32, Layout, pack, to_grid
 
+TAIL = 12.0  # standard deviations beyond the expected norm of the noise
+ROUNDING = 2.0**-24 * 1.001  # of a float32, relative
 MAX_ABSOLUTE = 2.0**20  # far inside the int64 ring of the fold: 2^20 * 2^24 * 2^16 nodes < 2^63
 
 
@@ -37,7 +48,7 @@ def export_update(
     update = after.astype(np.float64) - before.astype(np.float64)
     if not bool(np.isfinite(update).all()):
         raise RefusedError("SB-213", "The update has values that are not finite")
-    norm, bound = float(np.linalg.norm(update)), norm_bound(layout.size, settings, trace)
+    norm, bound = float(np.linalg.norm(update)), norm_bound(before, settings, trace)
     if norm > bound or float(np.abs(update).max(initial=0.0)) > MAX_ABSOLUTE:
         raise RefusedError(
             "SB-213", f"The update's norm is {norm:.3g}; at most {bound:.3g} is possible"
@@ -45,13 +56,24 @@ def export_update(
     return pack([to_grid(update)])
 
 
-def norm_bound(size: int, settings: TrainingSettings, trace: TrainingTrace) -> float:
-    """Return the largest L2 norm that honest training can reach.
+def norm_bound(before: Float32, settings: TrainingSettings, trace: TrainingTrace) -> float:
+    """Return the largest L2 norm that honest training from the weights `before` can reach.
 
-    Each step moves at most learning_rate / divisor * (batch * C + |noise|), and the norm of `size`
-    normals exceeds (sqrt(size) + 6) deviations with probability below 1e-7 (Laurent & Massart
-    2000).
+    * A step moves by learning_rate / divisor * (batch * C + |noise|). FedProx only pulls back: the
+      study keeps learning_rate * proximal at or below 2.
+    * The norm of d normals exceeds sqrt(d) + t with probability below exp(-t^2 / 2) (Laurent &
+      Massart 2000): with t = 12 below 1e-31 a step, and no study has more than 1e8 steps.
+    * Sums over a batch are rounded by up to a half unit in the last place for each addend (Higham
+      2002, section 4.2); the factor of 1e-3 covers clipping and division.
+    * New weights are rounded once a step, by up to 2^-24 of the largest. Without this term, weights
+      chosen by a hostile coordinator could make rounding errors larger than the steps.
     """
-    noise = trace.noise_deviation * (math.sqrt(size) + 6.0)
-    moved = sum(batch * trace.clipping_norm + noise for batch in trace.batch_sizes)
-    return settings.learning_rate * moved / settings.expected_batch_size * 1.001 + 1e-6
+    size = len(before)
+    noise = trace.noise_deviation * (math.sqrt(size) + TAIL)
+    moved = sum(
+        (batch * trace.clipping_norm + noise) * (1.001 + batch * 2.0**-23)
+        for batch in trace.batch_sizes
+    )
+    moved *= settings.learning_rate / settings.expected_batch_size
+    largest = float(np.abs(before).max(initial=0.0)) + moved
+    return moved + len(trace.batch_sizes) * math.sqrt(size) * largest * ROUNDING + 1e-6

@@ -254,15 +254,32 @@ def check_study(study: Study, contract: Contract) -> None:
         raise ConfigurationError(
             "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
         )
-    if (study.training.strategy == "fedprox") != (study.training.proximal > 0):
-        raise ConfigurationError(
-            "SB-103", "training.proximal belongs to strategy fedprox, which needs it above 0"
-        )
+    _check_steps(study)
     _check_releases(study, contract)
     if study.task.target != contract.target.name:
         raise ConfigurationError(
             "SB-106",
             f"task.target is {study.task.target}, but the contract's target is {contract.target.name}",
+        )
+
+
+def _check_steps(study: Study) -> None:
+    """Refuse local steps that cannot go well.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    training = study.training
+    if (training.strategy == "fedprox") != (training.proximal > 0):
+        raise ConfigurationError(
+            "SB-103", "training.proximal belongs to strategy fedprox, which needs it above 0"
+        )
+    pull = training.learning_rate * training.proximal
+    if pull > 2:
+        raise ConfigurationError(
+            "SB-103",
+            f"training.learning_rate times training.proximal is {pull:g}; above 2 each step moves "
+            "further away from the round's first model than the last",
         )
 
 

@@ -9,9 +9,12 @@ import torch
 
 from solblom_client.export_gate import MAX_ABSOLUTE, export_update, norm_bound
 from solblom_client.gradients import GradientPath
-from solblom_client.training import TrainingSettings, TrainingTrace
+from solblom_client.keystream import KeyStream
+from solblom_client.training import TrainingSettings, TrainingTrace, train
 from solblom_models.flat import layout_of
+from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.net import LogisticRegression
+from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.layout import Layout, TensorSpec, is_on_grid, unpack
 
@@ -83,13 +86,13 @@ def test_a_value_that_is_not_finite_does_not_leave(value: float, position: int) 
 
 
 def test_an_update_at_the_bound_leaves_and_above_it_does_not() -> None:
-    bound = norm_bound(6, SETTINGS, TRACE)
+    bound = norm_bound(BEFORE, SETTINGS, TRACE)
     export(trained(bound * 0.9999))
     refused(trained(bound * 1.0001))
 
 
 def test_the_bound_counts_all_values_together() -> None:
-    bound = norm_bound(6, SETTINGS, TRACE)
+    bound = norm_bound(BEFORE, SETTINGS, TRACE)
     export(trained(*[bound / 6**0.5 * 0.999] * 6))
     refused(trained(*[bound / 6**0.5 * 1.001] * 6))
 
@@ -103,10 +106,48 @@ def test_a_value_above_the_ring_of_the_fold_does_not_leave() -> None:
 def test_the_bound_is_above_what_honest_noise_reaches() -> None:
     rng, bound = (
         np.random.default_rng(2),
-        norm_bound(6, SETTINGS, TrainingTrace((0,), 40, 2.0, 1.0, PATH)),
+        norm_bound(BEFORE, SETTINGS, TrainingTrace((0,), 40, 2.0, 1.0, PATH)),
     )
     noise = rng.normal(size=(100_000, 6)) * 2.0 * SETTINGS.learning_rate / 40.0
     assert np.linalg.norm(noise, axis=1).max() < bound
+
+
+def test_noise_of_twelve_deviations_beyond_its_expected_norm_leaves() -> None:
+    nobody = TrainingTrace((0,), 40, 2.0, 1.0, PATH)
+    step = 2.0 * SETTINGS.learning_rate / SETTINGS.expected_batch_size
+    export(trained(step * (6**0.5 + 12)), trace=nobody)
+    refused(trained(step * (6**0.5 + 12.1)), trace=nobody)
+
+
+def alike(count: int, features: int) -> TableUnits:
+    """Patients whose gradients all point the same way: nothing moves a sum further."""
+    ids = tuple(f"p{number}" for number in range(count))
+    rows = np.full((count, features), 3.0, dtype=np.float32)
+    return TableUnits(ids, rows, np.ones(count, dtype=np.int64))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3 * 2.0**20, 3 * 2.0**22, -3 * 2.0**23, 1e30])
+@pytest.mark.parametrize("patients", [0, 1, 500])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("proximal", [0.0, 0.25])
+def test_whatever_the_weights_and_the_batch_honest_training_leaves(
+    weight: float, patients: int, steps: int, proximal: float
+) -> None:
+    features = 40_000
+    settings = TrainingSettings(steps, 8.0, 1.0, "2.0000", "1", 40.0, proximal)  # noise 0.4
+    model = LogisticRegression(features)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(weight)
+    before = np.full(features + 1, weight, dtype="<f4")
+    streams = {"coins": KeyStream(bytes(32)), "noise": KeyStream(bytes([1]) * 32)}
+    units = alike(patients, features)
+    trace = train(TabularClassification(), model, units, settings, **streams)
+    layout = layout_of(model, local=frozenset())
+    assert trace.batch_sizes == (patients,) * steps
+    assert export_update(
+        before, model, layout, local=frozenset(), settings=settings, trace=trace
+    ), "a refusal would have told how many patients were drawn"
 
 
 @pytest.mark.parametrize(

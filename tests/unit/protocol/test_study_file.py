@@ -226,6 +226,14 @@ def test_a_proximal_term_belongs_to_fedprox(tmp_path: Path, change: dict[str, An
     assert "training.proximal" in error.message
 
 
+def test_a_pull_that_pushes_away_is_refused(tmp_path: Path) -> None:
+    change = {"strategy": "fedprox", "proximal": 2.5, "learning_rate": 1.0}
+    error = refusal(write_study(tmp_path, training=change))
+    assert error.code == "SB-103"
+    assert "is 2.5; above 2" in error.message
+    load_study(write_study(tmp_path, training={**change, "proximal": 2.0}))
+
+
 @pytest.mark.parametrize(
     ("table", "change"), [("privacy", {"epsilon": True}), ("training", {"rounds": True})]
 )

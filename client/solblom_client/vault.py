@@ -153,7 +153,9 @@ class Vault:
         rows = cohort.row_bytes(units)
         found_work = work_digest(request, approval, rows, counts=counts, local=local)
         if stored is not None and stored[0] == found_work:
-            self._log.write("reply-again", now=self._clock(), order=order.digest)
+            self._log.write_once_an_hour(
+                "reply-again", now=self._clock(), kind=order.digest, order=order.digest
+            )
             return stored[1]
         if stored is not None:
             self._store.erase_reply(request.digest)
@@ -385,7 +387,8 @@ class Vault:
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same
-            self._log.write_failure(f"refused {code}", error, now=self._clock())
+            known = order is not None
+            self._log.write_failure(f"refused {code}", error, now=self._clock(), known_sender=known)
         refusal = Refusal(
             schema="solblom.refusal/1",
             site=self._config.node.site,

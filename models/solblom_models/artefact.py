@@ -270,7 +270,8 @@ def _manifest(
 def _evaluation_kind(evaluation: dict[str, Any] | None) -> str:
     released = any(r["status"] == "released" for r in (evaluation or {}).get("released", []))
     if evaluation is not None and evaluation.get("simulation"):
-        return "simulation, exact" + (", and released with noise" if released else "")
+        kind = "simulation, not done" if "reason" in evaluation else "simulation, exact"
+        return kind + (", and released with noise" if released else "")
     return "released with noise, charged" if released else "none released"
 
 

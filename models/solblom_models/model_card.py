@@ -68,11 +68,17 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
     released = "".join(_released(record) for record in (evaluation or {}).get("released", []))
     if evaluation is None or "sites" not in evaluation:
         return released or "No metric left a hospital in this run.\n"
+    left_out = "".join(
+        f"\nLeft out: {entry['site']}, {entry['reason']}.\n"
+        for entry in evaluation.get("left_out", [])
+    )
+    if "reason" in evaluation:
+        return f"Not evaluated: {evaluation['reason']}.\n{left_out}\n{released}"
     rows = "".join(_evaluation_row(site) for site in evaluation["sites"])
     return (
         "Exact AUROC with 95 % intervals on each hospital's test patients, possible because one "
         "machine held all data.\n\n"
-        f"| hospital | local only | federated | pooled |\n|---|---|---|---|\n{rows}\n{released}"
+        f"| hospital | local only | federated | pooled |\n|---|---|---|---|\n{rows}{left_out}\n{released}"
     )
 
 

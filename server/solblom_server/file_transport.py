@@ -1,5 +1,6 @@
 """`--transport files`: every enrolled hospital behind a folder for orders and one for replies."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,13 @@ class FileTransport:
         self.folders = {number: home / EXCHANGE / site for site, number in self.addresses.items()}
         self.grid = FileGrid(self.folders)
 
-    def evaluate(self, document: StudyDocument, weights: bytes) -> dict[str, Any] | None:
+    def evaluate(
+        self,
+        document: StudyDocument,
+        weights: bytes,
+        sites: Collection[str],
+        left_out: dict[str, str],
+    ) -> dict[str, Any] | None:
         """Return nothing: where hospitals are real, no exact metric exists (privacy.md rule 9)."""
         return None
 

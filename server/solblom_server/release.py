@@ -1,7 +1,7 @@
 """From a run that ended to a registered, signed artefact."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
@@ -22,7 +22,7 @@ from solblom_server.runs import FinishedRun
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.envelope import open_envelope
 
-Evaluate = Callable[[StudyDocument, bytes], dict[str, Any] | None]
+Evaluate = Callable[[StudyDocument, bytes, Collection[str], dict[str, str]], dict[str, Any] | None]
 
 
 def release_model(
@@ -42,7 +42,8 @@ def release_model(
     try:
         contents = _contents(coordinator, database, row, document)
         evaluation = _evaluation_report(
-            evaluate(document, contents.weights), released_report(database, document, row.id)
+            evaluate(document, contents.weights, *took_part(contents)),
+            released_report(database, document, row.id),
         )
         version = database.reserve_version(row.name, row.id, now=now)
         path, artefact = place(
@@ -110,6 +111,18 @@ def _contents(
             for r in rounds
         ],
     )
+
+
+def took_part(contents: ArtefactContents) -> tuple[list[str], dict[str, str]]:
+    """Return the sites that gave an update in the run, and why each of the others gave none."""
+    gave = sorted({site for record in contents.rounds for site in record.receipts})
+    codes = {site: code for record in contents.rounds for site, code in record.refusals.items()}
+    others = {
+        site: f"refused ({codes[site]})" if site in codes else "gave no update"
+        for site in sorted(contents.sites)
+        if site not in gave
+    }
+    return gave, others
 
 
 def charges_of(database: Database, run: str) -> list[Charge]:

@@ -138,6 +138,11 @@ def finish(schema: str, run: "FinishedRun", *, as_json: bool) -> None:
         print_json(schema, {"run": run.run, "model": model})
         return
     out().print(f"{run.ref}  {run.digest}\n{run.path}", markup=False)
+    evaluation = run.evaluation or {}
+    for entry in evaluation.get("left_out", []):
+        say(f"Left out of the evaluation: {entry['site']}, {entry['reason']}")
+    if "reason" in evaluation:
+        say(f"Not evaluated: {evaluation['reason']}")
     say(f"Next: solblom run show {run.run} · solblom model verify {run.path}")
 
 

@@ -1,5 +1,6 @@
 """Transports by name: each installed part may offer one through the entry-point group `solblom.transports`."""
 
+from collections.abc import Collection
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,8 +26,17 @@ class Transport(Protocol):
         """The Flower Grid."""
         ...
 
-    def evaluate(self, document: StudyDocument, weights: bytes) -> dict[str, Any] | None:
-        """Return exact metrics in a simulation; None where hospitals are real (privacy.md rule 9)."""
+    def evaluate(
+        self,
+        document: StudyDocument,
+        weights: bytes,
+        sites: Collection[str],
+        left_out: dict[str, str],
+    ) -> dict[str, Any] | None:
+        """Return exact metrics in a simulation; None where hospitals are real (privacy.md rule 9).
+
+        `sites` gave an update in the run; `left_out` are the others of the run, with the reason.
+        """
         ...
 
     def close(self) -> None:

@@ -71,6 +71,26 @@ def _free_folder() -> Path:
 
 
 def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
+    console = out()
+    if data["sites"]:
+        _print_figures(outcome, data)
+    else:
+        console.print(f"SIMULATION. Not evaluated: {data['note']}", style="bold yellow")
+    console.print()
+    console.print(f"[bold]Model[/]    {data['model']['ref']}")
+    console.print(f"[bold]Digest[/]   {data['model']['digest']}")
+    console.print(f"[bold]Folder[/]   {data['model']['path']}")
+    console.print(
+        f"[bold]Verified[/] [green]{outcome.checks} of {outcome.checks} checks[/], offline"
+    )
+    console.print(f"[bold]Time[/]     {data['seconds']:.1f} s after loading")
+    console.print()
+    console.print("The commands behind this demo, ready to be tried:", style="bold")
+    for line in _commands(outcome):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _print_figures(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = out()
@@ -102,18 +122,6 @@ def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
         style="dim",
         markup=False,
     )
-    console.print()
-    console.print(f"[bold]Model[/]    {data['model']['ref']}")
-    console.print(f"[bold]Digest[/]   {data['model']['digest']}")
-    console.print(f"[bold]Folder[/]   {data['model']['path']}")
-    console.print(
-        f"[bold]Verified[/] [green]{outcome.checks} of {outcome.checks} checks[/], offline"
-    )
-    console.print(f"[bold]Time[/]     {data['seconds']:.1f} s after loading")
-    console.print()
-    console.print("The commands behind this demo, ready to be tried:", style="bold")
-    for line in _commands(outcome):
-        console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _cell(metric: dict[str, Any]) -> str:

@@ -125,7 +125,7 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
             for site in evaluation["sites"]
         ],
         "metrics": evaluation["all"],
-        "note": evaluation.get("note", ""),
+        "note": evaluation.get("reason", evaluation.get("note", "")),
     }
 
 

@@ -1,5 +1,6 @@
 """Exact evaluation in a simulation: federated beside local-only and pooled, per hospital, on the same test patients."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_client.cohort import Cohort, join_cohort
+from solblom_client.approval import read_approval
+from solblom_client.cohort import join_cohort
 from solblom_client.connectors.table import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
@@ -16,6 +18,7 @@ from solblom_models.flat import layout_of, load_flat
 from solblom_models.metrics import accuracy, auroc_with_interval, brier
 from solblom_models.tabular.data import TableUnits
 from solblom_models.task import find_task
+from solblom_protocol.errors import DataError, SolblomError
 from solblom_protocol.layout import unpack
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
@@ -32,16 +35,86 @@ class SiteData:
     test: TableUnits
 
 
+class NotEvaluatedError(Exception):
+    """A model or a hospital cannot be evaluated exactly; the text says why."""
+
+
+def evaluate_nodes(
+    nodes: list[Path],
+    document: StudyDocument,
+    weights: bytes,
+    sites: Collection[str],
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """Return the exact report over the hospitals that took part; what is not evaluated has a reason.
+
+    Never raises for what it finds: the model is trained by now, and is released with or without
+    figures.
+
+    Args:
+        nodes: node.toml of every simulated hospital.
+        document: the study.
+        weights: the final model, flat little-endian float32.
+        sites: hospitals that gave an update in the run.
+        left_out: the other hospitals of the run, and why they gave none.
+    """
+    found: list[SiteData] = []
+    reasons = dict(left_out)
+    try:
+        for node in nodes:
+            site = load_node_config(node).node.site
+            if site in sites:
+                try:
+                    found.append(read_site(node, document))
+                except SolblomError as error:
+                    reasons[site] = f"cannot be evaluated now ({error.code})"
+        if not found:
+            raise NotEvaluatedError("no hospital that took part can be evaluated now")
+        report = evaluate(document, weights, found)
+    except NotEvaluatedError as error:
+        report = _not_done(str(error))
+    except Exception as error:  # a plugged-in task may do anything
+        report = _not_done(f"the evaluation failed ({type(error).__name__})")
+    report["left_out"] = [{"site": site, "reason": reasons[site]} for site in sorted(reasons)]
+    return report
+
+
+def _not_done(reason: str) -> dict[str, Any]:
+    return {
+        "schema": "solblom.evaluation/1",
+        "simulation": True,
+        "kind": "not done",
+        "reason": reason,
+        "sites": [],
+        "all": {},
+    }
+
+
 def read_site(node: Path, document: StudyDocument) -> SiteData:
-    """Return a simulated hospital's training and test patients, by the node's own rules."""
+    """Return a simulated hospital's training and test patients, by the node's own rules.
+
+    Raises:
+        SolblomError: the approval, the data or the consents do not hold now.
+        NotEvaluatedError: the task's patients are no tables.
+    """
     config = load_node_config(node)
-    task = find_task(document.study.task.name)
-    units = task.read_units(open_source(config, config.dataset[0]), document)
     keys = read_node_keys(config.state)
-    cohort: Cohort = join_cohort(config, keys, document, units, now=utc_now())
-    if not isinstance(cohort.training, TableUnits) or not isinstance(cohort.test, TableUnits):
-        raise TypeError("only tables can be evaluated in this version")
-    return SiteData(config.node.site, cohort.training, cohort.test)
+    approval = read_approval(config, keys, document.digest)
+    units = approval.task.read_units(open_source(config, approval.dataset), document)
+    if not isinstance(units, TableUnits):
+        raise NotEvaluatedError(
+            f"the patients of the task {approval.task.name} are no tables, "
+            "and this version evaluates tables only"
+        )
+    cohort = join_cohort(config, keys, document, units, now=utc_now())
+    training, test = cohort.training, cohort.test
+    if not isinstance(training, TableUnits) or not isinstance(test, TableUnits):
+        raise NotEvaluatedError(f"parts of the table of {config.node.site} are no tables")
+    if not test.ids:
+        raise DataError("SB-306", "There are no test patients")
+    if len(set(training.labels.tolist())) < 2:
+        raise DataError("SB-305", "All patients of the training set have the same label")
+    return SiteData(config.node.site, training, test)
 
 
 def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,17 @@ class LocalTransport:
             }
         )
 
-    def evaluate(self, document: StudyDocument, weights: bytes) -> dict[str, Any] | None:
+    def evaluate(
+        self,
+        document: StudyDocument,
+        weights: bytes,
+        sites: Collection[str],
+        left_out: dict[str, str],
+    ) -> dict[str, Any] | None:
         """Return exact metrics: allowed because one machine plays all hospitals."""
-        from solblom_simulation.evaluation import evaluate, read_site
+        from solblom_simulation.evaluation import evaluate_nodes
 
-        return evaluate(document, weights, [read_site(node, document) for node in self._nodes])
+        return evaluate_nodes(self._nodes, document, weights, sites, left_out)
 
     def close(self) -> None:
         """Close the hospitals' ledgers."""
@@ -58,11 +65,17 @@ class SimulatedFiles(FileTransport):
         self._processes = {node.parent.name: _start_node(node) for node in self._nodes}
         self.grid = FileGrid(self.folders, before_pull=self._check_processes)
 
-    def evaluate(self, document: StudyDocument, weights: bytes) -> dict[str, Any] | None:
+    def evaluate(
+        self,
+        document: StudyDocument,
+        weights: bytes,
+        sites: Collection[str],
+        left_out: dict[str, str],
+    ) -> dict[str, Any] | None:
         """Return exact metrics: allowed because one machine plays all hospitals."""
-        from solblom_simulation.evaluation import evaluate, read_site
+        from solblom_simulation.evaluation import evaluate_nodes
 
-        return evaluate(document, weights, [read_site(node, document) for node in self._nodes])
+        return evaluate_nodes(self._nodes, document, weights, sites, left_out)
 
     def close(self) -> None:
         """End the hospitals' processes, by id."""

@@ -66,6 +66,37 @@ def approve_study(
         print_json("solblom.node.approve/1", {"approvals": rows})
 
 
+@app.command("fingerprint")
+@command
+def show_fingerprints(
+    node: Path = typer.Argument(Path("node.toml"), help="node.toml, or its folder"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Print the fingerprints of this node's keys and of those it trusts, to be compared by phone."""
+    from solblom_client.keys import read_node_keys
+    from solblom_client.policy import load_node_config
+    from solblom_protocol.key_cli import print_fingerprints
+    from solblom_protocol.public_keys import fingerprints, read_fingerprints
+
+    config = load_node_config(node)
+    own = fingerprints(read_node_keys(config.state).public(config.node.site))
+    rows: list[dict[str, Any]] = [{"whose": "this node", "file": None, **own}]
+    trusted = [("coordinator", config.coordinator.key)]
+    trusted += [("researcher", file) for file in config.policy.study_signers]
+    for whose, file in trusted:
+        if config.path(file).is_file():
+            rows.append({"whose": whose, "file": file, **read_fingerprints(config.path(file))})
+        else:
+            say(f"{file} is not there yet: no {whose} is trusted by it.")
+    if as_json:
+        print_json("solblom.node.fingerprint/1", {"site": config.node.site, "keys": rows})
+        return
+    for row in rows:
+        where = f", {row['file']}" if row["file"] else ""
+        print_fingerprints(f"{row['name']}  ({row['whose']}{where})", row)
+    say("Compare each with its owner on a number that you know. All groups must agree.")
+
+
 @app.command("revoke")
 @command
 def revoke_study(

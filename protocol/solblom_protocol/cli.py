@@ -26,6 +26,7 @@ SUMMARIES = {
     "run": "Researcher: see and resume runs",
     "data": "Researcher: mock data that obey a contract",
     "node": "Hospital: approve studies, see budgets",
+    "key": "Anyone: compare keys over the phone",
     "coordinator": "Operator: set up and start the coordinator",
     "model": "Steward: list, verify and use models",
     "audit": "Steward: test privacy claims, check logs",

@@ -1,8 +1,12 @@
 """Private keys on disk: PEM, mode 0600, never overwritten; fingerprints that two people can compare by phone."""
 
+import contextlib
+import hashlib
 import os
+import re
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -15,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from solblom_protocol.errors import ConfigurationError
-from solblom_verify.envelope import key_id
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -111,10 +114,30 @@ def sealing_key_from_pem(pem: str, *, source: str) -> X25519PublicKey:
     return key
 
 
-def fingerprint(key: Ed25519PublicKey) -> str:
-    """Return the first 80 bits of the key id in groups of four, short enough to read over the phone."""
-    text = key_id(key)[:20]
-    return " ".join(text[i : i + 4] for i in range(0, 20, 4))
+def fingerprint(key: Ed25519PublicKey | X25519PublicKey) -> str:
+    """Return the SHA-256 of a public key (SubjectPublicKeyInfo in DER) in groups of four, to be read aloud.
+
+    Of a signing key it is the key id. `openssl pkey -pubin -outform DER | sha256sum` gives the same.
+    """
+    text = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    return " ".join(re.findall("....", text.hexdigest()))
+
+
+def public_half(path: Path) -> Ed25519PublicKey | X25519PublicKey:
+    """Return the public key in a PEM file, or the public half of the private one.
+
+    Raises:
+        ConfigurationError: SB-109.
+    """
+    data, key = _read(path), None
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        if b"PRIVATE" in data:
+            key = load_pem_private_key(data, password=None).public_key()
+        else:
+            key = load_pem_public_key(data)
+    if not isinstance(key, Ed25519PublicKey | X25519PublicKey):
+        raise ConfigurationError("SB-109", f"{path} holds no key of Solblom")
+    return key
 
 
 def _read(path: Path) -> bytes:

@@ -8,7 +8,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from pydantic import ConfigDict, Field
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.key_files import public_pem, sealing_key_from_pem, signing_key_from_pem
+from solblom_protocol.key_files import (
+    fingerprint,
+    public_half,
+    public_pem,
+    sealing_key_from_pem,
+    signing_key_from_pem,
+)
 from solblom_protocol.messages import Message, SiteName, parse_message
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id
@@ -65,3 +71,34 @@ class PublicKeys:
             signing_key_from_pem(value.signing_key, source=str(path)),
             sealing_key_from_pem(value.sealing_key, source=str(path)),
         )
+
+
+def read_fingerprints(path: Path) -> dict[str, str | None]:
+    """Return name and fingerprints of a public-keys file, or of one key in PEM form.
+
+    Raises:
+        ConfigurationError: SB-109.
+    """
+    try:
+        is_pem = path.read_bytes().lstrip().startswith(b"-----")
+    except OSError as error:
+        raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
+    if not is_pem:
+        return fingerprints(PublicKeys.read(path))
+    key = public_half(path)
+    signs = isinstance(key, Ed25519PublicKey)
+    shown = fingerprint(key)
+    return {
+        "name": None,
+        "signing": shown if signs else None,
+        "sealing": None if signs else shown,
+    }
+
+
+def fingerprints(keys: PublicKeys) -> dict[str, str | None]:
+    """Return a participant's name and the fingerprints of both keys."""
+    return {
+        "name": keys.name,
+        "signing": fingerprint(keys.signing),
+        "sealing": fingerprint(keys.sealing),
+    }

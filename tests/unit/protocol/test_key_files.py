@@ -123,10 +123,15 @@ def test_public_keys_of_the_two_kinds_are_not_interchangeable() -> None:
         sealing_key_from_pem(signing, source="x")
 
 
-def test_a_fingerprint_is_the_beginning_of_the_key_id_in_groups_of_four() -> None:
+def test_a_fingerprint_is_the_key_id_in_groups_of_four() -> None:
     shown = fingerprint(NODE.public_key())
-    assert [len(group) for group in shown.split(" ")] == [4] * 5
-    assert key_id(NODE.public_key()).startswith(shown.replace(" ", ""))
+    assert [len(group) for group in shown.split(" ")] == [4] * 16
+    assert shown.replace(" ", "") == key_id(NODE.public_key())
+
+
+def test_keys_of_both_kinds_have_a_fingerprint() -> None:
+    shown = {fingerprint(NODE.public_key()), fingerprint(NODE_SEALING.public_key())}
+    assert len(shown) == 2
 
 
 def test_two_keys_have_two_fingerprints() -> None:

@@ -39,6 +39,7 @@ from solblom_protocol.messages import (
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.study import StudyDocument, check_dates, open_study
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_verify.wording import counted
 
 APPROVAL_PAYLOAD_TYPE = "application/vnd.solblom.approval+json"
 ISOLATION_TOLERANCE = 1e-4  # of a gradient's norm: float32 rounding stays far below, a leak above
@@ -162,7 +163,7 @@ def check_data(
     if len(cohort.training.ids) < needed:
         raise DataError(
             "SB-306",
-            f"The training set has {len(cohort.training.ids)} patients; {needed} are needed",
+            f"The training set has {counted(len(cohort.training.ids), 'patient')}; {needed} are needed",
         )
     if len(set(cohort.training.labels.tolist())) < 2:
         raise DataError("SB-305", "All patients of the training set have the same label")
@@ -237,7 +238,8 @@ def _choose_dataset(config: NodeConfig, task: Task) -> DatasetTable:
     if len(fitting) != 1:
         raise ConfigurationError(
             "SB-103",
-            f"node.toml has {len(fitting)} data sets for the connector {task.connector}; one is needed",
+            f"node.toml has {counted(len(fitting), 'data set')} for the connector {task.connector}; "
+            "one is needed",
         )
     return fitting[0]
 

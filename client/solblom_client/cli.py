@@ -16,6 +16,7 @@ from solblom_protocol.console import (
     show_error,
 )
 from solblom_protocol.errors import ConfigurationError
+from solblom_verify.wording import format_delta
 
 if TYPE_CHECKING:
     from solblom_client.exchange import PassReport
@@ -203,7 +204,7 @@ def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
     return {
         "site": config.node.site,
         "budget": f"{policy.epsilon_budget:g}",
-        "delta": f"{policy.delta:g}",
+        "delta": format_delta(policy.delta),
         "spent": format_epsilon(spent),
         "reserved": format_epsilon(everything - spent if everything != spent else 0.0),
         "left": remaining(policy.epsilon_budget, everything),

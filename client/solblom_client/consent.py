@@ -14,6 +14,7 @@ from typing import Any, Literal
 from solblom_models.patient_id import patient_id
 from solblom_protocol.errors import DataError
 from solblom_verify.canonical import canonical_json
+from solblom_verify.wording import counted
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)  # a source from further in the future: a wrong clock
 COLUMNS = ("patient_id", "status", "valid_until")
@@ -62,10 +63,10 @@ def read_consent(
     except (OSError, UnicodeDecodeError, csv.Error):
         raise DataError("SB-308", "The consent source cannot be read") from None
     if not -CLOCK_TOLERANCE <= age <= dt.timedelta(hours=max_age_hours):
-        hours = age.total_seconds() / 3600
+        hours = round(age.total_seconds() / 3600)
         raise DataError(
             "SB-308",
-            f"The consent source is {hours:.0f} hours old; at most {max_age_hours:g} allowed",
+            f"The consent source is {counted(hours, 'hour')} old; at most {max_age_hours:g} allowed",
         )
     allowed = {row["patient_id"] for row in rows if _grants(row, now.date())}
     excluded = {row["patient_id"] for row in rows if not _grants(row, now.date())}

@@ -12,6 +12,7 @@ from solblom_protocol.errors import RefusedError
 from solblom_protocol.messages import parse_timestamp
 from solblom_protocol.order import OrderHeader
 from solblom_protocol.study import StudyDocument
+from solblom_verify.wording import counted, format_delta
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)
 MAX_DATA_REFUSALS = 3
@@ -94,7 +95,8 @@ def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
     if study.privacy.delta > policy.delta:
         raise RefusedError(
             "SB-204",
-            f"The study's delta is {study.privacy.delta:g}; policy.delta is {policy.delta:g}",
+            f"The study's delta is {format_delta(study.privacy.delta)}; "
+            f"policy.delta is {format_delta(policy.delta)}",
         )
     if study.privacy.epsilon > policy.study_epsilon:
         raise RefusedError(
@@ -126,7 +128,8 @@ def check_round(header: OrderHeader, document: StudyDocument) -> None:
     if len(header.roster) < document.study.cohort.min_nodes:
         raise RefusedError(
             "SB-205",
-            f"The roster has {len(header.roster)} nodes; {document.study.cohort.min_nodes} are needed",
+            f"The roster has {counted(len(header.roster), 'node')}; "
+            f"{document.study.cohort.min_nodes} are needed",
         )
 
 

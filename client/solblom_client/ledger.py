@@ -24,6 +24,7 @@ from solblom_protocol.messages import timestamp
 from solblom_protocol.order import OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
+from solblom_verify.wording import counted, format_delta
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ class Ledger:
         if anchored is not None and anchored.count > count:
             raise IntegrityError(
                 "SB-402",
-                f"The ledger has {count} entries, its anchor {anchored.count}: it was rolled back",
+                f"The ledger has {counted(count, 'entry', 'entries')}, its anchor {anchored.count}: "
+                "it was rolled back",
             )
         if anchored is not None and anchored.head != heads[anchored.count]:
             raise IntegrityError("SB-402", "The ledger is not the one that its anchor knows")
@@ -244,7 +246,8 @@ class Ledger:
         made = sum(1 for entry in self.entries(request.study) if entry.kind == request.kind)
         if allowed is not None and made >= allowed:
             raise RefusedError(
-                "SB-204", f"The study has made {made} of {allowed} releases ({request.kind})"
+                "SB-204",
+                f"The study has made {made} of {counted(allowed, 'release')} ({request.kind})",
             )
 
     def _check_study(self, request: Request, policy: PolicyTable, limits: StudyLimits) -> None:
@@ -260,7 +263,7 @@ class Ledger:
                 raise RefusedError(
                     "SB-204",
                     f"{request.title} would bring the study to epsilon {format_epsilon(cost)} "
-                    f"at delta {delta:g}; {name} is {cap:g}",
+                    f"at delta {format_delta(delta)}; {name} is {cap:g}",
                 )
 
     def _check_lifetime(self, request: Request, policy: PolicyTable, limits: StudyLimits) -> None:

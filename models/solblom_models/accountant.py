@@ -115,11 +115,6 @@ def format_epsilon(epsilon: float) -> str:
     return str(Decimal(repr(epsilon)).quantize(Decimal("0.001"), rounding=ROUND_CEILING))
 
 
-def format_delta(delta: float) -> str:
-    """Return delta in its shortest decimal spelling, such as 1e-05."""
-    return repr(float(delta))
-
-
 def _four(units: int) -> str:
     return f"{units // 10_000}.{units % 10_000:04d}"
 

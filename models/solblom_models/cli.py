@@ -13,6 +13,7 @@ import typer
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY, ConfigurationError, RunError
 from solblom_protocol.home import HOME_OPTION
+from solblom_verify.wording import counted
 
 if TYPE_CHECKING:
     from solblom_verify.trust import Trust
@@ -139,7 +140,7 @@ def predict(
     writer.writerows(rows)
     sys.stdout.write(buffer.getvalue())
     say(
-        f"{len(rows)} rows, {verdict.name}@{verdict.version}. Research use: not for clinical decisions."
+        f"{counted(len(rows), 'row')}, {verdict.name}@{verdict.version}. Research use: not for clinical decisions."
     )
 
 

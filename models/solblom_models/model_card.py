@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from solblom_verify.wording import counted
+
 BANNER = (
     "> **Simulation.** One machine played all hospitals, on public data, with keys that follow from a\n"
     "> public seed. Nothing here protects anybody.\n"
@@ -91,7 +93,7 @@ def _released(record: dict[str, Any]) -> str:
         return _table_one(record["table"], sites, record["noise_deviation"])
     metrics = record["metrics"]
     if metrics["auroc"] is None:
-        return f"Released by {sites} hospitals with noise; not shown: {metrics['reason']}.\n"
+        return f"Released by {counted(sites, 'hospital')} with noise; not shown: {metrics['reason']}.\n"
     shown = "".join(
         f"| {name} | {metrics[name]:.3f} [{metrics[f'{name}_interval'][0]:.3f}, "
         f"{metrics[f'{name}_interval'][1]:.3f}] |\n"
@@ -103,7 +105,7 @@ def _released(record: dict[str, Any]) -> str:
         for site, (value, low, high) in record["named"].items()
     )
     return (
-        f"Released by {sites} hospitals together, from counts with noise of deviation "
+        f"Released by {counted(sites, 'hospital')} together, from counts with noise of deviation "
         f"{record['noise_deviation']}; intervals cover patients and noise.\n\n"
         f"| all test patients | value [95 % interval] |\n|---|---|\n{shown}{outside}"
     )
@@ -116,7 +118,7 @@ def _table_one(table: list[dict[str, Any]], sites: int, deviation: str) -> str:
         for cell, count in zip(row["cells"], row["counts"], strict=True)
     )
     return (
-        f"\nTable 1: patients of {sites} hospitals together, each count with noise of deviation "
+        f"\nTable 1: patients of {counted(sites, 'hospital')} together, each count with noise of deviation "
         f"{deviation}, so that small counts may be below zero.\n\n"
         f"| variable | cell | patients |\n|---|---|---|\n{rows}"
     )

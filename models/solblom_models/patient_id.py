@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from solblom_protocol.errors import DataError
+from solblom_verify.wording import counted
 
 
 def patient_id(text: str) -> str:
@@ -26,7 +27,9 @@ def check_ids(ids: Sequence[str]) -> None:
     spelt = [patient_id(text) for text in ids]
     empty = sum(1 for value in spelt if not value)
     if empty:
-        raise DataError("SB-302", f"{empty} rows have no patient id")
+        raise DataError("SB-302", f"{counted(empty, 'row has', 'rows have')} no patient id")
     doubles = sum(1 for count in Counter(spelt).values() if count > 1)
     if doubles:
-        raise DataError("SB-304", f"{doubles} patients have more than one row")
+        raise DataError(
+            "SB-304", f"{counted(doubles, 'patient has', 'patients have')} more than one row"
+        )

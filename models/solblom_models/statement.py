@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from solblom_models.accountant import (
     PLD_INTERVAL,
     filter_order,
-    format_delta,
     format_epsilon,
     pld_epsilon,
     rdp_epsilon,
@@ -20,6 +19,7 @@ from solblom_models.accountant import (
 from solblom_protocol.messages import as_json
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 from solblom_protocol.study import StudyDocument
+from solblom_verify.wording import counted, format_delta
 
 Line = Annotated[str, Field(min_length=20, pattern=r"\S")]
 
@@ -165,7 +165,7 @@ def _outside(document: StudyDocument, charges: list[Charge]) -> tuple[str, ...]:
 def _sampling(document: StudyDocument) -> str:
     training, rate = document.study.training, document.study.privacy.sampling_rate
     steps = training.rounds * training.local_steps
-    return f"Poisson over patients at rate {exact_decimal(rate)}, a public constant; {steps} steps"
+    return f"Poisson over patients at rate {exact_decimal(rate)}, a public constant; {counted(steps, 'step')}"
 
 
 def _accountant(events: dict[str, list[PrivacyEvent]], delta: float) -> str:

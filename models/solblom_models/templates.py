@@ -8,6 +8,7 @@ from pathlib import Path
 from solblom_models.task import find_task
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.key_files import write_new
+from solblom_verify.wording import format_delta
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def write_template(folder: Path, task_name: str, values: TemplateValues) -> Path
         ends=values.ends.isoformat(),
         rounds=values.rounds,
         epsilon='"off"' if values.epsilon is None else repr(float(values.epsilon)),
-        delta=repr(values.delta),
+        delta=format_delta(values.delta),
         learning_rate=repr(values.learning_rate),
         seed=values.seed,
     )

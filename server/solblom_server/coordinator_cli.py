@@ -10,6 +10,7 @@ import typer
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, read_given, say
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.home import HOME_OPTION, find_home
+from solblom_verify.wording import counted
 
 app = typer.Typer(
     help="Operator: set up a federation, let hospitals in",
@@ -73,7 +74,9 @@ def invite(
             "solblom.coordinator.invite/1",
             {"site": site, "path": str(target), "fingerprint": shown},
         )
-    say(f"Wrote {target}, valid for {days} days. At the hospital: solblom node join {target.name}")
+    say(
+        f"Wrote {target}, valid for {counted(days, 'day')}. At the hospital: solblom node join {target.name}"
+    )
     say(f"Read this over the phone when they ask who you are: {shown}")
 
 

@@ -27,6 +27,7 @@ from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow
 from solblom_verify.canonical import canonical_json, digest
+from solblom_verify.wording import counted
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.2
@@ -335,7 +336,7 @@ def check_quorum(context: RunContext, question: Question, collection: Collection
     raise RunError(
         "SB-501",
         f"{TITLES[question.kind]} {question.number}: {len(collection.results)} of "
-        f"{len(context.nodes)} hospitals gave an answer, "
+        f"{counted(len(context.nodes), 'hospital')} gave an answer, "
         f"and the quorum is {quorum}: {', '.join(reasons)}",
         _hint(collection.refusals),
     )

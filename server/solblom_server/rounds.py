@@ -17,6 +17,7 @@ from solblom_server.checkpoints import read_checkpoint, write_checkpoint
 from solblom_server.exchange import Question, RunContext, check_quorum, collect
 from solblom_server.optimisers import ServerState, step
 from solblom_verify.canonical import digest
+from solblom_verify.wording import counted
 
 Progress = Callable[[int, int, str], None]
 """Called with (round, rounds, what happened)."""
@@ -49,7 +50,7 @@ def run_rounds(context: RunContext) -> ServerState:
         write_checkpoint(context.folder / "checkpoints", number, state)
         result = digest(pack([state.model]))
         context.database.close_round(context.run, number, result, now=context.clock())
-        PROGRESS.get()(number, rounds, f"{fold.count} of {len(context.nodes)} hospitals")
+        PROGRESS.get()(number, rounds, f"{fold.count} of {counted(len(context.nodes), 'hospital')}")
     return state
 
 

@@ -10,6 +10,7 @@ import typer
 
 from solblom_protocol.console import JSON_OPTION, command, err, out, print_json, say
 from solblom_protocol.home import HOME_OPTION, find_home
+from solblom_verify.wording import counted
 
 if TYPE_CHECKING:
     from solblom_server.runs import FinishedRun
@@ -91,9 +92,7 @@ def release_line(record: dict[str, Any]) -> str:
     name = "Table 1" if record["kind"] == "describe" else f"evaluation {record['number']}"
     if record["status"] != "released":
         return f"{name}: not released. {record['reason']}"
-    told = (
-        f"{name}: {len(record['sites'])} hospitals, noise of deviation {record['noise_deviation']}"
-    )
+    told = f"{name}: {counted(len(record['sites']), 'hospital')}, noise of deviation {record['noise_deviation']}"
     if record["kind"] == "describe":
         return f"{told}; the counts stand in --json and in the model card"
     metrics = record["metrics"]

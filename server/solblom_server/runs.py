@@ -13,6 +13,7 @@ from solblom_server.coordinator import Coordinator
 from solblom_server.database import RunRow
 from solblom_server.transports import Transport, open_transport
 from solblom_verify.canonical import parse_canonical
+from solblom_verify.wording import counted
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def _create_run(
     sites = sorted({node.name for node in coordinator.nodes()} & set(transport.addresses))
     needed = document.study.cohort.min_nodes
     if len(sites) < needed:
-        raise RunError("SB-501", f"{len(sites)} hospitals can be reached; the study needs {needed}")
+        raise RunError(
+            "SB-501", f"{counted(len(sites), 'hospital')} can be reached; the study needs {needed}"
+        )
     database = coordinator.database()
     try:
         return database.create_run(

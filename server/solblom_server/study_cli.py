@@ -10,6 +10,7 @@ import typer
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.home import HOME_OPTION, find_home
+from solblom_verify.wording import counted, format_delta
 
 if TYPE_CHECKING:
     from solblom_protocol.privacy_event import PrivacyEvent
@@ -160,19 +161,20 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
 
     study = document.study
     cost = format_epsilon(pld_epsilon(document.all_events, study.privacy.delta))
+    delta = format_delta(study.privacy.delta)
     return {
         "name": study.study.name,
         "title": study.study.title,
         "digest": document.digest,
         "epsilon": cost,
-        "delta": repr(study.privacy.delta),
+        "delta": delta,
         "noise_multiplier": document.noise_multiplier,
         "steps": study.training.rounds * study.training.local_steps,
         "summary": {
             "task": f"{study.task.name}, {study.task.model.get('kind', '')}",
             "ends": study.study.ends.isoformat(),
-            "rounds": f"{study.training.rounds} of {study.training.local_steps} steps",
-            "privacy": f"epsilon {cost} at delta {study.privacy.delta:g} for each patient",
+            "rounds": _rounds(document),
+            "privacy": f"epsilon {cost} at delta {delta} for each patient",
             "noise multiplier": document.noise_multiplier or "0 (privacy is off)",
             "hospitals": f"at least {study.cohort.min_nodes}, quorum {study.cohort.quorum}",
             "learning rate": f"{study.training.learning_rate:g}{_suggestion(document)}",
@@ -183,6 +185,13 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
             for kind, times, event in _charged_releases(document)
         ],
     }
+
+
+def _rounds(document: "StudyDocument") -> str:
+    training = document.study.training
+    steps = counted(training.local_steps, "step")
+    each = "" if training.rounds == 1 else " each"
+    return f"{counted(training.rounds, 'round')} of {steps}{each}"
 
 
 def _charged_releases(document: "StudyDocument") -> "list[tuple[str, int, PrivacyEvent]]":

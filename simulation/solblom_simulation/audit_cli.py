@@ -8,6 +8,7 @@ import typer
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_CHECK_SAID_NO, ConfigurationError
 from solblom_protocol.home import HOME_OPTION, find_home
+from solblom_verify.wording import counted, format_delta
 
 app = typer.Typer(help="Steward: test privacy claims", no_args_is_help=True, add_completion=False)
 
@@ -41,7 +42,8 @@ def privacy(
     if canaries < 500:
         raise ConfigurationError("SB-103", f"--canaries is {canaries}; at least 500 are needed")
     say(
-        f"Training the study's {document.study.training.rounds} rounds on {canaries} made-up patients"
+        f"Training the study's {counted(document.study.training.rounds, 'round')} "
+        f"on {canaries} made-up patients"
     )
     result = audit_study(document, canaries=canaries)
     if as_json:
@@ -50,7 +52,9 @@ def privacy(
     else:
         auroc, tpr = result.membership_auroc, result.tpr_at_1_percent_fpr
         console = out()
-        console.print(f"Claim tested    epsilon {result.claimed:.3f} at delta {result.delta:g}")
+        console.print(
+            f"Claim tested    epsilon {result.claimed:.3f} at delta {format_delta(result.delta)}"
+        )
         console.print(f"Attack proves   epsilon of at least {result.lower_bound:.3f}")
         console.print(f"                {result.correct} of {result.canaries} coins guessed right")
         console.print(

@@ -12,6 +12,7 @@ import typer
 
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import ConfigurationError
+from solblom_verify.wording import counted
 
 if TYPE_CHECKING:
     from solblom_simulation.demo import DemoOutcome
@@ -96,8 +97,9 @@ def _print_figures(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
     console = out()
     epsilon = outcome.settings.epsilon
     privacy = "NO PRIVACY" if epsilon is None else f"epsilon {epsilon:g} for each patient"
+    rounds = counted(data["rounds"], "round")
     table = Table(
-        title=f"SIMULATION: four real hospitals' public data, one machine, {data['rounds']} rounds, {privacy}",
+        title=f"SIMULATION: four real hospitals' public data, one machine, {rounds}, {privacy}",
         title_style="bold yellow",
         caption="AUROC [95 % interval] on the same test patients. Local-only and pooled are trained without noise.",
     )

@@ -24,6 +24,7 @@ from solblom_simulation.hospitals import (
 )
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
+from solblom_verify.wording import format_delta
 
 STUDY_NAME = "heart-disease"
 DELTA = 1e-5
@@ -119,7 +120,7 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
                 "patients": site["training_patients"],
                 "test_patients": site["test_patients"],
                 "epsilon": outcome.report["epsilon"][site["site"]],
-                "delta": repr(DELTA),
+                "delta": format_delta(DELTA),
                 "metrics": site["metrics"],
             }
             for site in evaluation["sites"]

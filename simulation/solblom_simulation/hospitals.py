@@ -21,6 +21,7 @@ from solblom_client.policy import load_node_config
 from solblom_protocol.key_files import write_new
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.researcher import create_researcher
+from solblom_verify.wording import format_delta
 
 HEART_SITES = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -139,7 +140,7 @@ def _create_site(
         site=site,
         epsilon_budget=policy.epsilon_budget,
         study_epsilon=policy.study_epsilon,
-        delta=policy.delta,
+        delta=format_delta(policy.delta),
         allow_privacy_off=str(policy.allow_privacy_off).lower(),
     )
     write_new(folder / "node.toml", text.encode(), mode=0o644)

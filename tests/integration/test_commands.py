@@ -187,6 +187,28 @@ def test_a_study_is_written_checked_and_signed(json_demo: Demo, solblom: Solblom
     assert Path(signed["path"]).is_file()
 
 
+def test_every_place_spells_delta_alike(json_demo: Demo, solblom: Solblom) -> None:
+    home = json_demo.home
+    study = home / "studies" / "heart-disease" / "study.toml"
+    statement = json.loads(
+        (home / "models/heart-disease-v1/privacy/statement.json").read_text(encoding="utf-8")
+    )
+    spelt = {
+        "demo": json_demo.data["sites"][0]["delta"],
+        "check": json.loads(solblom("study", "check", str(study), "--json").stdout)["delta"],
+        "ledger": json.loads(
+            solblom("node", "ledger", "show", str(home / "sites" / "va"), "--json").stdout
+        )["delta"],
+        "statement": statement["target"]["delta"],
+    }
+    assert spelt == dict.fromkeys(spelt, "1e-5")
+    shown = solblom("study", "check", str(study)).stdout
+    assert "at delta 1e-5 for each patient" in shown
+    assert "2 rounds of 1 step each" in shown
+    for text in (study, home / "sites" / "va" / "node.toml"):
+        assert "delta = 1e-5\n" in text.read_text(encoding="utf-8")
+
+
 def test_a_study_is_never_overwritten(solblom: Solblom) -> None:
     solblom("study", "new", "mine")
     assert solblom("study", "new", "mine").exit_code == 3

@@ -25,6 +25,7 @@ from solblom_verify.canonical import digest, file_digest, parse_canonical, read_
 from solblom_verify.envelope import OpenedEnvelope, key_id, open_envelope, public_key_from_pem
 from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust
+from solblom_verify.wording import counted
 
 __all__ = [
     "ATTESTATION",
@@ -259,7 +260,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
 
 
 def _check_folder(artefact: _Artefact) -> str:
-    return f"{len(artefact.files)} files"
+    return counted(len(artefact.files), "file")
 
 
 def _check_envelope(artefact: _Artefact) -> str:
@@ -278,7 +279,7 @@ def _check_statement(artefact: _Artefact) -> str:
     predicate.time("created")
     predicate.text("run")
     predicate.get("simulation", bool)
-    return f"{len(artefact.subjects)} signed files"
+    return counted(len(artefact.subjects), "signed file")
 
 
 def _check_files(artefact: _Artefact) -> str:
@@ -350,7 +351,7 @@ def _check_receipts(artefact: _Artefact) -> str:
             receipts.add(path)
     stored = {path for path in artefact.subjects if path.startswith(_RECEIPTS)}
     _refuse("receipt of no round", stored - receipts)
-    return f"{len(receipts)} receipts"
+    return counted(len(receipts), "receipt")
 
 
 def _site_keys(artefact: _Artefact) -> Mapping[str, Ed25519PublicKey]:
@@ -396,7 +397,7 @@ def _check_rounds(artefact: _Artefact) -> str:
         updates = {site: result.digest("update") for site, result in results}
         _same(f"updates of round {number}", updates, dict(claim.object("updates").members))
         previous = entry.digest("result")
-    return f"{len(rounds)} rounds"
+    return counted(len(rounds), "round")
 
 
 def _check_privacy(artefact: _Artefact) -> str:

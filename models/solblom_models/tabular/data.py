@@ -20,6 +20,7 @@ from solblom_protocol.contract import (
     Variable,
 )
 from solblom_protocol.errors import DataError
+from solblom_verify.wording import counted
 
 LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value cannot rule a gradient
 MAX_CELL_CHARACTERS = 10_000
@@ -89,7 +90,9 @@ def read_csv(path: Path, *, id_column: str) -> Table:
     odd = [number for number, row in enumerate(body, start=2) if len(row) != len(header)]
     if odd:
         raise DataError(
-            "SB-302", f"{len(odd)} rows have another length than the header, first in line {odd[0]}"
+            "SB-302",
+            f"{counted(len(odd), 'row has', 'rows have')} another length than the header, "
+            f"first in line {odd[0]}",
         )
     columns = {
         name: tuple(row[i].strip()[:MAX_CELL_CHARACTERS] for row in body)
@@ -141,7 +144,9 @@ def encode(table: Table, contract: Contract) -> NDArray[np.float32]:
     needed = [variable.column for variable in contract.variable]
     missing = sorted(set(needed) - set(table.columns))
     if missing:
-        raise DataError("SB-301", f"The table lacks {len(missing)} columns: {', '.join(missing)}")
+        raise DataError(
+            "SB-301", f"The table lacks {counted(len(missing), 'column')}: {', '.join(missing)}"
+        )
     blocks = [_encode(variable, table.columns[variable.column]) for variable in contract.variable]
     return np.concatenate(blocks, axis=1).astype(np.float32)
 
@@ -201,7 +206,8 @@ def is_missing(variable: Variable, cell: str) -> bool:
 def _refuse(variable: Variable, code: str, what: str, rows: list[int]) -> None:
     if rows:
         raise DataError(
-            code, f"`{variable.column}` {what} in {len(rows)} rows, first in line {rows[0]}"
+            code,
+            f"`{variable.column}` {what} in {counted(len(rows), 'row')}, first in line {rows[0]}",
         )
 
 
@@ -214,7 +220,7 @@ def _labels(table: Table, target: Target) -> NDArray[np.int64]:
     if unknown:
         raise DataError(
             "SB-302",
-            f"The target `{target.column}` has no known code in {len(unknown)} rows, "
+            f"The target `{target.column}` has no known code in {counted(len(unknown), 'row')}, "
             f"first in line {unknown[0]}",
         )
     return np.array([codes[cell] for cell in cells], dtype=np.int64)

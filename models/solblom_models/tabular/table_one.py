@@ -15,6 +15,7 @@ from solblom_models.tabular.data import Table, is_missing
 from solblom_protocol.contract import BooleanVariable, NumberVariable, Variable
 from solblom_protocol.errors import DataError
 from solblom_protocol.study import StudyDocument
+from solblom_verify.wording import counted
 
 MISSING = "missing"
 
@@ -103,5 +104,8 @@ def _places(table: Table, document: StudyDocument, name: str) -> list[int]:
 def _coded(cells: Sequence[str], codes: dict[str, int]) -> list[int]:
     unknown = sum(1 for cell in cells if cell not in codes)
     if unknown:
-        raise DataError("SB-302", f"{unknown} rows have a code that the contract does not list")
+        raise DataError(
+            "SB-302",
+            f"{counted(unknown, 'row has', 'rows have')} a code that the contract does not list",
+        )
     return [codes[cell] for cell in cells]

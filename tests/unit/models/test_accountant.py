@@ -14,7 +14,6 @@ from solblom_models.accountant import (
     FILTER_ORDERS,
     calibrate_noise,
     filter_order,
-    format_delta,
     format_epsilon,
     pld_epsilon,
     rdp_epsilon,
@@ -192,10 +191,6 @@ def test_the_filter_order_buys_the_most_full_batch_noise(budget: float) -> None:
 )
 def test_epsilon_is_rounded_towards_more_loss(epsilon: float, shown: str) -> None:
     assert format_epsilon(epsilon) == shown
-
-
-def test_delta_has_its_shortest_spelling() -> None:
-    assert format_delta(0.00001) == "1e-05"
 
 
 def counted(noise: str, steps: int = 1, *, low: str = "0", high: str = "1") -> PrivacyEvent:

@@ -252,7 +252,7 @@ def test_the_manifest_has_no_clock(written: Path) -> None:
 def test_the_card_names_model_hospital_and_epsilon(written: Path) -> None:
     card = (written / "README.md").read_text(encoding="utf-8")
     epsilon = manifest_of(written)["privacy"]["sites"]["north"]["epsilon"]
-    assert f"| north | {epsilon} | 1e-05 |" in card
+    assert f"| north | {epsilon} | 1e-5 |" in card
     assert "Simulation" not in card
 
 

@@ -147,6 +147,19 @@ def test_a_table_that_does_not_obey_the_contract_is_refused(
     assert refusal(text, tmp_path).code == code
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patient_id,age,grade,ill\np1,60,b,1\n", "The table lacks 1 column: smoker"),
+        ("patient_id,grade,ill\np1,b,1\n", "The table lacks 2 columns: age, smoker"),
+        (f"{HEADER}\np1,130,1,b,1\n", "`age` is outside 0 to 120 a in 1 row, first in line 2"),
+        (f"{HEADER}\n,60,1,b,1\n", "1 row has no patient id"),
+    ],
+)
+def test_a_message_counts_one_as_one(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(text, tmp_path).message == message
+
+
 def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_bytes(f"{HEADER}\nBjørn".encode("latin-1"))
     with pytest.raises(DataError) as caught:

@@ -203,7 +203,7 @@ class ArtefactBuilder:
                     for entry in rounds
                 ],
             },
-            "privacy": {"sites": {site: {"epsilon": "2.98", "delta": "1e-05"} for site in SITES}},
+            "privacy": {"sites": {site: {"epsilon": "2.98", "delta": "1e-5"} for site in SITES}},
             "environment": {"python": "3.11"},
         }
 

@@ -65,10 +65,12 @@ class VaultState:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise IntegrityError("SB-402", "The node's ledger is missing")
+        self._path = path
         try:
             self._connection = _connect(path)
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             damage = self._connection.execute("PRAGMA quick_check").fetchone()[0]
+            self._check_whole()
         except sqlite3.Error:
             raise IntegrityError("SB-402", "The node's ledger cannot be read") from None
         if version not in (0, SCHEMA_VERSION):
@@ -106,13 +108,32 @@ class VaultState:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._check_whole()
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite ends some failed ones by itself
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
         except sqlite3.Error:
             raise IntegrityError("SB-402", "The node's ledger cannot be written") from None
+
+    def _check_whole(self) -> None:
+        """Refuse a file that was cut off or removed: SQLite reads a page that is cut short as zeros.
+
+        Raises:
+            IntegrityError: SB-402.
+        """
+        pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
+        page_bytes = self._connection.execute("PRAGMA page_size").fetchone()[0]
+        try:
+            size = self._path.stat().st_size
+        except OSError:
+            raise IntegrityError("SB-402", "The node's ledger is gone") from None
+        if size < pages * page_bytes:
+            raise IntegrityError(
+                "SB-402", f"The node's ledger has {size} bytes; {pages * page_bytes} are needed"
+            )
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

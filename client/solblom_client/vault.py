@@ -87,6 +87,7 @@ class Vault:
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
+        self._stopped: set[str] = set()  # studies with a strike that the disk did not take
 
     @classmethod
     def open(cls, path: Path, *, clock: Callable[[], dt.datetime] = utc_now) -> "Vault":
@@ -100,6 +101,7 @@ class Vault:
     def clear_strikes(self, study: str) -> None:
         """Let a stopped study go on: a person has looked."""
         self._store.clear_strikes(study)
+        self._stopped.discard(study)
 
     def process(self, sealed: bytes) -> bytes:
         """Answer a sealed order with a sealed reply; never raises for anything the order holds."""
@@ -129,12 +131,18 @@ class Vault:
         """
         if self._rows_read or isinstance(error, DataError):
             if order is not None:
-                with contextlib.suppress(IntegrityError):  # a full disk must not raise out of here
-                    self._store.add_strike(order.header.study)
+                self._strike(order.header.study)
             return "SB-209"
         if isinstance(error, SolblomError) and error.code in REFUSAL_CODES:
             return error.code
         return "SB-214"
+
+    def _strike(self, study: str) -> None:
+        """Count a refusal; where the disk does not take it, stop the study until this process ends."""
+        try:
+            self._store.add_strike(study)
+        except IntegrityError:  # uncounted, refusals could answer questions without end
+            self._stopped.add(study)
 
     def _answer(self, order: Order) -> bytes:
         approval = self._pass_gate(order)
@@ -195,6 +203,8 @@ class Vault:
         gate.check_policy(approval.document, self._config.policy)
         gate.check_round(header, approval.document)
         gate.check_chain(header, self._store.history(order))
+        if header.study in self._stopped:
+            raise RefusedError("SB-210", "The study was stopped: a data refusal could not be noted")
         if self._store.strikes(header.study) >= gate.MAX_DATA_REFUSALS:
             raise RefusedError("SB-210", "The study was stopped after three data refusals")
         with self._state.transaction():

@@ -3,6 +3,7 @@
 Nothing of the vault is replaced. `open_source` is wrapped to note the ledger at the moment of each read.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,13 +33,16 @@ class Observer:
 
     hospital: LabHospital
     reads: list[list[str]] = field(default_factory=list)  # status of all charges at each read
+    refusals: list[bytes] = field(default_factory=list)  # sealed, as they left
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Note the ledger whenever the vault opens the table."""
         real = vault_module.open_source
 
         def noting(*args: Any, **kwargs: Any) -> Any:
-            self.reads.append([e.status for e in self.hospital.vault.ledger.entries()])
+            statuses: list[str] = []
+            self.reads.append(statuses)  # noted even where the ledger cannot be read
+            statuses += [e.status for e in self.hospital.vault.ledger.entries()]
             return real(*args, **kwargs)
 
         monkeypatch.setattr(vault_module, "open_source", noting)
@@ -64,6 +68,7 @@ class Observer:
         hospital = self.hospital
         reply = hospital.vault.process(sealed)
         assert isinstance(hospital.read(reply), Refusal), "an update left the hospital"
+        self.refusals.append(reply)
         plain = unseal(reply, kind="reply", key=hospital.coordinator.sealing)
         envelope, array = unframe(plain)
         signer = hospital.public.signing
@@ -99,7 +104,11 @@ class Observer:
         path = self.hospital.config.state / "log" / "vault.jsonl"
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # a full disk cuts lines off
+                lines.append(json.loads(line))
+        return lines
 
     def strikes(self, study: str) -> int:
         """Return the data refusals of a study that the node has counted."""

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab import LabHospital, study_document
+from security.flower_door import answer
 from security.observer import PLANTED, Observer, forge
-from solblom_client import app as app_module
 from solblom_client import vault as vault_module
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import REFUSAL_CODES
@@ -192,29 +190,11 @@ def test_files_with_results_and_traces_are_readable_by_the_node_alone(
 # --- Flower's door
 
 
-def _message(content: RecordDict) -> Message:
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    message = Message(content, 1, "train", group_id="1")
-    message.metadata.__dict__["_message_id"] = "1"
-    return message
-
-
-def _sealed(data: bytes) -> RecordDict:
-    array = Array(dtype="uint8", shape=(len(data),), stype="solblom.sealed", data=data)
-    return RecordDict({"solblom": ArrayRecord({"sealed": array})})
-
-
-def _context(hospital: LabHospital) -> Context:
-    config = {"node-config": str(hospital.folder)}
-    return Context(run_id=1, node_id=1, node_config=config, state=RecordDict(), run_config={})
-
-
 def test_the_door_passes_any_bytes_and_brings_back_a_refusal(
     hospital: LabHospital,
 ) -> None:
-    reply = app_module.app(_message(_sealed(b"junk")), _context(hospital))
+    reply = answer(hospital, b"junk")
     sealed = reply.content.array_records["solblom"]["sealed"].data
-    app_module.open_vault.cache_clear()
     assert isinstance(hospital.read(sealed), Refusal)
 
 
@@ -223,7 +203,7 @@ def test_a_vault_that_cannot_be_opened_tells_flower_no_path(tmp_path: Path) -> N
     (hospital.folder / "coordinator.pub").unlink()
     text = ""
     try:
-        app_module.app(_message(_sealed(b"junk")), _context(hospital))
+        answer(hospital, b"junk")
     except Exception as error:  # what Flower would send to the server
         text = f"{type(error)}:<'{error}'>"
     assert PLANTED not in text

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from dp_accounting import dp_event
-from dp_accounting.pld import PLDAccountant
+from dp_accounting.pld import privacy_loss_distribution as pld
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
@@ -139,12 +139,17 @@ def recorded_draws() -> Iterator[dict[str, Draws]]:
 
 def reference_epsilon(steps: Sequence[tuple[float, float]], delta: float) -> float:
     """Return PLD epsilon at a ten times finer interval than the product's, composed one step after another."""
-    accountant = PLDAccountant(value_discretization_interval=REFERENCE_INTERVAL)
+    total = pld.identity(REFERENCE_INTERVAL)
     for rate, multiplier in steps:
-        gaussian = dp_event.GaussianDpEvent(multiplier)
-        event = gaussian if rate == 1.0 else dp_event.PoissonSampledDpEvent(rate, gaussian)
-        accountant.compose(event, 1)
-    return float(accountant.get_epsilon(delta))
+        total = total.compose(_one_step(rate, multiplier))
+    return float(total.get_epsilon_for_delta(delta))
+
+
+@lru_cache(maxsize=32)
+def _one_step(rate: float, multiplier: float) -> pld.PrivacyLossDistribution:
+    return pld.from_gaussian_mechanism(
+        multiplier, value_discretization_interval=REFERENCE_INTERVAL, sampling_prob=rate
+    )
 
 
 def exact_epsilon(steps: Sequence[tuple[float, float]], delta: float) -> float | None:

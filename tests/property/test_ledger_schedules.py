@@ -1,113 +1,98 @@
-"""Random schedules of crash, replay, restart, changed cohort and two studies: the ledger never under-charges.
+"""Random schedules of death, replay, restart, changed patients and rival coordinators: the ledger holds.
 
-Few schedules here; `python bench/ledger_schedules.py` runs ten thousand.
+Few schedules here, with seeds of their own; `bench/ledger_schedules.py` runs ten thousand.
 """
 
-import tempfile
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lab import LabHospital, study_document
-from solblom_client import vault as vault_module
-from solblom_protocol.result import Result
+from schedules.machine import Machine, Steps, run_schedules
+from schedules.mutants import MUTANTS, Mutant
+from schedules.plan import Action, Template, folder_in_memory
+from schedules.watch import POINTS, Trap, watched
+from solblom_models.accountant import pld_epsilon
+from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 
-STUDIES = [
-    study_document(study={"name": name}, training={"rounds": 40}, privacy={"epsilon": 2.0})
-    for name in ("first", "second")
-]
+SEEDS = range(1_000_000, 1_000_015)
+SEEDS_OF_A_HUNT = range(2_000_000, 2_000_300)
 
-
-class Schedules(RuleBasedStateMachine):
-    """A hospital under a coordinator that asks anything at any time, and a machine that dies."""
-
-    @initialize()
-    def set_up(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.lab = LabHospital(Path(self.folder.name) / "north", patients=40)
-        for study in STUDIES:
-            self.lab.approve(study)
-        self.rounds = [0, 0]
-        self.attempts = [0, 0]
-        self.trained: set[str] = set()  # every work digest that reached training, released or not
-        self.last_orders: list[bytes] = []
-
-    def _send(self, which: int, *, crash: bool = False) -> None:
-        self.attempts[which] += 1
-        order = self.lab.order(
-            STUDIES[which],
-            run=f"lab-{which}",
-            round=max(self.rounds[which], 1),
-            attempt=self.attempts[which],
-        )
-        self.last_orders.append(order)
-        self._process(order, crash=crash)
-
-    def _process(self, order: bytes, *, crash: bool = False) -> None:
-        real = vault_module.train
-
-        def watched(*args: object, **kwargs: object) -> object:
-            entry = self.lab.vault.ledger.entries()[-1]
-            rows = self.lab.vault._state.query("SELECT work FROM events WHERE work IS NOT NULL")
-            self.trained |= {str(row[0]) for row in rows}
-            assert entry is not None
-            if crash:
-                raise MemoryError("killed")
-            return real(*args, **kwargs)  # type: ignore[arg-type]
-
-        with mock.patch.object(vault_module, "train", watched):
-            reply = self.lab.ask(order)
-        if isinstance(reply, Result):
-            self.trained.add(reply.receipt.work)
-
-    @rule(which=st.integers(0, 1), crash=st.booleans())
-    def next_round(self, which: int, crash: bool) -> None:
-        self.rounds[which] += 1
-        self.attempts[which] = 0
-        self._send(which, crash=crash)
-
-    @rule(which=st.integers(0, 1), crash=st.booleans())
-    def ask_again(self, which: int, crash: bool) -> None:
-        self._send(which, crash=crash)
-
-    @rule(back=st.integers(1, 5))
-    def replay(self, back: int) -> None:
-        if len(self.last_orders) >= back:
-            self._process(self.last_orders[-back])
-
-    @rule(withdrawn=st.integers(0, 6))
-    def change_consent(self, withdrawn: int) -> None:
-        lines = [f"{row['patient_id']},withdrawn," for row in self.lab.rows[:withdrawn]]
-        self.lab.write_consent(lines)
-
-    @rule()
-    def restart(self) -> None:
-        self.lab.restart()
-
-    @invariant()
-    def every_work_has_a_charge_of_its_own(self) -> None:
-        if not hasattr(self, "lab"):
-            return
-        rows = self.lab.vault._state.query("SELECT work FROM events")
-        charged = [str(row[0]) for row in rows if row[0] is not None]
-        assert self.trained <= set(charged)
-        assert len(set(charged)) == len(charged)
-        assert len(rows) >= len(self.trained)
-
-    def teardown(self) -> None:
-        if hasattr(self, "lab"):
-            self.lab.vault.close()
-            self.folder.cleanup()
-
-
-TestSchedules = Schedules.TestCase
-TestSchedules.settings = settings(
-    max_examples=8,
-    stateful_step_count=12,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
+TRAPS = st.builds(Trap, st.sampled_from(POINTS), st.integers(1, 3), st.booleans())
+ORDERS = st.builds(
+    Action,
+    st.sampled_from(["order", "order", "order", "replay"]),
+    study=st.integers(0, 2),
+    run=st.integers(0, 1),
+    new_round=st.booleans(),
+    model=st.integers(0, 1),
+    handle=st.integers(0, 1),
+    number=st.integers(0, 4),
+    trap=st.none() | TRAPS,
 )
+EVENTS = st.builds(
+    Action,
+    st.sampled_from(["cohort", "restart", "look", "back-up", "roll-back"]),
+    number=st.integers(0, 4),
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A place for hospitals."""
+    with folder_in_memory() as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def template(folder: Path) -> Template:
+    """A hospital that has approved three studies, to be copied."""
+    return Template(folder / "template")
+
+
+def figure(steps: Steps, delta: float) -> float:
+    """The product's own accountant; the bench compares with separate code."""
+    events = [
+        PrivacyEvent("poisson-gaussian", exact_decimal(rate), f"{noise:.4f}", 1)
+        for rate, noise in steps
+    ]
+    return pld_epsilon(events, delta)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(actions=st.lists(ORDERS | EVENTS, min_size=2, max_size=14))
+def test_no_schedule_under_charges_repeats_noise_or_passes_a_cap(
+    template: Template, folder: Path, actions: list[Action]
+) -> None:
+    with watched() as watch:
+        machine = Machine(template, folder / "chosen", watch, figure)
+        try:
+            machine.run(actions)
+        finally:
+            machine.close()
+            shutil.rmtree(folder / "chosen")
+
+
+def test_no_seeded_schedule_under_charges_repeats_noise_or_passes_a_cap(
+    template: Template, folder: Path
+) -> None:
+    with watched() as watch:
+        found = run_schedules(SEEDS, template, folder, watch, figure)
+    assert found.violations == []
+    deaths = sum(count for kind, count in found.counts.items() if kind.startswith("death: "))
+    assert deaths > 10
+    assert found.counts["training"] > 30
+    assert found.counts["reply: the same bytes again"] > 3
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_schedules_find_a_ledger_that_is_broken(
+    template: Template, folder: Path, mutant: Mutant
+) -> None:
+    with watched() as watch, mutant.applied():
+        found = run_schedules(SEEDS_OF_A_HUNT, template, folder, watch, figure, until_first=True)
+    assert len(found.violations) == 1
+    assert found.violations[0][1].claim in mutant.claims

@@ -1,0 +1,145 @@
+"""Broken ledgers, one plausible slip each, that the schedules must find: proof that the claims can fail."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from schedules.machine import CAPS, NOISE, ONE, ORDER, SAME, TODAY, UNDER
+from solblom_client import vault as vault_module
+from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
+from solblom_client.ledger import Ledger
+from solblom_client.store import Store
+from solblom_client.vault import Vault
+
+FIND, RESERVE, ENTRIES, DERIVE = Ledger.find, Ledger.reserve, Ledger.entries, vault_module.derive
+INIT, INIT_ANCHOR, STORED, WORK, PASS = (
+    Vault.__init__,
+    Anchor.__init__,
+    Store.stored_reply,
+    Vault._work_digest,
+    Vault._pass_gate,
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A slip, the claims that may find it, and how the product is changed to make it."""
+
+    name: str
+    claims: tuple[str, ...]
+    target: Any
+    attribute: str
+    instead: Callable[..., Any]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Make the slip while the block runs."""
+        with mock.patch.object(self.target, self.attribute, self.instead):
+            yield
+
+
+def _clean_start(self: Vault, *args: Any, **kwargs: Any) -> None:
+    """Open the vault, and tidy up charges that were reserved and gave no result."""
+    INIT(self, *args, **kwargs)
+    ledger = self.ledger
+    with self._state.transaction():
+        self._state.execute("DELETE FROM events WHERE status = 'reserved'", ())
+        self._state.execute("DELETE FROM journal", ())
+        head = LedgerHead(0, EMPTY_HEAD)
+        for number, work in self._state.query("SELECT id, work FROM events ORDER BY id"):
+            head = ledger._append(head, ledger._charge_entry(int(str(number))))
+            if work is not None:
+                head = ledger._append(head, ["bind", number, work])
+    ledger._anchor.write(head)
+
+
+def _found_unbound(self: Ledger, request: str) -> Any:
+    found = FIND(self, request)
+    return found and replace(found, work=None, status="reserved")
+
+
+def _rows_first(self: Vault, order: Any) -> Any:
+    approval = PASS(self, order)
+    self._join(approval)
+    return approval
+
+
+def _no_cohort(self: Vault, request: Any, approval: Any, cohort: Any, local: bytes) -> str:
+    return WORK(self, request, approval, replace(cohort, training=_Nobody()), local)
+
+
+class _Nobody:
+    ids: tuple[str, ...] = ()
+
+
+class _Anything:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _stored_for_anybody(self: Store, request: str) -> Any:
+    """Give the stored reply as if it were of today's patients, whoever they are."""
+    stored = STORED(self, request)
+    return stored and (_Anything(), stored[1])
+
+
+def _one_noise(root: bytes, purpose: Any, work: str) -> bytes:
+    return DERIVE(root, purpose, "the study's" if purpose == "noise" else work)
+
+
+def _one_lot_of_coins(root: bytes, purpose: Any, work: str) -> bytes:
+    return DERIVE(root, purpose, "the study's" if purpose == "sampling" else work)
+
+
+def _fresh_noise(root: bytes, purpose: Any, work: str) -> bytes:
+    return os.urandom(32) if purpose == "noise" else DERIVE(root, purpose, work)
+
+
+def _entries_of_no_study(self: Ledger, study: str | None = None) -> Any:
+    return [] if study is not None else ENTRIES(self)
+
+
+def _no_anchor(self: Anchor, path: Any) -> None:
+    INIT_ANCHOR(self, None)
+
+
+def _cheap(self: Ledger, request: Any, **kwargs: Any) -> Any:
+    one = replace(request.event, steps=1)
+    return RESERVE(self, replace(request, event=one), **kwargs)
+
+
+MUTANTS = (
+    Mutant(
+        "a charge without a result is dropped at the next start",
+        (UNDER,), Vault, "__init__", _clean_start,
+    ),
+    Mutant(
+        "a replay over other patients uses the old charge",
+        (UNDER,), Ledger, "find", _found_unbound,
+    ),
+    Mutant("several steps are charged as one", (UNDER,), Ledger, "reserve", _cheap),
+    Mutant("the anchor is never compared", (UNDER,), Anchor, "__init__", _no_anchor),
+    Mutant(
+        "the lifetime starts anew with each study",
+        (CAPS,), Ledger, "_check_lifetime", lambda *_: None,
+    ),
+    Mutant(
+        "the study's budget starts anew with each round",
+        (CAPS,), Ledger, "entries", _entries_of_no_study,
+    ),
+    Mutant("noise follows from the study alone", (NOISE,), vault_module, "derive", _one_noise),
+    Mutant("coins follow from the study alone", (NOISE,), vault_module, "derive", _one_lot_of_coins),
+    Mutant("the work digest leaves out the patients", (NOISE, TODAY), Vault, "_work_digest", _no_cohort),
+    Mutant("each attempt draws fresh noise", (SAME,), vault_module, "derive", _fresh_noise),
+    Mutant("a repeated order is charged again", (ONE,), Ledger, "find", lambda *_: None),
+    Mutant(
+        "a stored reply outlives its patients' consent",
+        (TODAY,), Store, "stored_reply", _stored_for_anybody,
+    ),
+    Mutant("rows are read before the charge", (ORDER,), Vault, "_pass_gate", _rows_first),
+)  # fmt: skip

@@ -137,11 +137,19 @@ def recorded_draws() -> Iterator[dict[str, Draws]]:
         yield draws
 
 
-def reference_epsilon(steps: Sequence[tuple[float, float]], delta: float) -> float:
-    """Return PLD epsilon at a ten times finer interval than the product's, composed one step after another."""
+def reference_epsilon(
+    steps: Sequence[tuple[float, float]], delta: float, *, cells: Sequence[float] = ()
+) -> float:
+    """Return PLD epsilon at a ten times finer interval than the product's, composed one step after another.
+
+    `cells` are the deviations of the discrete Gaussian noise on each cell in which a patient is
+    counted.
+    """
     total = pld.identity(REFERENCE_INTERVAL)
     for rate, multiplier in steps:
         total = total.compose(_one_step(rate, multiplier))
+    for deviation in cells:
+        total = total.compose(_one_cell(deviation))
     return float(total.get_epsilon_for_delta(delta))
 
 
@@ -149,6 +157,13 @@ def reference_epsilon(steps: Sequence[tuple[float, float]], delta: float) -> flo
 def _one_step(rate: float, multiplier: float) -> pld.PrivacyLossDistribution:
     return pld.from_gaussian_mechanism(
         multiplier, value_discretization_interval=REFERENCE_INTERVAL, sampling_prob=rate
+    )
+
+
+@lru_cache(maxsize=32)
+def _one_cell(deviation: float) -> pld.PrivacyLossDistribution:
+    return pld.from_discrete_gaussian_mechanism(
+        deviation, value_discretization_interval=REFERENCE_INTERVAL
     )
 
 

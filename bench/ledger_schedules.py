@@ -1,13 +1,13 @@
 """Does the privacy ledger hold under any order of death, replay, restart and change?
 
 Ten thousand random schedules of eight to sixteen steps against the real vault and ledger on files: orders of two
-coordinators for three studies, each answered by one of two open vaults; replays; deaths of the machine at any of
-fourteen points between the first transaction and the reply; errors at the same points; restarts; withdrawn consent,
-corrected and unreadable tables; restored backups. After every step all claims of `tests/schedules/machine.py` are
-checked against what training really drew. Then the same schedules run against thirteen broken ledgers, and each must
-be found.
+coordinators for three studies (training, evaluation, Table 1), each answered by one of two open vaults; replays; deaths
+of the machine at any of fourteen points between the first transaction and the reply; errors at the same points;
+restarts; withdrawn consent, corrected and unreadable tables; restored backups. After every step all claims of
+`tests/schedules/machine.py` are checked against what was really drawn. Then schedules run against fourteen broken
+ledgers, and each must be found.
 
-GOALS: no claim broken; every broken ledger found; at least 100 deaths at every point; 25 minutes at most, one core.
+GOALS: no claim broken; every broken ledger found; at least 100 deaths at every point; at most 25 minutes of one core.
 
 Files lie in memory (where the system has such a place), and the machine's death is the state of the files at that
 moment: that a commit survives a power cut is SQLite's promise and is not tested here. That the charge is synced before
@@ -28,9 +28,9 @@ from report import Goal, Table, finish, load_average
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from schedules.machine import CLAIMS, Campaign, Steps, run_schedules
+from schedules.machine import CLAIMS, Campaign, Cells, Steps, run_schedules
 from schedules.mutants import MUTANTS
-from schedules.plan import BUDGET, Template, folder_in_memory
+from schedules.plan import BUDGETS, Template, folder_in_memory, templates
 from schedules.watch import POINTS, Watch, watched
 
 SCHEDULES, HUNTED, BATCH = 10_000, 300, 500
@@ -50,9 +50,9 @@ class Hunt:
 
 
 @lru_cache(maxsize=4096)
-def reference(steps: Steps, delta: float) -> float:
+def reference(steps: Steps, cells: Cells, delta: float) -> float:
     """Return the epsilon of what was drawn, by separate code."""
-    return reference_epsilon(steps, delta)
+    return reference_epsilon(steps, delta, cells=cells)
 
 
 def main() -> None:
@@ -65,20 +65,22 @@ def main() -> None:
     options = parser.parse_args()
     load_at_start = load_average()
     with folder_in_memory() as name:
-        template = Template(Path(name) / "template")
+        hospitals = templates(Path(name))
         begun, begun_cpu = time.monotonic(), time.process_time()
         with watched() as watch:
-            found = _many(options.seed, options.schedules, template, Path(name), watch)
+            found = _many(options.seed, options.schedules, hospitals, Path(name), watch)
         seconds, cpu_seconds = time.monotonic() - begun, time.process_time() - begun_cpu
-        hunts = [_hunt(mutant, options.hunted, template, Path(name)) for mutant in MUTANTS]
+        hunts = [_hunt(mutant, options.hunted, hospitals, Path(name)) for mutant in MUTANTS]
     _report(options, found, (seconds, cpu_seconds), hunts, load_at_start)
 
 
-def _many(first: int, count: int, template: Template, folder: Path, watch: Watch) -> Campaign:
+def _many(
+    first: int, count: int, hospitals: tuple[Template, ...], folder: Path, watch: Watch
+) -> Campaign:
     total = Campaign()
     for start in range(first, first + count, BATCH):
         seeds = range(start, min(start + BATCH, first + count))
-        part = run_schedules(seeds, template, folder, watch, reference)
+        part = run_schedules(seeds, hospitals, folder, watch, reference)
         total.schedules += part.schedules
         total.counts += part.counts
         total.violations += part.violations
@@ -86,10 +88,10 @@ def _many(first: int, count: int, template: Template, folder: Path, watch: Watch
     return total
 
 
-def _hunt(mutant: Any, count: int, template: Template, folder: Path) -> Hunt:
+def _hunt(mutant: Any, count: int, hospitals: tuple[Template, ...], folder: Path) -> Hunt:
     seeds = range(FIRST_SEED_OF_A_HUNT, FIRST_SEED_OF_A_HUNT + count)
     with watched() as watch, mutant.applied():
-        found = run_schedules(seeds, template, folder, watch, reference)
+        found = run_schedules(seeds, hospitals, folder, watch, reference)
     first = found.violations[0][0] - FIRST_SEED_OF_A_HUNT + 1 if found.violations else None
     claims = Counter(broken.claim for _, broken in found.violations)
     print(f"{mutant.name}: {len(found.violations)} of {count}", flush=True)
@@ -109,7 +111,7 @@ def _report(
         settings={
             "schedules": options.schedules,
             "schedules_for_each_broken_ledger": options.hunted,
-            "lifetime_budget": BUDGET,
+            "lifetime_budgets": BUDGETS,
             "reference_interval": REFERENCE_INTERVAL,
         },
         seeds=[options.seed, options.seed + options.schedules - 1],
@@ -185,10 +187,10 @@ def _goals(found: Campaign, seconds: tuple[float, float], hunts: list[Hunt]) -> 
             fewest >= FEWEST_DEATHS,
         ),
         Goal(
-            "time of all schedules, one core",
-            f"at most {MOST_SECONDS / 60:.0f} minutes",
-            f"{seconds[0] / 60:.1f} minutes ({seconds[1] / 60:.1f} of CPU)",
-            seconds[0] <= MOST_SECONDS,
+            "time of all schedules on one core",
+            f"at most {MOST_SECONDS / 60:.0f} minutes of CPU",
+            f"{seconds[1] / 60:.1f} minutes of CPU, {seconds[0] / 60:.1f} by the clock",
+            seconds[1] <= MOST_SECONDS,
         ),
     ]
 

@@ -1,10 +1,12 @@
 """One hospital under a schedule of orders, deaths, restarts and changes, and what must hold after every step.
 
 The vault, its ledger and its files are the real ones. After each step the ledger is read from disk by
-SQL of this file's own and compared with what training was seen to do (`watch.py`):
+SQL of this file's own and compared with what the vault was seen to do (`watch.py`), in training,
+evaluation and Table 1:
 
 * never under-charged: each noise that was really drawn for an order has a charge of its own with the
-  same rate, noise and steps, so the charges compose to at least what was drawn; no charge vanishes;
+  same rate, noise, steps and patients, so the charges compose to at least what was drawn; no charge
+  vanishes;
 * never the same noise or coins for two inputs, never two noises or two updates for the same input;
 * the same order again over the same patients: the same bytes, and no further charge;
 * a reply is always about the patients of today, never about an earlier cohort;
@@ -20,9 +22,10 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,6 @@ import numpy as np
 
 import lab as lab_module
 from schedules.plan import (
-    BUDGET,
     Action,
     Template,
     digests,
@@ -41,7 +43,7 @@ from schedules.plan import (
     run_name,
     start,
 )
-from schedules.watch import Asked, Killed, Training, Watch
+from schedules.watch import TEST_FRACTION, Asked, Drawing, Event, Killed, Watch, name_of
 from solblom_client.vault import Vault
 from solblom_models.accountant import pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import SolblomError
@@ -49,7 +51,8 @@ from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.result import Result
 
 Steps = tuple[tuple[float, float], ...]  # (sampling rate, noise multiplier), one per step
-Reference = Callable[[Steps, float], float]
+Cells = tuple[float, ...]  # deviation of the noise on each cell in which a patient is counted
+Reference = Callable[[Steps, Cells, float], float]
 Row = tuple[Any, ...]
 
 
@@ -80,17 +83,18 @@ class Machine:
     ) -> None:
         self.hospital = template.copy_to(folder)
         self.watch, self.reference, self._cohorts = watch, reference, template.cohorts
+        self._budget = template.budget
         self.vaults = self._open()
         self.cohort = 0
         self.counts: Counter[str] = Counter()
-        self._rounds: Counter[tuple[int, int]] = Counter()
-        self._attempts: Counter[tuple[int, int]] = Counter()
+        self._rounds: Counter[tuple[str, str]] = Counter()
+        self._attempts: Counter[tuple[str, str]] = Counter()
         self._receipts: dict[str, str] = {}
         self._sent: list[Asked] = []
         self._backup = self._state.read_bytes()
         self._dying: dict[str, bytes] = {}
         # What was seen so far.
-        self._drawn: dict[bytes, tuple[str, Asked, tuple[str, str, int]]] = {}
+        self._drawn: dict[bytes, tuple[str, Asked, Event]] = {}
         self._by_inputs: dict[str, tuple[bytes, bytes]] = {}
         self._coins: dict[bytes, str] = {}
         self._updates: dict[str, bytes] = {}
@@ -144,22 +148,23 @@ class Machine:
     def _order(self, action: Action) -> Asked:
         """Return the order that a coordinator writes who knows nothing of the other one."""
         document, run = documents()[action.study], run_name(action.study, action.run)
-        key = (action.study, action.run)
+        key = (run, action.asks)
+        study = document.study
+        most = {"train": study.training.rounds, "evaluate": study.evaluation.releases}
         if action.new_round or not self._rounds[key]:
-            self._rounds[key] = min(self._rounds[key] + 1, document.study.training.rounds)
+            self._rounds[key] = max(1, min(self._rounds[key] + 1, most.get(action.asks, 1)))
         self._attempts[key] += 1
+        changes: dict[str, Any] = {"kind": action.asks, "run": run, "round": self._rounds[key]}
+        changes |= {"attempt": self._attempts[key], "last_receipt": self._receipts.get(run)}
         first, layout = start(action.study)
         weights = first if action.model == 0 else np.full(layout.size, 0.25, "<f4").tobytes()
+        if action.asks == "describe":
+            weights, changes["layout"] = b"", []
         with mock.patch.object(lab_module, "initial_model", return_value=(first, layout)):
-            sealed = self.hospital.order(
-                document,
-                array=weights,
-                run=run,
-                round=self._rounds[key],
-                attempt=self._attempts[key],
-                last_receipt=self._receipts.get(run),
-            )
-        asked = Asked(digests()[action.study], run, self._rounds[key], str(action.model), sealed)
+            sealed = self.hospital.order(document, array=weights, **changes)
+        model = "" if action.asks == "describe" else str(action.model)
+        digest = digests()[action.study]
+        asked = Asked(action.asks, digest, run, self._rounds[key], model, sealed)
         self._sent.append(asked)
         return asked
 
@@ -181,7 +186,7 @@ class Machine:
         if watch.sprung is not None:
             kind = "death" if watch.sprung.kills else "error"
             self.counts[f"{kind}: {watch.sprung.point}"] += 1
-        self._note_trainings()
+        self._note_drawings()
         if self._broken is not None:
             raise self._broken
         return None if reply is None else self._read(asked, reply)
@@ -206,35 +211,36 @@ class Machine:
             if earlier[1] != reply:
                 raise BrokenClaimError(SAME, f"another reply to {asked.request}")
         self._replies[asked.request] = (self.cohort, reply)
-        if (asked.request, self.watch.joined) not in self._made_for.get(opened.update, set()):
+        today = (asked.request, name_of(self.watch.joined))
+        if today not in self._made_for.get(opened.update, set()):
             raise BrokenClaimError(TODAY, "an update of other inputs was sent")
         return None
 
-    def _note_trainings(self) -> None:
-        for training in self.watch.trainings:
-            if not training.noise:
+    def _note_drawings(self) -> None:
+        for drawing in self.watch.drawings:
+            if not drawing.noise:
                 continue
-            self.counts["training" if training.update else "training that died"] += 1
-            _, noise, steps = training.event
-            if training.done not in (None, (float(noise), steps)):
-                self._fail(UNDER, f"{training.done} is not {training.event}")
-            inputs = training.inputs
-            seen = (inputs, training.asked, training.event)
-            if self._drawn.setdefault(training.noise, seen)[0] != inputs:
+            kind = drawing.asked.kind
+            self.counts[f"{kind}: worked on" if drawing.made else f"{kind}: died over it"] += 1
+            if drawing.done not in (None, (float(drawing.event[2]), drawing.event[3])):
+                self._fail(UNDER, f"{drawing.done} is not {drawing.event}")
+            inputs = drawing.inputs
+            seen = (inputs, drawing.asked, drawing.event)
+            if self._drawn.setdefault(drawing.noise, seen)[0] != inputs:
                 self._fail(NOISE, "one noise for two inputs")
-            if self._coins.setdefault(training.coins, inputs) != inputs:
+            if drawing.coins and self._coins.setdefault(drawing.coins, inputs) != inputs:
                 self._fail(NOISE, "the same coins for two inputs")
-            streams = (training.noise, training.coins)
-            if self._by_inputs.setdefault(inputs, streams) != streams:
+            streams = (drawing.noise, drawing.coins)
+            if drawing.made and self._by_inputs.setdefault(inputs, streams) != streams:
                 self._fail(SAME, "two noises for one input")
-            if training.update:
-                self._note_update(training)
+            if drawing.made:
+                self._note_result(drawing)
 
-    def _note_update(self, training: Training) -> None:
-        if self._updates.setdefault(training.inputs, training.update) != training.update:
-            self._fail(SAME, "two updates for one input")
-        made = self._made_for.setdefault(training.update, set())
-        made.add((training.asked.request, training.patients))
+    def _note_result(self, drawing: Drawing) -> None:
+        if self._updates.setdefault(drawing.inputs, drawing.made) != drawing.made:
+            self._fail(SAME, "two results for one input")
+        made = self._made_for.setdefault(drawing.made, set())
+        made.add((drawing.asked.request, drawing.patients))
 
     def _change_cohort(self, number: int) -> None:
         self.cohort = number
@@ -254,18 +260,26 @@ class Machine:
             raise BrokenClaimError(OPENS, str(error)) from None
 
     def _roll_back(self, backup: bytes, action: Action) -> None:
-        """Put an older state in place, as a careless restore would, and ask."""
-        newest, rows = self._state.read_bytes(), self._rows
+        """Put an older state in place, as a careless restore would, and ask.
+
+        Where the node finds nothing missing, it goes on from there; otherwise the newest state comes
+        back.
+        """
+        newest, rows, anchor = self._state.read_bytes(), self._rows, self._anchor_bytes()
         self._restore(backup)
         self._rows = self._read_rows()
         code = self._process(self._order(action), Action("order", handle=action.handle))
-        if code in ("SB-208", "SB-214"):
-            self.counts["roll-back: refused"] += 1
+        if code is None or self._anchor_bytes() != anchor:
+            self.counts["roll-back: nothing was missing"] += 1
+            self._replies.clear()
+        else:
+            self.counts[f"roll-back: refused, {code}"] += 1
             self._restore(newest)
             self._rows = rows
-        else:
-            self.counts["roll-back: nothing was lost"] += 1
-            self._replies.clear()
+
+    def _anchor_bytes(self) -> bytes:
+        anchor = self._files()[2]
+        return anchor.read_bytes() if anchor.is_file() else b""
 
     def _restore(self, state: bytes) -> None:
         self.close()
@@ -320,55 +334,62 @@ class Machine:
         self._check_caps(rows)
 
     def _check_every_noise_is_charged(self, rows: list[Row]) -> None:
-        charged = Counter((row[1], row[2], row[3], _event(row[5])) for row in rows)
-        drawn = Counter((a.study, a.run, a.round, e) for _, a, e in self._drawn.values())
+        charged = Counter((charged_as(row), _event(row[6])) for row in rows)
+        drawn = Counter((a.charged_as, e) for _, a, e in self._drawn.values())
         for key, count in drawn.items():
             if charged[key] < count:
-                what = f"{count} noises drawn, {charged[key]} charged for {key[1]} {key[2]}"
+                what = f"{count} noises drawn, {charged[key]} charged for {key[0][1:]}"
                 raise BrokenClaimError(UNDER, what)
 
     def _check_one_charge(self, rows: list[Row]) -> None:
         """A request is charged at most once for each change of its patients."""
-        charges = Counter((row[1], row[2], row[3]) for row in rows)
-        for key, count in charges.items():
-            most = sum(len(b) for request, b in self._blocks.items() if request[:3] == key)
-            if count > most:
-                raise BrokenClaimError(ONE, f"{count} charges for {key[1:]}, {most} at most")
+        most: Counter[Any] = Counter()
+        for request, blocks in self._blocks.items():
+            most[request[:-1]] += len(blocks)
+        for key, count in Counter(map(charged_as, rows)).items():
+            if count > most[key]:
+                what = f"{count} charges for {key[1:]}, {most[key]} at most"
+                raise BrokenClaimError(ONE, what)
 
     def _check_caps(self, rows: list[Row]) -> None:
         drawn = [(asked.study, event) for _, asked, event in self._drawn.values()]
         for digest, document in zip(digests(), documents(), strict=True):
             privacy = document.study.privacy
-            events = [_event(row[5]) for row in rows if row[1] == digest]
-            mine = [event for study, event in drawn if study == digest]
-            figure = pld_epsilon([_privacy_event(e) for e in events], privacy.delta)
-            real = self._reference(mine, privacy.delta)
+            events = [_privacy_event(row[6]) for row in rows if row[1] == digest]
+            figure = pld_epsilon(events, privacy.delta)
+            real = self._real([event for study, event in drawn if study == digest], privacy.delta)
             assert isinstance(privacy.epsilon, float)
-            if figure > privacy.epsilon or real > privacy.epsilon:
-                raise BrokenClaimError(CAPS, f"study at {max(figure, real):.3f}")
-            if real > figure:
-                raise BrokenClaimError(UNDER, f"study: {figure:.4f} for {real:.4f}")
+            self._compare("study", figure, real, cap=privacy.epsilon)
         delta, order = self.hospital.config.policy.delta, self.vaults[0].ledger.filter_order
-        every = [_privacy_event(_event(row[5])) for row in rows]
-        figure, real = (
-            rdp_epsilon(every, delta, order=order),
-            self._reference([e for _, e in drawn], delta),
-        )
-        if max(figure, real) > BUDGET:
-            raise BrokenClaimError(CAPS, f"lifetime at {max(figure, real):.3f}")
-        if real > figure:
-            raise BrokenClaimError(UNDER, f"lifetime: {figure:.4f} for {real:.4f}")
+        figure = rdp_epsilon([_privacy_event(row[6]) for row in rows], delta, order=order)
+        real = self._real([event for _, event in drawn], delta)
+        self._compare("lifetime", figure, real, cap=self._budget)
 
-    def _reference(self, events: list[tuple[str, str, int]], delta: float) -> float:
-        steps = sorted((float(r), float(n)) for r, n, count in events for _ in range(count))
-        return self.reference(tuple(steps), delta)
+    def _compare(self, what: str, figure: float, real: float, *, cap: float) -> None:
+        if max(figure, real) > cap:
+            raise BrokenClaimError(CAPS, f"{what} at {max(figure, real):.3f}, {cap} allowed")
+        if real > figure:
+            raise BrokenClaimError(UNDER, f"{what}: {figure:.4f} for {real:.4f}")
+
+    def _real(self, events: list[Event], delta: float) -> float:
+        """Return what was really drawn costs the patient who pays most: one who trains, or one who tests."""
+        costs = []
+        for place in (Decimal(0), TEST_FRACTION):
+            mine = [e for e in events if e[4] <= place < e[5]]
+            steps, cells = [], []
+            for kind, rate, noise, count, *_ in mine:
+                if kind == "discrete-gaussian":
+                    cells += [float(noise)] * count
+                else:
+                    steps += [(float(rate), float(noise))] * count
+            costs.append(self.reference(tuple(sorted(steps)), tuple(sorted(cells)), delta))
+        return max(costs)
 
     def _check_charge_is_on_disk(self) -> None:
         asked = self.watch.asked
         assert asked is not None
-        where = (asked.study, asked.run, asked.round)
-        if where not in {(row[1], row[2], row[3]) for row in self._read_rows()}:
-            self._fail(ORDER, f"rows were read for {where[1:]}")
+        if asked.charged_as not in set(map(charged_as, self._read_rows())):
+            self._fail(ORDER, f"rows were read for {asked.charged_as[1:]}")
 
     def _fail(self, claim: str, what: str) -> None:
         """Note a violation that was seen inside the vault, where an error would be caught."""
@@ -378,7 +399,7 @@ class Machine:
         """Read all charges by a connection of our own."""
         with closing(sqlite3.connect(self._state)) as database:
             return database.execute(
-                "SELECT id, study, run, round, request, event FROM events ORDER BY id"
+                "SELECT id, study, kind, run, round, request, event FROM events ORDER BY id"
             ).fetchall()
 
 
@@ -393,7 +414,7 @@ class Campaign:
 
 def run_schedules(
     seeds: Iterable[int],
-    template: Template,
+    hospitals: Sequence[Template],
     folder: Path,
     watch: Watch,
     reference: Reference,
@@ -403,6 +424,7 @@ def run_schedules(
     """Run the schedules of these seeds, each at a hospital of its own, each to its first violation."""
     found = Campaign()
     for seed in seeds:
+        template = hospitals[seed % len(hospitals)]
         machine = Machine(template, folder / f"schedule-{seed}", watch, reference)
         try:
             machine.run(random_schedule(seed))
@@ -417,13 +439,18 @@ def run_schedules(
     return found
 
 
-@lru_cache(maxsize=64)
-def _event(text: str) -> tuple[str, str, int]:
-    value = json.loads(text)
-    assert value["kind"] == "poisson-gaussian"
-    return (value["sampling_rate"], value["noise_multiplier"], value["steps"])
+def charged_as(row: Row) -> tuple[Any, ...]:
+    """Return what a row of the ledger says that it is for."""
+    return (row[1], row[2]) if row[2] == "describe" else tuple(row[1:5])
 
 
 @lru_cache(maxsize=64)
-def _privacy_event(event: tuple[str, str, int]) -> PrivacyEvent:
-    return PrivacyEvent("poisson-gaussian", *event)
+def _privacy_event(text: str) -> PrivacyEvent:
+    return PrivacyEvent(**json.loads(text))
+
+
+@lru_cache(maxsize=64)
+def _event(text: str) -> Event:
+    e = _privacy_event(text)
+    rate, noise = Decimal(e.sampling_rate), Decimal(e.noise_multiplier)
+    return (e.kind, rate, noise, e.steps, Decimal(e.patients_from), Decimal(e.patients_to))

@@ -1,7 +1,7 @@
 """Broken ledgers, one plausible slip each, that the schedules must find: proof that the claims can fail."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,15 +13,18 @@ from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
 from solblom_client.ledger import Ledger
 from solblom_client.store import Store
 from solblom_client.vault import Vault
+from solblom_protocol.study import StudyDocument
 
 FIND, RESERVE, ENTRIES, DERIVE = Ledger.find, Ledger.reserve, Ledger.entries, vault_module.derive
 INIT, INIT_ANCHOR, STORED, WORK, PASS = (
     Vault.__init__,
     Anchor.__init__,
     Store.stored_reply,
-    Vault._work_digest,
+    vault_module.work_digest,
     Vault._pass_gate,
 )
+
+TABLE_ONE: Any = StudyDocument.table_one_event.fget  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Mutant:
     claims: tuple[str, ...]
     target: Any
     attribute: str
-    instead: Callable[..., Any]
+    instead: Any
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -67,12 +70,13 @@ def _rows_first(self: Vault, order: Any) -> Any:
     return approval
 
 
-def _no_cohort(self: Vault, request: Any, approval: Any, cohort: Any, local: bytes) -> str:
-    return WORK(self, request, approval, replace(cohort, training=_Nobody()), local)
+def _without_patients(request: Any, approval: Any, rows: bytes, **others: Any) -> str:
+    return WORK(request, approval, b"", **others)
 
 
-class _Nobody:
-    ids: tuple[str, ...] = ()
+def _table_one_of_some(self: StudyDocument) -> Any:
+    event = TABLE_ONE(self)
+    return event and replace(event, patients_from="0.3")
 
 
 class _Anything:
@@ -123,6 +127,10 @@ MUTANTS = (
         (UNDER,), Ledger, "find", _found_unbound,
     ),
     Mutant("several steps are charged as one", (UNDER,), Ledger, "reserve", _cheap),
+    Mutant(
+        "Table 1 is charged to training patients only",
+        (UNDER,), StudyDocument, "table_one_event", property(_table_one_of_some),
+    ),
     Mutant("the anchor is never compared", (UNDER,), Anchor, "__init__", _no_anchor),
     Mutant(
         "the lifetime starts anew with each study",
@@ -134,8 +142,8 @@ MUTANTS = (
     ),
     Mutant("noise follows from the study alone", (NOISE,), vault_module, "derive", _one_noise),
     Mutant("coins follow from the study alone", (NOISE,), vault_module, "derive", _one_lot_of_coins),
-    Mutant("the work digest leaves out the patients", (NOISE, TODAY), Vault, "_work_digest", _no_cohort),
-    Mutant("each attempt draws fresh noise", (SAME,), vault_module, "derive", _fresh_noise),
+    Mutant("the work digest leaves out the patients", (NOISE, TODAY), vault_module, "work_digest", _without_patients),
+    Mutant("each attempt draws fresh noise", (SAME, UNDER), vault_module, "derive", _fresh_noise),
     Mutant("a repeated order is charged again", (ONE,), Ledger, "find", lambda *_: None),
     Mutant(
         "a stored reply outlives its patients' consent",

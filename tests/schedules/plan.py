@@ -10,13 +10,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from lab import Clock, LabHospital, study_document
-from schedules.watch import PASSED_OFTEN, POINTS, Trap
+from schedules.watch import PASSED_OFTEN, POINTS, SPLIT_KEY, Trap
 from solblom_client.policy import load_node_config
 from solblom_protocol.layout import Layout
 from solblom_protocol.study import StudyDocument
 from solblom_server.rounds import initial_model
 
-BUDGET = 2.5  # lifetime; all rounds of the three studies would cost 3.2
+BUDGETS = (
+    1.75,
+    3.0,
+)  # of a lifetime: one that ends first, one under which the studies' own caps end first
+ASKED = ((65, 20, 15), (75, 25, 0), (100, 0, 0))  # how often which order, by study
 UNREADABLE = 4  # the cohort whose table is too short for any training
 
 
@@ -27,6 +31,7 @@ class Action:
     kind: str  # order, replay, cohort, restart, look, back-up or roll-back
     study: int = 0
     run: int = 0
+    asks: str = "train"  # or evaluate, describe
     new_round: bool = False
     model: int = 0
     handle: int = 0  # which of the two open vaults answers
@@ -43,25 +48,29 @@ def folder_in_memory() -> tempfile.TemporaryDirectory[str]:
 
 @lru_cache(maxsize=1)
 def documents() -> tuple[StudyDocument, ...]:
-    """Return three studies whose caps allow four, five and three charges: full batch and sampled."""
+    """Return three studies: full batch with releases, sampled with a release, sampled without any."""
+    few: dict[str, object] = {"min_patients": 5}
     return (
         study_document(
             study={"name": "full-batch"},
             training={"rounds": 4},
             privacy={"epsilon": 2.0, "sampling_rate": 1.0},
-            cohort={"min_patients": 5},
+            evaluation={"releases": 2},
+            table_one={"epsilon": 0.5, "variables": ["age", "smoker", "ill"]},
+            cohort=few,
         ),
         study_document(
             study={"name": "halves"},
             training={"rounds": 5, "local_steps": 2},
             privacy={"epsilon": 1.0, "sampling_rate": 0.5},
-            cohort={"min_patients": 5},
+            evaluation={"releases": 1},
+            cohort=few,
         ),
         study_document(
             study={"name": "quarters"},
             training={"rounds": 3},
             privacy={"epsilon": 1.5, "sampling_rate": 0.25},
-            cohort={"min_patients": 5},
+            cohort=few,
         ),
     )
 
@@ -93,6 +102,7 @@ def random_schedule(seed: int) -> list[Action]:
             kind=rng.choices(kinds, weights)[0],
             study=study,
             run=run,
+            asks=rng.choices(("train", "evaluate", "describe"), ASKED[study])[0],
             new_round=rng.random() < 0.5,
             model=int(rng.random() < 0.15),
             handle=rng.randrange(2),
@@ -115,14 +125,20 @@ def run_name(study: int, run: int) -> str:
     return f"{documents()[study].study.study.name}-{'ab'[run]}"
 
 
+def templates(folder: Path) -> tuple["Template", ...]:
+    """Return a hospital for each lifetime budget."""
+    return tuple(Template(folder / f"template-{budget}", budget) for budget in BUDGETS)
+
+
 class Template:
     """A hospital that has approved the three studies, made once and copied for every schedule."""
 
-    def __init__(self, folder: Path) -> None:
-        policy = f"epsilon_budget = {BUDGET}\nmin_patients = 5"
+    def __init__(self, folder: Path, budget: float) -> None:
+        self.budget = budget
+        policy = f"epsilon_budget = {budget}\nmin_patients = 5\nstudy_epsilon = 3.0"
         self.hospital = LabHospital(folder, patients=24, policy=policy)
         # Who is a test patient must not change from one run of the same seeds to the next.
-        (self.hospital.config.state / "keys" / "split.key").write_bytes(b"s" * 32)
+        (self.hospital.config.state / "keys" / "split.key").write_bytes(SPLIT_KEY)
         for document in documents():
             self.hospital.approve(document)
         self.hospital.vault.close()

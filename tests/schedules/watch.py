@@ -6,10 +6,12 @@ nothing is believed because a receipt or the ledger says so.
 """
 
 import hashlib
+import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,14 +32,16 @@ POINTS = (
     "after the anchor is written",
     "before rows are read",
     "after the cohort is joined",
-    "before training",
+    "before the work",
     "while noise is drawn",
-    "after training",
+    "after the work",
     "before the receipt",
     "before the reply is stored",
     "before the reply has left",
 )
 PASSED_OFTEN = POINTS[:6]
+SPLIT_KEY = b"s" * 32  # the laboratory's: decides who is a test patient
+TEST_FRACTION = Decimal("0.3")
 
 
 class Killed(BaseException):
@@ -57,6 +61,7 @@ class Trap:
 class Asked:
     """An order on its way: what its coordinator asks, and the sealed bytes."""
 
+    kind: str  # train, evaluate or describe
     study: str
     run: str
     round: int
@@ -64,22 +69,33 @@ class Asked:
     sealed: bytes
 
     @property
-    def request(self) -> tuple[str, str, int, str]:
+    def charged_as(self) -> tuple[Any, ...]:
+        """Under which study, run, kind and round its charge stands; Table 1 is the same in every run."""
+        if self.kind == "describe":
+            return (self.study, self.kind)
+        return (self.study, self.kind, self.run, self.round)
+
+    @property
+    def request(self) -> tuple[Any, ...]:
         """What makes it the same request, whatever the attempt or the courier."""
-        return (self.study, self.run, self.round, self.model)
+        return (*self.charged_as, self.model)
+
+
+Event = tuple[str, Decimal, Decimal, int, Decimal, Decimal]
+"""Kind, sampling rate, noise multiplier, steps, and the part of the patients: as seen, not as charged."""
 
 
 @dataclass
-class Training:
-    """One training that really began: what went in, and which random numbers came out of the key stream."""
+class Drawing:
+    """One piece of work that really began: what went in, and which random numbers came out of the key stream."""
 
     asked: Asked
     patients: str  # who they were, and their rows
     inputs: str
-    event: tuple[str, str, int]  # sampling rate, noise multiplier, steps
+    event: Event
     noise: bytes = b""
     coins: bytes = b""
-    update: bytes = b""
+    made: bytes = b""  # update or release, as it would leave
     done: tuple[float, int] | None = None  # real noise over clipping norm, real steps
 
 
@@ -91,15 +107,15 @@ class Watch:
     sprung: Trap | None = None
     asked: Asked | None = None
     passed: Counter[str] = field(default_factory=Counter)
-    trainings: list[Training] = field(default_factory=list)
-    joined: str | None = None  # the patients of today, once consent was joined
+    drawings: list[Drawing] = field(default_factory=list)
+    joined: Any = None  # the patients of today whom the order touches, once consent was joined
     before_death: Callable[[], None] = lambda: None
     before_rows: Callable[[], None] = lambda: None
 
     def begin(self, asked: Asked, trap: Trap | None) -> None:
         """Watch one order from here on."""
         self.asked, self.trap, self.sprung = asked, trap, None
-        self.trainings, self.joined = [], None
+        self.drawings, self.joined = [], None
         self.passed.clear()
 
     def end(self) -> None:
@@ -136,9 +152,11 @@ def watched() -> Iterator[Watch]:
             (vault_module, "open_source", _open_source),
             (vault_module, "join_cohort", _join_cohort),
             (vault_module, "train", _train),
+            (vault_module, "add_noise", _add_noise),
             (KeyStream, "normals", _normals),
             (KeyStream, "integers", _integers),
-            (vault_module, "export_update", _export_update),
+            (vault_module, "export_update", _export),
+            (vault_module, "export_release", _export),
             (vault_module, "write_result", _write_result),
         ):
             wrapped = wrapper(watch, getattr(target, name))
@@ -204,7 +222,9 @@ def _open_source(watch: Watch, real: Any) -> Any:
 def _join_cohort(watch: Watch, real: Any) -> Any:
     def join_cohort(*args: Any, **kwargs: Any) -> Any:
         cohort = real(*args, **kwargs)
-        watch.joined = _patients(cohort.training)
+        assert watch.asked is not None
+        groups = {"train": cohort.training, "evaluate": cohort.test, "describe": cohort.everybody}
+        watch.joined = groups[watch.asked.kind]
         watch.here("after the cohort is joined")
         return cohort
 
@@ -213,40 +233,66 @@ def _join_cohort(watch: Watch, real: Any) -> Any:
 
 def _train(watch: Watch, real: Any) -> Any:
     def train(task: Any, model: Any, units: Any, settings: Any, *, coins: Any, noise: Any) -> Any:
-        assert watch.asked is not None
-        watch.here("before training")
-        event = (settings.sampling_rate, settings.noise_multiplier, settings.steps)
-        patients = _patients(units)
-        inputs = _inputs(watch.asked, patients, model, settings)
-        watch.trainings.append(Training(watch.asked, patients, inputs, event))
+        watch.here("before the work")
+        weights = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+        rate, multiplier = Decimal(settings.sampling_rate), Decimal(settings.noise_multiplier)
+        event = ("poisson-gaussian", rate, multiplier, settings.steps, *part_of(units.ids))
+        _begin(watch, units, event, repr(settings).encode() + weights)
         trace = real(task, model, units, settings, coins=coins, noise=noise)
-        multiplier = trace.noise_deviation / trace.clipping_norm
-        watch.trainings[-1].done = (multiplier, len(trace.batch_sizes))
-        watch.here("after training")
+        drawn = trace.noise_deviation / trace.clipping_norm
+        watch.drawings[-1].done = (drawn, len(trace.batch_sizes))
+        watch.here("after the work")
         return trace
 
     return train
 
 
-def _patients(units: Any) -> str:
+def _add_noise(watch: Watch, real: Any) -> Any:
+    def add_noise(counts: Any, *, deviation: str, stream: Any) -> Any:
+        watch.here("before the work")
+        units = watch.joined
+        cells, rest = divmod(int(counts.sum()), len(units.ids))  # in which one patient is counted
+        assert rest == 0
+        event = ("discrete-gaussian", Decimal(1), Decimal(deviation), cells, *part_of(units.ids))
+        _begin(watch, units, event, counts.tobytes() + deviation.encode())
+        noisy = real(counts, deviation=deviation, stream=stream)
+        watch.here("after the work")
+        return noisy
+
+    return add_noise
+
+
+def _begin(watch: Watch, units: Any, event: Event, others: bytes) -> None:
+    """Note that work begins, with one name for everything that its result depends on."""
+    assert watch.asked is not None
+    patients = name_of(units)
+    hashed = hashlib.sha256(repr((watch.asked.request, patients)).encode() + others)
+    watch.drawings.append(Drawing(watch.asked, patients, hashed.hexdigest(), event))
+
+
+def name_of(units: Any) -> str:
     """Return one name for these patients with these rows."""
     rows = units.features.tobytes() + units.labels.tobytes()
     return hashlib.sha256(repr(units.ids).encode() + rows).hexdigest()
 
 
-def _inputs(asked: Asked, patients: str, model: Any, settings: Any) -> str:
-    """Return one name for everything that the update depends on, read from what training was given."""
-    hashed = hashlib.sha256(repr((asked.request, patients, settings)).encode())
-    for parameter in model.parameters():
-        hashed.update(parameter.detach().numpy().tobytes())
-    return hashed.hexdigest()
+def part_of(ids: tuple[str, ...]) -> tuple[Decimal, Decimal]:
+    """Return the part of the line on which these patients stand, by their ids (privacy.md rule 4)."""
+    codes = [hmac.new(SPLIT_KEY, patient.encode(), hashlib.sha256).digest() for patient in ids]
+    tested = {int.from_bytes(code[:8], "big") < int(TEST_FRACTION * 2**64) for code in codes}
+    low, high = Decimal(0), Decimal(1)
+    if tested == {True}:
+        high = TEST_FRACTION
+    elif tested == {False}:
+        low = TEST_FRACTION
+    return low, high
 
 
 def _normals(watch: Watch, real: Any) -> Any:
     def normals(self: KeyStream, count: int) -> Any:
         drawn = real(self, count)
-        if watch.trainings and not watch.trainings[-1].noise:
-            watch.trainings[-1].noise = drawn.numpy().tobytes()
+        if watch.drawings and not watch.drawings[-1].noise:
+            watch.drawings[-1].noise = drawn.numpy().tobytes()
         watch.here("while noise is drawn")
         return drawn
 
@@ -254,22 +300,28 @@ def _normals(watch: Watch, real: Any) -> Any:
 
 
 def _integers(watch: Watch, real: Any) -> Any:
+    """Integers are coins in a training, the noise itself in a release; the first one tells streams apart."""
+
     def integers(self: KeyStream, count: int) -> Any:
         drawn = real(self, count)
-        if watch.trainings and not watch.trainings[-1].coins:
-            watch.trainings[-1].coins = drawn.tobytes()
+        if watch.drawings:
+            drawing = watch.drawings[-1]
+            if drawing.event[0] == "discrete-gaussian":
+                drawing.noise = drawing.noise or drawn.tobytes()
+                watch.here("while noise is drawn")
+            elif not drawing.coins:
+                drawing.coins = drawn.tobytes()
         return drawn
 
     return integers
 
 
-def _export_update(watch: Watch, real: Any) -> Any:
-    def export_update(*args: Any, **kwargs: Any) -> Any:
-        update = real(*args, **kwargs)
-        watch.trainings[-1].update = update
-        return update
+def _export(watch: Watch, real: Any) -> Any:
+    def export(*args: Any, **kwargs: Any) -> Any:
+        watch.drawings[-1].made = real(*args, **kwargs)
+        return watch.drawings[-1].made
 
-    return export_update
+    return export
 
 
 def _write_result(watch: Watch, real: Any) -> Any:

@@ -179,6 +179,11 @@ def _accountant(events: dict[str, list[PrivacyEvent]], delta: float) -> str:
 
 def _tuning(document: StudyDocument) -> str:
     tuning = document.study.tuning
+    if tuning is None:
+        return (
+            "Choice of settings: not declared by the researcher: treat the settings as tuned on these patients, "
+            "which epsilon does not cover"
+        )
     if tuning.configurations_tried == 0:
         return "Choice of settings: none was tried on these patients, says the researcher"
     where = {

@@ -118,7 +118,7 @@ class TableOneTable(_Table):
 class TuningTable(_Table):
     """How many configurations were tried, and on whom. Stands in the artefact's privacy statement."""
 
-    configurations_tried: Annotated[int, Field(ge=0)] = 0
+    configurations_tried: Annotated[int, Field(ge=0)]
     tried_on: Literal["public", "mock", "same-patients"] = "mock"
 
 
@@ -132,7 +132,7 @@ class Study(_Table):
     cohort: CohortTable = CohortTable()
     evaluation: EvaluationTable = EvaluationTable()
     table_one: TableOneTable | None = None
-    tuning: TuningTable = TuningTable()
+    tuning: TuningTable | None = None  # None: the researcher did not say
 
 
 class StudyDocument(_Table):

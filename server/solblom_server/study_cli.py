@@ -34,9 +34,13 @@ def signed_path(study: Path) -> Path:
 def new(
     name: str = typer.Argument(..., help="Name of the study and of its folder"),
     task: str = typer.Option("tabular-classification", "--task", help="What to learn"),
+    preset: str = typer.Option(
+        "few-large-steps", "--preset", help="Recipe to start from: `solblom study presets`"
+    ),
     into: Path = typer.Option(Path(), "--in", help="Folder to make it in"),
 ) -> None:
     """Write a commented study file and its data contract into a new folder."""
+    from solblom_models.presets import find_preset
     from solblom_models.templates import TemplateValues, write_template
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
@@ -46,9 +50,35 @@ def new(
             "Use small letters, digits and hyphens, at most 63",
         )
     next_year = dt.date(dt.datetime.now(dt.UTC).year + 1, 12, 31)
-    study = write_template(into / name, task, TemplateValues(name=name, ends=next_year))
+    values = TemplateValues(name=name, ends=next_year, preset=find_preset(preset))
+    study = write_template(into / name, task, values)
     say(f"Wrote {study} and {study.parent / 'contract.toml'}.")
     say(f"Next: solblom study check {study}")
+
+
+@app.command("presets")
+@command
+def presets(as_json: bool = JSON_OPTION) -> None:
+    """List the recipes that `study new --preset` can start from, and what speaks for each."""
+    from solblom_models.presets import PRESETS
+
+    if as_json:
+        listed = [
+            {"name": p.name, "does": p.does, "fits": p.fits, "evidence": p.evidence}
+            for p in PRESETS
+        ]
+        print_json("solblom.study.presets/1", {"presets": listed})
+        return
+    console = out()
+    for preset in PRESETS:
+        console.print(preset.name, style="bold", markup=False)
+        for label, text in (
+            ("does", preset.does),
+            ("fits", preset.fits),
+            ("evidence", preset.evidence),
+        ):
+            console.print(f"  {label:<9} {text}", markup=False, soft_wrap=True)
+    say("What each reached on two data sets: docs/concepts/presets.md")
 
 
 @app.command("check")
@@ -221,10 +251,18 @@ def _releases(document: "StudyDocument") -> str:
 
 
 def _suggestion(document: "StudyDocument") -> str:
-    if document.noise_multiplier is None:
+    from solblom_models.presets import preset_in_rhythm
+
+    study = document.study
+    preset = preset_in_rhythm(study)
+    if preset is None:
         return ""
-    good = min(6 / float(document.noise_multiplier), 4) / document.study.privacy.clipping_norm
-    return f"  (6 / noise multiplier, at most 4, would be {good:.3f})"
+    good = preset.rule.rate(
+        document.noise_multiplier,
+        clipping_norm=study.privacy.clipping_norm,
+        expected_batch_size=study.training.expected_batch_size,
+    )
+    return f"  (by the rule of {preset.name}: {good:g})"
 
 
 def _load(study: Path) -> "StudyDocument":

@@ -9,7 +9,6 @@ from solblom_client.keys import create_node_keys, read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import ConfigurationError
 from solblom_server.coordinator import Coordinator
-from solblom_simulation.demo import suggested_learning_rate
 from solblom_simulation.federation import LocalTransport
 from solblom_simulation.hospitals import (
     HEART_SITES,
@@ -97,12 +96,3 @@ def test_the_local_transport_reaches_every_hospital(home: Path) -> None:
     transport = LocalTransport(home)
     assert set(transport.addresses) == set(HEART_SITES)
     assert list(transport.grid.get_node_ids()) == sorted(transport.addresses.values())
-
-
-@pytest.mark.parametrize(
-    ("noise", "norm", "rate"), [("4.3970", 1.0, 1.365), ("1.0000", 1.0, 4.0), (None, 2.0, 2.0)]
-)
-def test_the_suggested_learning_rate_follows_from_public_noise(
-    noise: str | None, norm: float, rate: float
-) -> None:
-    assert suggested_learning_rate(noise, norm) == rate

@@ -159,3 +159,24 @@ def test_a_folder_that_is_no_model_is_refused_with_a_code(
 
 def test_a_new_study_with_an_impossible_name_is_refused(solblom: Solblom) -> None:
     assert solblom("study", "new", "Heart Disease").exit_code == 3
+
+
+def test_presets_are_listed_for_people_and_for_programs(solblom: Solblom) -> None:
+    told = json.loads(solblom("study", "presets", "--json").stdout)
+    assert told["schema"] == "solblom.study.presets/1"
+    assert told["presets"][0]["name"] == "few-large-steps"
+    assert all(set(p) == {"name", "does", "fits", "evidence"} for p in told["presets"])
+    shown = solblom("study", "presets").stdout
+    assert all(preset["name"] in shown for preset in told["presets"])
+
+
+def test_a_new_study_starts_from_the_preset_that_was_asked_for(solblom: Solblom) -> None:
+    assert solblom("study", "new", "mine", "--preset", "many-small-steps").exit_code == 0
+    text = Path("mine/study.toml").read_text(encoding="utf-8")
+    assert "# Preset many-small-steps:" in text
+    assert "local_steps = 10" in text
+
+
+def test_a_new_study_from_an_unknown_preset_is_refused_and_leaves_nothing(solblom: Solblom) -> None:
+    assert solblom("study", "new", "mine", "--preset", "magic").exit_code == 3
+    assert not Path("mine").exists()

@@ -1,4 +1,4 @@
-"""What the utility bench compares with: tuned pooled references, AUROC two ways, and tables with false labels.
+"""What the utility benches compare with: tuned pooled references, AUROC two ways, and tables with false labels.
 
 Two public feature codings, fixed beforehand, since neither is obviously the better one for the
 reference: the contract's own, and plain one-hot 0/1 with yes/no as ±1. The reference is the coding
@@ -6,9 +6,10 @@ with the higher mean *inner* cross-validated AUROC; test patients have no say in
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,11 @@ from solblom_models.tabular.data import encode, read_csv
 from solblom_protocol.contract import Contract, NumberVariable
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.evaluation import SiteData
-from solblom_simulation.hospitals import heart_tables
 
 CODINGS = ("contract coding", "0/1 coding")
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C = 1 / L2
 FOLDS = 5
+LABELS = ("num", "death_180")  # the last column of heart disease and of SUPPORT2
 MIN_CLASS = 5  # a hospital with fewer test patients of a class is skipped
 
 Scores = NDArray[np.float64]
@@ -41,11 +42,11 @@ class PooledReference:
 
 
 def pooled_references(
-    sites: Sequence[SiteData], contract: Contract, *, seed: int
+    sites: Sequence[SiteData], contract: Contract, tables: Iterable[Path], *, seed: int
 ) -> dict[str, PooledReference]:
     """Return the tuned pooled reference of each coding."""
     labels = np.concatenate([site.training.labels for site in sites])
-    plain = _plain_rows(contract)
+    plain = _plain_rows(contract, tables)
     found: dict[str, PooledReference] = {}
     for coding in CODINGS:
         if coding == "contract coding":
@@ -87,6 +88,16 @@ def auroc(labels: Labels, scores: Scores) -> float:
     return float(roc_auc_score(labels, scores))
 
 
+def measure(sites: Sequence[SiteData], scores: Sequence[Scores]) -> dict[str, Any]:
+    """Return AUROC over all test patients, over pairs of the same hospital, and by hospital."""
+    labels = [site.test.labels for site in sites]
+    return {
+        "all": auroc(np.concatenate(labels), np.concatenate(scores)),
+        "within": within_hospital_auroc(labels, scores),
+        "sites": hospital_aurocs(sites, scores),
+    }
+
+
 def within_hospital_auroc(labels: Sequence[Labels], scores: Sequence[Scores]) -> float:
     """Return the share of ordered (ill, well) pairs *of the same hospital*; all such pairs weigh the same.
 
@@ -112,16 +123,22 @@ def hospital_aurocs(sites: Sequence[SiteData], scores: Sequence[Scores]) -> dict
 
 
 def relabelled_tables(
-    folder: Path, sites: Sequence[SiteData], *, coins: bool, seed: int
+    folder: Path,
+    sites: Sequence[SiteData],
+    sources: Mapping[str, Path],
+    *,
+    coins: bool,
+    seed: int,
 ) -> dict[str, Path]:
-    """Write the tables with false labels for the training patients; test patients keep theirs.
+    """Write `sources` with false labels for the training patients; test patients keep theirs.
+
+    The id stands in the first column, the label in the last.
 
     `coins` False: the labels permuted within each hospital, so that its share of ill patients
     stays. True: a fair coin per patient; swapping ill and well then turns every weight round, so
     that the expected AUROC is exactly one half.
     """
     rng = np.random.default_rng([seed, int(coins)])
-    sources = heart_tables()
     folder.mkdir(parents=True)
     written: dict[str, Path] = {}
     for site in sites:
@@ -163,7 +180,7 @@ def _model(strength: float) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=5000)
 
 
-def _plain_rows(contract: Contract) -> dict[str, NDArray[np.float32]]:
+def _plain_rows(contract: Contract, tables: Iterable[Path]) -> dict[str, NDArray[np.float32]]:
     """Return every patient by id: one-hot 0/1, yes/no ±1, numbers as in the contract."""
     variables = [
         v if isinstance(v, NumberVariable) else v.model_copy(update={"scale": 1.0})
@@ -171,7 +188,7 @@ def _plain_rows(contract: Contract) -> dict[str, NDArray[np.float32]]:
     ]
     plain = contract.model_copy(update={"variable": tuple(variables)})
     rows: dict[str, NDArray[np.float32]] = {}
-    for path in heart_tables().values():
+    for path in tables:
         table = read_csv(path, id_column="patient_id")
         rows |= dict(zip(table.ids, encode(table, plain), strict=True))
     return rows
@@ -180,6 +197,6 @@ def _plain_rows(contract: Contract) -> dict[str, NDArray[np.float32]]:
 def _read(path: Path) -> list[list[str]]:
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))
-    if rows[0][0] != "patient_id" or rows[0][-1] != "num":
-        raise RuntimeError("the embedded tables have other columns than expected")
+    if rows[0][0] != "patient_id" or rows[0][-1] not in LABELS:
+        raise RuntimeError("the tables have other columns than expected")
     return rows

@@ -1,23 +1,32 @@
-"""Heart-disease studies over the real product path, as benches need them: federation, study, approval, run.
+"""Studies over the real product path, as benches need them: federation, study, approval, run.
 
+Heart disease unless a `Problem` says otherwise.
 Nothing is mocked: sealed orders, vaults, ledgers, Opacus, registry. The study comes from the product's
 template with the product's recipe; only what a bench varies is changed.
 """
 
 import datetime as dt
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from unittest.mock import patch
 
 from sklearn.linear_model import LogisticRegression
 
 from solblom_client.approval import ApprovalSummary
-from solblom_models import accountant
-from solblom_models.accountant import calibrate_noise
+from solblom_models import accountant, presets, study_document, task
+from solblom_models.artefact import load
+from solblom_models.presets import DEFAULT_PRESET, Preset
 from solblom_models.study_document import resolve
+from solblom_models.tabular import task as tabular_task
+from solblom_models.tabular.data import Table, TableUnits, read_units
 from solblom_models.templates import TemplateValues, write_template
+from solblom_protocol import study
+from solblom_protocol.contract import Contract
 from solblom_protocol.key_files import read_signing_key
 from solblom_protocol.study import StudyDocument, load_study, sign_study
 from solblom_server import rounds
@@ -25,11 +34,11 @@ from solblom_server.checkpoints import write_checkpoint
 from solblom_server.coordinator import Coordinator
 from solblom_server.optimisers import ServerState
 from solblom_server.rounds import PROGRESS
+from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, resume_run, start_run
 from solblom_simulation import evaluation
 from solblom_simulation.baselines import Features, Labels, fit_tuned
-from solblom_simulation.demo import suggested_learning_rate
-from solblom_simulation.evaluation import SiteData, read_site
+from solblom_simulation.evaluation import Scores, SiteData, read_site
 from solblom_simulation.federation import LocalTransport
 from solblom_simulation.hospitals import (
     SimulationPolicy,
@@ -42,6 +51,17 @@ from solblom_simulation.hospitals import (
 # Far away and fixed: the study's digest, and with it the noise, must not depend on today's date.
 STUDY_ENDS = dt.date(2099, 12, 31)
 TEMPLATE_BATCH = 150  # expected_batch_size of the template, at sampling rate 1
+LOGISTIC = '{ kind = "logistic" }'
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a study is about. `contract` None: the template's, of heart disease; target is its last column."""
+
+    tables: dict[str, Path]
+    contract: str | None = None
+    target: str = "disease"
+    batch: float = TEMPLATE_BATCH  # public divisor of every sum, at sampling rate 1
 
 
 @dataclass(frozen=True)
@@ -50,16 +70,32 @@ class Setting:
 
     epsilon: float | None
     delta: float = 1e-5
-    rounds: int = 10
-    sampling_rate: float = 1.0
-    local_steps: int = 1
+    rounds: int | None = None  # None, here and below: the preset's
+    sampling_rate: float | None = None
+    local_steps: int | None = None
+    preset: Preset = DEFAULT_PRESET
+    model: str = LOGISTIC
+
+    def as_preset(self) -> Preset:
+        """Return the preset with this setting's rhythm."""
+        return replace(
+            self.preset,
+            rounds=self.rounds or self.preset.rounds,
+            sampling_rate=self.sampling_rate or self.preset.sampling_rate,
+            local_steps=self.local_steps or self.preset.local_steps,
+        )
 
     @property
     def name(self) -> str:
         """A short name for tables."""
         if self.epsilon is None:
-            return "privacy off"
-        return f"epsilon {self.epsilon:g}, delta {self.delta:g}"
+            return "privacy off" + self._preset_and_model
+        return f"epsilon {self.epsilon:g}, delta {self.delta:g}{self._preset_and_model}"
+
+    @property
+    def _preset_and_model(self) -> str:
+        model = "" if self.model == LOGISTIC else ", perceptron"
+        return ("" if self.preset == DEFAULT_PRESET else f", {self.preset.name}") + model
 
 
 class Killed(Exception):  # noqa: N818 - not an error, a bench's way to stop a run
@@ -90,7 +126,7 @@ def now() -> dt.datetime:
 
 
 def prepare(
-    home: Path, setting: Setting, *, seed: int, tables: dict[str, Path] | None = None
+    home: Path, setting: Setting, *, seed: int, problem: Problem | None = None
 ) -> ReadyStudy:
     """Create hospitals; write, sign and approve a study. The seed decides splits, keys and noise."""
     policy = SimulationPolicy(
@@ -99,45 +135,68 @@ def prepare(
         delta=setting.delta,
         allow_privacy_off=setting.epsilon is None,
     )
-    create_federation(home, seed=seed, tables=tables or heart_tables(), policy=policy)
-    study = _write_study(home / "studies" / "bench", setting, seed)
-    document = resolve(*load_study(study))
+    problem = problem or Problem(heart_tables())
+    create_federation(home, seed=seed, tables=problem.tables, policy=policy)
+    file = _write_study(home / "studies" / "bench", setting, seed, problem)
+    document = resolve(*load_study(file))
     key = read_signing_key(home / "researcher" / "researcher.key")
     envelope = sign_study(document, key)
     approvals = approve_everywhere(home, envelope, seed=seed, now=now())
     return ReadyStudy(home, document, envelope, approvals)
 
 
-def _write_study(folder: Path, setting: Setting, seed: int) -> Path:
-    noise = None
-    if setting.epsilon is not None:
-        noise = calibrate_noise(
-            setting.epsilon,
-            setting.delta,
-            sampling_rate=setting.sampling_rate,
-            steps=setting.rounds * setting.local_steps,
-        )
+def _write_study(folder: Path, setting: Setting, seed: int, problem: Problem) -> Path:
     values = TemplateValues(
         name="bench",
         ends=STUDY_ENDS,
-        rounds=setting.rounds,
+        preset=setting.as_preset(),
         epsilon=setting.epsilon,
         delta=setting.delta,
-        learning_rate=suggested_learning_rate(noise),
+        patients=problem.batch,
         seed=seed,
     )
-    study = write_template(folder, "tabular-classification", values)
-    batch = TEMPLATE_BATCH * setting.sampling_rate
+    file = write_template(folder, "tabular-classification", values)
     for old, new in (
-        ("local_steps = 1", f"local_steps = {setting.local_steps}"),
-        ("sampling_rate = 1.0", f"sampling_rate = {setting.sampling_rate}"),
-        (f"expected_batch_size = {TEMPLATE_BATCH}", f"expected_batch_size = {batch:g}"),
+        ('target = "disease"', f'target = "{problem.target}"'),
+        (f"model = {LOGISTIC}", f"model = {setting.model}"),
     ):
-        text = study.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
         if text.count(old) != 1:
             raise RuntimeError(f"the template no longer says `{old}` once")
-        study.write_text(text.replace(old, new), encoding="utf-8")
-    return study
+        file.write_text(text.replace(old, new), encoding="utf-8")
+    if problem.contract is not None:
+        (folder / "contract.toml").write_text(problem.contract, encoding="utf-8")
+    return file
+
+
+def scratch_folder() -> Path | None:
+    """Return a folder in memory, where there is one: federations live for seconds, and fsyncs wait for a disk."""
+    memory = Path("/dev/shm")  # noqa: S108 - the files hold public data only
+    return memory if memory.is_dir() else None
+
+
+def federated_scores(run: FinishedRun, sites: list[SiteData]) -> list[Scores]:
+    """Return the released model's scores of the test patients, by hospital."""
+    model = load(run.path)
+    return [model.task.scores(model.net, site.test) for site in sites]
+
+
+def check_run(home: Path, run: FinishedRun, setting: Setting) -> None:
+    """Refuse a run in which a hospital was missing, or that spent more than it promised."""
+    report = run_report(home, run.run)
+    if any(len(r["results"]) != len(report["sites"]) for r in report["rounds"]):
+        raise RuntimeError("a hospital was missing in a round")
+    spent = [float(epsilon) for epsilon in report["epsilon"].values()]
+    if setting.epsilon is not None and max(spent) > setting.epsilon:
+        raise RuntimeError("a run spent more than its epsilon")
+
+
+def check_split(first: list[SiteData], now: list[SiteData]) -> None:
+    """Refuse two settings of one seed that have different patients for training or for testing."""
+    if [(s.site, s.test.ids, s.training.ids) for s in first] != [
+        (s.site, s.test.ids, s.training.ids) for s in now
+    ]:
+        raise RuntimeError("settings of one seed have different test patients")
 
 
 def run_killed(ready: ReadyStudy, *, after: int, inside: int) -> str:
@@ -183,6 +242,41 @@ def remembered_baselines() -> Iterator[Callable[..., LogisticRegression]]:
 
     with patch.object(evaluation, "fit_tuned", fit_once):
         yield fit_once
+
+
+noise_once = cache(accountant.calibrate_noise)
+
+
+@contextmanager
+def remembered_reading() -> Iterator[None]:
+    """Read tables, signed studies and tasks, and calibrate noise, once: no result changes, only the time."""
+    rows: dict[tuple[str, str], TableUnits] = {}
+    payloads: dict[
+        int, tuple[StudyDocument, bytes]
+    ] = {}  # keeps documents, so that ids stay theirs
+    payload_of = StudyDocument.payload
+
+    def read_once(table: Table, contract: Contract) -> TableUnits:
+        text = hashlib.sha256(repr((table.ids, table.columns)).encode()).hexdigest()
+        key = (text, contract.model_dump_json())
+        if key not in rows:
+            rows[key] = read_units(table, contract)
+        return rows[key]
+
+    def payload_once(document: StudyDocument) -> bytes:
+        if id(document) not in payloads:
+            payloads[id(document)] = (document, payload_of(document))
+        return payloads[id(document)][1]
+
+    with (
+        patch.object(tabular_task, "read_units", read_once),
+        patch.object(StudyDocument, "payload", payload_once),
+        patch.object(study, "parse_document", cache(study.parse_document)),
+        patch.object(task, "entry_points", cache(entry_points)),
+        patch.object(presets, "calibrate_noise", noise_once),
+        patch.object(study_document, "calibrate_noise", noise_once),
+    ):
+        yield
 
 
 @contextmanager

@@ -25,6 +25,8 @@ BENCHES = {
     "flamby_epsilon": "about a minute",
     "released_metrics": "about a minute",
     "utility": "about 12 minutes",
+    "second_set": "about 15 minutes",
+    "presets": "about 15 minutes",
 }
 # These print rows only; here they get the shape of the others.
 PLAIN: dict[str, Callable[[Any, float, Path | None], None]] = {
@@ -37,7 +39,7 @@ HERE = Path(__file__).parent
 def main() -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=30, help="seeds of the utility bench")
+    parser.add_argument("--seeds", type=int, default=30, help="seeds of utility and second_set")
     parser.add_argument("--only", choices=BENCHES, action="append", help="run this one; repeatable")
     parser.add_argument("--summary-only", action="store_true", help="run nothing")
     options = parser.parse_args()
@@ -61,7 +63,7 @@ def main() -> int:
 
 def _run(name: str, seeds: int) -> bool:
     command = [sys.executable, str(HERE / f"{name}.py")]
-    if name == "utility":
+    if name in ("utility", "second_set"):
         command += ["--seeds", str(seeds)]
     load_at_start, started = load_average(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -28,24 +28,29 @@ from typing import Any
 import numpy as np
 from heart_reference import (
     CODINGS,
-    Scores,
-    auroc,
-    hospital_aurocs,
+    measure,
     numpy_federation,
     pooled_references,
     relabelled_tables,
-    within_hospital_auroc,
 )
-from heart_study import Setting, no_evaluation, prepare, remembered_baselines
+from heart_study import (
+    Problem,
+    Setting,
+    check_run,
+    check_split,
+    federated_scores,
+    no_evaluation,
+    prepare,
+    remembered_baselines,
+    scratch_folder,
+)
 from report import Goal, finish, load_average
 from sklearn.linear_model import LogisticRegression
 from utility_tables import Seed, interval, main_table, mean, signed, site_table, summary
 
-from solblom_models.artefact import load
-from solblom_server.run_report import run_report
-from solblom_server.runs import FinishedRun
 from solblom_simulation.baselines import predict
 from solblom_simulation.evaluation import SiteData
+from solblom_simulation.hospitals import heart_tables
 
 EPSILONS, DELTAS = (1.0, 3.0, 8.0), (1e-3, 1e-5)
 OFF = Setting(None)
@@ -65,7 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=30, metavar="N", help="seeds 0 to N-1")
     parser.add_argument("--first-seed", type=int, default=0, help="for development: 1000 or more")
-    parser.add_argument("--scratch", type=Path, default=_scratch(), help="folder for federations")
+    parser.add_argument(
+        "--scratch", type=Path, default=scratch_folder(), help="folder for federations"
+    )
     parser.add_argument("--out", type=Path, help="another result file")
     options = parser.parse_args()
     if options.seeds < 2:
@@ -82,12 +89,6 @@ def main() -> None:
     _report(seeds, found, time.monotonic() - started, load_at_start, options.out)
 
 
-def _scratch() -> Path | None:
-    # Federations live for seconds; in memory the vaults' fsyncs do not wait for a disk.
-    memory = Path("/dev/shm")  # noqa: S108 - the files hold public data only
-    return memory if memory.is_dir() else None
-
-
 def _one_seed(seed: int, scratch: Path | None, fit: Callable[..., LogisticRegression]) -> Seed:
     """Run all settings of one seed."""
     result: Seed = {}
@@ -96,16 +97,16 @@ def _one_seed(seed: int, scratch: Path | None, fit: Callable[..., LogisticRegres
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             ready = prepare(Path(folder) / "home", setting, seed=seed)
             run, here = ready.run(), ready.sites()
-            _check_run(ready.home, run, setting)
-            scores = _federated(run, here)
+            check_run(ready.home, run, setting)
+            scores = federated_scores(run, here)
             anew = numpy_federation(here, ready.document) if setting == OFF else None
         if sites is None:
             sites = here
             result |= _references(sites, ready.document.contract, seed, fit)
-        _check_split(sites, here)
-        result[setting.name] = _measure(sites, scores)
+        check_split(sites, here)
+        result[setting.name] = measure(sites, scores)
         if anew is not None:
-            result[setting.name] |= {"numpy": _measure(sites, anew)["all"]}
+            result[setting.name] |= {"numpy": measure(sites, anew)["all"]}
         told = (run.evaluation or {})["all"]["federated"]["auroc"]
         if abs(told - result[setting.name]["all"]) > 1e-6:
             raise RuntimeError("the product's own evaluation gives another AUROC")
@@ -113,12 +114,14 @@ def _one_seed(seed: int, scratch: Path | None, fit: Callable[..., LogisticRegres
         raise RuntimeError("no setting was run")
     for name, coins in RELABELLED.items():
         with tempfile.TemporaryDirectory(dir=scratch) as folder, no_evaluation():
-            tables = relabelled_tables(Path(folder) / "tables", sites, coins=coins, seed=seed)
-            ready = prepare(Path(folder) / "home", OFF, seed=seed, tables=tables)
+            tables = relabelled_tables(
+                Path(folder) / "tables", sites, heart_tables(), coins=coins, seed=seed
+            )
+            ready = prepare(Path(folder) / "home", OFF, seed=seed, problem=Problem(tables))
             run, here = ready.run(), ready.sites()
-            _check_split(sites, here)
-            twin = {"numpy": _measure(sites, numpy_federation(here, ready.document))["all"]}
-            result[name] = _measure(sites, _federated(run, here)) | twin
+            check_split(sites, here)
+            twin = {"numpy": measure(sites, numpy_federation(here, ready.document))["all"]}
+            result[name] = measure(sites, federated_scores(run, here)) | twin
     return result
 
 
@@ -129,46 +132,17 @@ def _references(
         "training": {site.site: len(site.training.ids) for site in sites},
         "test": {site.site: len(site.test.ids) for site in sites},
     }
-    for coding, reference in pooled_references(sites, contract, seed=seed).items():
+    for coding, reference in pooled_references(
+        sites, contract, heart_tables().values(), seed=seed
+    ).items():
         inner = {"inner_auroc": reference.inner_auroc, "strength": reference.strength}
-        result[f"pooled, {coding}"] = _measure(sites, reference.scores) | inner
+        result[f"pooled, {coding}"] = measure(sites, reference.scores) | inner
     alone = [
         predict(fit(s.training.features, s.training.labels, seed=seed), s.test.features)
         for s in sites
     ]
-    result[LOCAL] = _measure(sites, alone)
+    result[LOCAL] = measure(sites, alone)
     return result
-
-
-def _federated(run: FinishedRun, sites: list[SiteData]) -> list[Scores]:
-    model = load(run.path)
-    return [model.task.scores(model.net, site.test) for site in sites]
-
-
-def _measure(sites: list[SiteData], scores: list[Scores]) -> dict[str, Any]:
-    labels = [site.test.labels for site in sites]
-    return {
-        "all": auroc(np.concatenate(labels), np.concatenate(scores)),
-        "within": within_hospital_auroc(labels, scores),
-        "sites": hospital_aurocs(sites, scores),
-    }
-
-
-def _check_run(home: Path, run: FinishedRun, setting: Setting) -> None:
-    """Refuse a run in which a hospital was missing, or that spent more than it promised."""
-    report = run_report(home, run.run)
-    if any(len(r["results"]) != len(report["sites"]) for r in report["rounds"]):
-        raise RuntimeError("a hospital was missing in a round")
-    spent = [float(epsilon) for epsilon in report["epsilon"].values()]
-    if setting.epsilon is not None and max(spent) > setting.epsilon:
-        raise RuntimeError("a run spent more than its epsilon")
-
-
-def _check_split(first: list[SiteData], now: list[SiteData]) -> None:
-    if [(s.site, s.test.ids, s.training.ids) for s in first] != [
-        (s.site, s.test.ids, s.training.ids) for s in now
-    ]:
-        raise RuntimeError("settings of one seed have different test patients")
 
 
 def _report(

@@ -163,7 +163,7 @@ def _report(
         "utility",
         measures="AUROC of the real product path beside tuned pooled and local-only models, UCI heart, four hospitals",
         settings={
-            "recipe": "template of tabular-classification, suggested_learning_rate, 10 rounds",
+            "recipe": "template of tabular-classification, preset few-large-steps",
             "epsilons": EPSILONS,
             "deltas": DELTAS,
             "reference": pooled,

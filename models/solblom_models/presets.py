@@ -76,14 +76,17 @@ PRESETS = (
     Preset(
         "few-large-steps",
         does="Ten full-batch steps, one a round; the mean of the later models is released",
-        fits="The default: small hospitals, tables, epsilon 1 to 8",
-        evidence=_HEART,
+        fits="The default: problems that a few steps solve, such as heart disease",
+        evidence=f"{_HEART}; on SUPPORT2, at epsilon 1, it lost 0.05 to 0.07 AUROC to pooled training",
     ),
     Preset(
         "twenty-large-steps",
         does="Twenty full-batch steps, one a round, larger where hospitals are large; later models averaged",
         fits="Harder problems, where ten steps do not reach the best model",
-        evidence="Rounds and rate chosen on the development half of SUPPORT2, 15 settings tried",
+        evidence=(
+            "Rounds and rate chosen on the development half of SUPPORT2, 15 settings tried; on the other half, at "
+            "epsilon 1, it lost 0.006 AUROC to pooled training in large hospitals and 0.05 in small ones"
+        ),
         rounds=20,
         rule=LearningRateRule(over_noise=24.0, most=8.0, grows_with_batch=True),
     ),

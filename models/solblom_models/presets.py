@@ -85,7 +85,8 @@ PRESETS = (
         fits="Harder problems, where ten steps do not reach the best model",
         evidence=(
             "Rounds and rate chosen on the development half of SUPPORT2 (9 learning rates, then 15 settings); "
-            "on the other half, at epsilon 1, it lost 0.006 AUROC to pooled training in large hospitals and 0.05 in small ones"
+            "on the other half, at epsilon 1, it lost 0.006 AUROC to pooled training in large hospitals and "
+            "0.05 in small ones"
         ),
         rounds=20,
         rule=LearningRateRule(over_noise=24.0, most=8.0, grows_with_batch=True),

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from solblom_protocol.mailbox import list_mail, read_mail, write_mail
+from solblom_server.grids.courier import CourierGrid
 
 
-class FileGrid(Grid):
+class FileGrid(CourierGrid):
     """A Grid over folders: `folders` has each node's by Flower node id.
 
     `before_pull` is called before replies are looked for: a carrier's turn, or a check that raises.
@@ -29,38 +27,13 @@ class FileGrid(Grid):
     def __init__(
         self, folders: dict[int, Path], *, before_pull: Callable[[], None] = lambda: None
     ) -> None:
+        super().__init__(folders)
         self._folders = folders
         self._before_pull = before_pull
-        self._run = Run.create_empty(run_id=1)
         self._waiting: dict[str, Message] = {}  # order file's digest → the message it carries
         for folder in folders.values():
             (folder / "orders").mkdir(parents=True, exist_ok=True)
             (folder / "replies").mkdir(parents=True, exist_ok=True)
-
-    def set_run(self, run: Run) -> None:
-        """Set the run that messages belong to."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run that messages belong to."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message to a node of this grid."""
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run.run_id, 1, 1
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes that have a folder."""
-        return list(self._folders)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Write each order as a file; its digest is the message's id."""
@@ -99,12 +72,6 @@ class FileGrid(Grid):
         message.content = RecordDict()
         self._waiting[order] = message
         return order
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Push, then pull what is there; files take as long as they take."""
-        return list(self.pull_messages(self.push_messages(messages)))
 
     def _reply(self, order: str, sealed: bytes) -> Message:
         message = self._waiting.pop(order)

@@ -78,16 +78,17 @@ def last_model(federation: Federation, run: FinishedRun) -> str:
     return result
 
 
-# One of the first round's messages, and one of the last round's.
+# One of the first round's messages; one of the last round's in `make test-all`.
 POINTS = (1, 2 * len(SITES) + 1)
 CASES = [
-    (courier, fault, way, at)
+    pytest.param(courier, fault, way, at, marks=pytest.mark.slow if at > 1 else ())
     for courier, fault, way, at in itertools.product(
         COURIERS, (*FAULTS, "reorder"), ("order", "reply"), POINTS
     )
     if not (fault in ("delay", "reorder") and way == "order")
     # A file in the wrong hospital's folder is left alone there: test_files.py.
     and not (courier == "files" and way == "order" and fault in ("replay", "swap"))
+    and not (fault == "replay" and at == 1)  # nothing came before the first
 ]
 
 

@@ -81,7 +81,9 @@ def last_model(federation: Federation, run: FinishedRun) -> str:
 # One of the first round's messages; one of the last round's in `make test-all`.
 POINTS = (1, 2 * len(SITES) + 1)
 CASES = [
-    pytest.param(courier, fault, way, at, marks=pytest.mark.slow if at > 1 else ())
+    pytest.param(
+        courier, fault, way, at, marks=pytest.mark.slow if at > 1 and fault != "replay" else ()
+    )
     for courier, fault, way, at in itertools.product(
         COURIERS, (*FAULTS, "reorder"), ("order", "reply"), POINTS
     )

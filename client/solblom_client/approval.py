@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
-from solblom_client.cohort import join_cohort
+from solblom_client.approval_summary import ApprovalSummary, summarise
+from solblom_client.cohort import Cohort, join_cohort
 from solblom_client.connectors.table import open_source
+from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy
 from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
@@ -37,7 +38,7 @@ from solblom_protocol.messages import (
     timestamp,
 )
 from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.study import StudyDocument, check_dates, open_study
+from solblom_protocol.study import StudyDocument, check_dates, open_study, study_signatures
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
 from solblom_verify.wording import counted
 
@@ -71,24 +72,20 @@ class Approval:
 
 
 @dataclass(frozen=True)
-class ApprovalSummary:
-    """What the person who approves is shown. Stays inside the hospital."""
+class Prepared:
+    """A study that passed every check and waits for a person's yes."""
 
-    study: str
-    title: str
-    purpose: str
-    dataset: str
-    training_patients: int
-    test_patients: int
-    excluded_by_consent: int
-    epsilon: str
-    rounds: int
+    document: StudyDocument
+    envelope: bytes
+    task: Task
+    dataset: DatasetTable
+    summary: ApprovalSummary
 
 
-def study_signers(config: NodeConfig) -> dict[str, Ed25519PublicKey]:
-    """Return the researchers' keys that this hospital knows."""
+def study_signers(config: NodeConfig) -> dict[str, PublicKeys]:
+    """Return the researchers whom this hospital knows, by key id."""
     keys = [PublicKeys.read(config.path(file)) for file in config.policy.study_signers]
-    return {public.key_id: public.signing for public in keys}
+    return {public.key_id: public for public in keys}
 
 
 def node_code_digest(task: Task) -> str:
@@ -104,25 +101,65 @@ def approve(
     now: dt.datetime,
     root: bytes | None = None,
 ) -> ApprovalSummary:
-    """Check a signed study against policy and data, and approve it.
+    """Check a signed study against policy, budget and data, and approve it.
 
     `root` is given in a simulation only; a hospital's root comes from the operating system.
 
     Raises:
-        SolblomError: the signature, dates, policy or data do not allow it; nothing is written then.
+        SolblomError: the signature, dates, policy, budget or data do not allow it; nothing is
+            written then.
     """
     if root is not None and not config.node.simulation:
         raise ConfigurationError("SB-103", "A noise root may be given in a simulation only")
-    document = open_study(envelope, study_signers(config))
+    prepared = prepare(config, keys, envelope, now=now)
+    confirm(config, keys, prepared, now=now, root=root)
+    return prepared.summary
+
+
+def prepare(config: NodeConfig, keys: NodeKeys, envelope: bytes, *, now: dt.datetime) -> Prepared:
+    """Check a signed study against policy, budget and data; write nothing.
+
+    Raises:
+        SolblomError: the signature, dates, policy, budget or data do not allow it.
+    """
+    known = study_signers(config)
+    document = open_study(envelope, {k: who.signing for k, who in known.items()})
     check_dates(document.study, today=now.date())
     check_policy(document, config.policy)
     check_promise(document)
     task = check_task(document)
     choose_path(task, task.build(document))
+    expected = forecast(config, document)  # before a row is read
     dataset = _choose_dataset(config, task)
-    summary = check_data(config, keys, document, task, dataset, now=now)
-    _write(config, keys, document, envelope, task, dataset, root or os.urandom(SECRET_BYTES), now)
-    return summary
+    cohort = check_data(config, keys, document, task, dataset, now=now)
+    signers = [known[key] for key in study_signatures(envelope)]
+    summary = summarise(document, task, dataset, cohort, expected, signers)
+    return Prepared(document, envelope, task, dataset, summary)
+
+
+def confirm(
+    config: NodeConfig,
+    keys: NodeKeys,
+    prepared: Prepared,
+    *,
+    now: dt.datetime,
+    root: bytes | None = None,
+) -> None:
+    """Write down that a person said yes.
+
+    Raises:
+        SolblomError: what an earlier approval left does not hold.
+    """
+    _write(
+        config,
+        keys,
+        prepared.document,
+        prepared.envelope,
+        prepared.task,
+        prepared.dataset,
+        root or os.urandom(SECRET_BYTES),
+        now,
+    )
 
 
 def check_promise(document: StudyDocument) -> None:
@@ -151,8 +188,8 @@ def check_data(
     dataset: DatasetTable,
     *,
     now: dt.datetime,
-) -> ApprovalSummary:
-    """Check the hospital's data against the study's contract.
+) -> Cohort:
+    """Check the hospital's data against the study's contract; return who would take part now.
 
     Raises:
         DataError: SB-301 to SB-309.
@@ -170,18 +207,7 @@ def check_data(
     error = isolation_error(task, task.build(document), cohort.training)
     if error > ISOLATION_TOLERANCE:
         raise DataError("SB-309", f"Other patients change one patient's gradient by {error:.1%}")
-    study = document.study
-    return ApprovalSummary(
-        study=document.digest,
-        title=study.study.title,
-        purpose=study.study.purpose,
-        dataset=dataset.name,
-        training_patients=len(cohort.training.ids),
-        test_patients=len(cohort.test.ids),
-        excluded_by_consent=cohort.excluded,
-        epsilon=str(study.privacy.epsilon),
-        rounds=study.training.rounds,
-    )
+    return cohort
 
 
 def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
@@ -196,7 +222,8 @@ def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
         raise RefusedError("SB-203", "The study is not approved at this hospital")
     record = _read_record(folder / "approval.dsse.json", keys)
     _check_simulation(record, config)
-    document = open_study((folder / "study.dsse.json").read_bytes(), study_signers(config))
+    known = {key: who.signing for key, who in study_signers(config).items()}
+    document = open_study((folder / "study.dsse.json").read_bytes(), known)
     if record.study != study or document.digest != study:
         raise IntegrityError("SB-405", "The stored approval is for another study")
     task = find_task(document.study.task.name)

@@ -1,24 +1,30 @@
 """`solblom node …`: what hospital IT types."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.text import Text
 
 from solblom_client import setup_cli
 from solblom_protocol.console import (
     JSON_OPTION,
     command,
+    may_ask,
+    named,
     out,
     print_json,
     read_given,
     say,
     show_error,
 )
-from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.errors import EXIT_CHECK_SAID_NO, ConfigurationError, SolblomError
 from solblom_verify.wording import format_delta
 
 if TYPE_CHECKING:
+    from solblom_client.approval_summary import ApprovalSummary
     from solblom_client.exchange import PassReport
     from solblom_client.ledger import Entry, Ledger
     from solblom_client.policy import NodeConfig
@@ -41,30 +47,68 @@ NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its 
 def approve_study(
     study: Path = typer.Argument(..., help="The signed study (….signed.json)"),
     nodes: list[Path] = NODES,
+    yes: bool = typer.Option(False, "--yes", "-y", help="Approve without asking"),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Check a signed study against this hospital's policy and data, and approve it."""
-    from solblom_client.approval import approve
-    from solblom_client.keys import read_node_keys
+    """Check a signed study against this hospital's policy, budget and data; show it; approve it."""
     from solblom_client.policy import load_node_config
-    from solblom_client.vault import Vault, utc_now
 
     envelope = read_given(study)
-    rows: list[dict[str, Any]] = []
+    configs = []
     for node in nodes:
-        config = load_node_config(node)
-        summary = approve(config, read_node_keys(config.state), envelope, now=utc_now())
-        vault = Vault(config)
-        vault.clear_strikes(summary.study)
-        vault.close()
-        rows.append({"site": config.node.site, **vars(summary)})
-        say(
-            f"{config.node.site}: approved for {summary.training_patients} training patients "
-            f"({summary.test_patients} kept for testing, {summary.excluded_by_consent} excluded by "
-            f"consent), {summary.rounds} rounds, epsilon {summary.epsilon}"
-        )
+        with _naming(str(node), several=len(nodes) > 1):
+            configs.append(load_node_config(node))
+    from solblom_client.approval import confirm, prepare
+    from solblom_client.keys import read_node_keys
+    from solblom_client.vault import Vault, utc_now
+
+    ready = []
+    for config in configs:
+        with _naming(config.node.site, several=len(nodes) > 1):
+            keys = read_node_keys(config.state)
+            ready.append((config, keys, prepare(config, keys, envelope, now=utc_now())))
+    if not as_json:
+        for config, _, prepared in ready:
+            _print_summary(config.node.site, prepared.summary)
+    if not (yes or as_json) and may_ask():
+        sites = ", ".join(config.node.site for config in configs)
+        if not typer.confirm(f"Approve this study at {sites}?", err=True):
+            say("Not approved. Nothing was written.")
+            raise typer.Exit(EXIT_CHECK_SAID_NO)
+    for config, keys, prepared in ready:
+        with _naming(config.node.site, several=len(nodes) > 1):
+            confirm(config, keys, prepared, now=utc_now())
+            vault = Vault(config)
+            vault.clear_strikes(prepared.summary.study)
+            vault.close()
+        say(f"{config.node.site}: approved")
     if as_json:
+        rows = [{"site": c.node.site, **vars(prepared.summary)} for c, _, prepared in ready]
         print_json("solblom.node.approve/1", {"approvals": rows})
+
+
+@contextmanager
+def _naming(name: str, *, several: bool) -> Iterator[None]:
+    """Let an error say which of several nodes it is about."""
+    try:
+        yield
+    except SolblomError as error:
+        raise named(error, name) if several else error from None
+
+
+def _print_summary(site: str, summary: "ApprovalSummary") -> None:
+    from rich.table import Table
+
+    console = out()
+    console.print(f"{site}: {summary.title}", style="bold", markup=False)
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in summary.lines():
+        style = "bold yellow" if label == "WARNING" else ""
+        table.add_row(Text(label, style=style), Text(text, style=style))
+    console.print(table)
+    console.print()
 
 
 @app.command("fingerprint")
@@ -173,9 +217,9 @@ def ledger_show(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show what this hospital's patients have spent and what is left."""
+    from solblom_client.ledger import STATE_FILE, open_ledger
     from solblom_client.policy import load_node_config
     from solblom_client.state import VaultState
-    from solblom_client.vault import STATE_FILE, open_ledger
 
     config = load_node_config(node)
     state = VaultState(config.state / STATE_FILE)

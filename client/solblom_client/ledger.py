@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
-from solblom_client.policy import PolicyTable
+from solblom_client.policy import NodeConfig, PolicyTable
 from solblom_client.state import VaultState
 from solblom_models.accountant import filter_order, format_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError
@@ -25,6 +25,8 @@ from solblom_protocol.order import OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 from solblom_verify.wording import counted, format_delta
+
+STATE_FILE = "vault.sqlite"  # in the state folder
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,12 @@ class Ledger:
                 f"{request.title} would bring this hospital to epsilon {format_epsilon(cost)} "
                 f"over its lifetime; policy.epsilon_budget is {policy.epsilon_budget:g}",
             )
+
+
+def open_ledger(config: NodeConfig, state: VaultState) -> Ledger:
+    """Return the ledger in a node's state, with the anchor that node.toml names."""
+    anchor = config.path(config.node.anchor) if config.node.anchor else None
+    return Ledger(state, Anchor(anchor))
 
 
 def _chain(head: str, entry: str) -> str:

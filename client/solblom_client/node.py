@@ -1,10 +1,9 @@
 """Set up a node: keys, an empty ledger. The rest of its life is in vault.py."""
 
 from solblom_client.keys import Entropy, create_node_keys, random_entropy
-from solblom_client.ledger import Ledger
+from solblom_client.ledger import STATE_FILE, Ledger
 from solblom_client.policy import NodeConfig
 from solblom_client.state import create_state
-from solblom_client.vault import STATE_FILE
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.key_files import write_new
 from solblom_protocol.public_keys import PublicKeys

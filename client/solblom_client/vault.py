@@ -14,14 +14,19 @@ from typing import Any, Literal
 import numpy as np
 
 from solblom_client import gate
-from solblom_client.anchor import Anchor
 from solblom_client.approval import Approval, read_approval
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
 from solblom_client.connectors.table import open_source
 from solblom_client.export_gate import export_update
 from solblom_client.keys import commitment, derive, read_node_keys
 from solblom_client.keystream import KeyStream
-from solblom_client.ledger import Ledger, Request, Reservation, StudyLimits
+from solblom_client.ledger import (
+    STATE_FILE,
+    Request,
+    Reservation,
+    StudyLimits,
+    open_ledger,
+)
 from solblom_client.local_parameters import pack_local
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import (
@@ -58,18 +63,10 @@ from solblom_protocol.result import Receipt, Refusal, count_band, write_refusal,
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 
-STATE_FILE = "vault.sqlite"
-
 
 def utc_now() -> dt.datetime:
     """Return the present moment in UTC."""
     return dt.datetime.now(dt.UTC)
-
-
-def open_ledger(config: NodeConfig, state: VaultState) -> Ledger:
-    """Return the ledger in a node's state, with the anchor that node.toml names."""
-    anchor = config.path(config.node.anchor) if config.node.anchor else None
-    return Ledger(state, Anchor(anchor))
 
 
 class Vault:

@@ -40,6 +40,18 @@ def print_json(schema: str, data: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps({"schema": schema, **data}, ensure_ascii=False, indent=2) + "\n")
 
 
+def may_ask() -> bool:
+    """Tell whether there is a person to ask: a terminal, and no `--no-input`."""
+    return os.environ.get("SOLBLOM_NO_INPUT") != "1" and sys.stdin.isatty()
+
+
+def named(error: SolblomError, name: str) -> SolblomError:
+    """Return an error that says whom it concerns, where a command is about several."""
+    if name in error.message:
+        return error
+    return type(error)(error.code, f"{name}: {error.message}", error.hint)
+
+
 def read_given(path: Path) -> bytes:
     """Return the bytes of a file that was named on the command line.
 

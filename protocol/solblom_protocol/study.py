@@ -351,6 +351,12 @@ def open_study(envelope: bytes, signers: dict[str, Ed25519PublicKey]) -> StudyDo
     return parse_document(opened.payload)
 
 
+def study_signatures(envelope: bytes) -> tuple[str, ...]:
+    """Return the key ids under a study that `open_study` has opened, where every signature was checked."""
+    value: Any = parse_canonical(envelope)
+    return tuple(str(signature["keyid"]) for signature in value["signatures"])
+
+
 def parse_document(payload: bytes) -> StudyDocument:
     """Return the study document in a payload, checked; nothing is left to defaults.
 

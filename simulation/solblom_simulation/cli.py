@@ -152,7 +152,7 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
         f"{solblom} study new second --task tabular-classification --in {home}/studies",
         f"{solblom} study check {study}",
         f"{solblom} study sign {study} --key {home}/researcher/researcher.key",
-        f"{solblom} node approve {home}/studies/second/study.signed.json {home}/sites/*",
+        f"{solblom} node approve {home}/studies/second/study.signed.json {home}/sites/* --yes",
         f"{solblom} study start {study} --home {home}",
         f"{solblom} audit privacy {run.run} --home {home}",
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from solblom_client.approval import ApprovalSummary
+from solblom_client.approval_summary import ApprovalSummary
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.errors import ConfigurationError, IntegrityError

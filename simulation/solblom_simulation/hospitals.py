@@ -14,7 +14,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from solblom_client.approval import ApprovalSummary, approve
+from solblom_client.approval import approve
+from solblom_client.approval_summary import ApprovalSummary
 from solblom_client.keys import read_node_keys
 from solblom_client.node import create_node
 from solblom_client.policy import load_node_config

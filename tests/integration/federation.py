@@ -10,11 +10,10 @@ from typing import Any
 from solblom_client.approval import approve
 from solblom_client.cli import ledger_report
 from solblom_client.keys import read_node_keys
-from solblom_client.ledger import Ledger
+from solblom_client.ledger import STATE_FILE, Ledger, open_ledger
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
 from solblom_client.training import TrainingTrace
-from solblom_client.vault import STATE_FILE, open_ledger
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.key_files import read_signing_key

@@ -293,7 +293,7 @@ def test_a_study_with_less_noise_than_its_promise_runs_out_of_budget_at_once(
 ) -> None:
     monkeypatch.setattr("solblom_client.approval.check_promise", lambda _: None)
     honest = study_document()
-    lying = honest.model_copy(update={"noise_multiplier": "0.5000"})
+    lying = honest.model_copy(update={"noise_multiplier": "1.0000"})
     observer.hospital.approve(lying)
     observer.assert_refused(observer.hospital.order(lying), "SB-204")
 

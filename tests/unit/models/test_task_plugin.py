@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load
 
 from lab import LabHospital, study_document
+from solblom_client.ledger import STATE_FILE
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
-from solblom_client.vault import STATE_FILE
 from solblom_models.flat import flatten
 from solblom_models.tabular.data import Table, read_units
 from solblom_models.tabular.task import TabularClassification

@@ -88,7 +88,9 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         except SolblomError as error:
             show_error(error, as_json=bool(kwargs.get("as_json", False)))
             raise typer.Exit(error.exit_status) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            for note in getattr(stop, "__notes__", []):
+                say(note)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return wrapped

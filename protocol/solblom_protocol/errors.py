@@ -5,7 +5,7 @@
     ├── RefusedError         SB-2xx  exit 4   a hospital's rule said no
     ├── DataError            SB-3xx  exit 1   a hospital's data do not fit (seen inside only)
     ├── IntegrityError       SB-4xx  exit 5   a signature, digest or ledger does not hold
-    └── RunError             SB-5xx  exit 1, 3 or 6   a run could not go on
+    └── RunError             SB-5xx  exit 1, 3, 4 or 6   a run could not go on
 
 Messages never carry patient data, file names of slides or HPO terms. Across a hospital's boundary
 only the code travels (`REFUSAL_CODES`); message and trace stay in the site's own log.
@@ -181,6 +181,11 @@ CODES: dict[str, ErrorCode] = {
     ),
     "SB-506": ErrorCode(
         "The input does not fit the model", 3, "Compare it with the model's data contract"
+    ),
+    "SB-507": ErrorCode(
+        "Too many hospitals refused",
+        4,
+        "Ask the hospitals that the message names, then run `solblom run resume RUN`",
     ),
     # Exchange and enrolment
     "SB-601": ErrorCode(

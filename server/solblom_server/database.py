@@ -177,6 +177,14 @@ class Database:
                 (status, reason, timestamp(now), run_id),
             )
 
+    def reopen_run(self, run_id: str) -> None:
+        """Record that a run goes on."""
+        with self.transaction():
+            self._connection.execute(
+                "UPDATE runs SET status = 'open', reason = NULL, ended = NULL WHERE id = ?",
+                (run_id,),
+            )
+
     def open_round(self, run_id: str, number: int, base: str, *, now: dt.datetime) -> None:
         """Record a round before its orders are written; an open round stays as it is."""
         with self.transaction():

@@ -320,7 +320,8 @@ def check_quorum(context: RunContext, question: Question, collection: Collection
     """Refuse an exchange with fewer results than the study's quorum.
 
     Raises:
-        RunError: SB-501, every hospital that is missing is named with the reason.
+        RunError: every hospital that is missing is named with the reason. SB-507 where refusals
+            alone made it fail, SB-501 where hospitals are silent.
     """
     quorum = context.document.study.cohort.quorum
     if len(collection.results) >= quorum:
@@ -333,19 +334,21 @@ def check_quorum(context: RunContext, question: Question, collection: Collection
         else f"{site} did not answer"
         for site in silent
     ]
+    refused = len(context.nodes) - len(collection.refusals) < quorum
     raise RunError(
-        "SB-501",
+        "SB-507" if refused else "SB-501",
         f"{TITLES[question.kind]} {question.number}: {len(collection.results)} of "
         f"{counted(len(context.nodes), 'hospital')} gave an answer, "
         f"and the quorum is {quorum}: {', '.join(reasons)}",
-        _hint(collection.refusals),
+        _hint(context.run, collection.refusals),
     )
 
 
-def _hint(refusals: dict[str, str]) -> str | None:
+def _hint(run: str, refusals: dict[str, str]) -> str:
+    go_on = f"run `solblom run resume {run}`"
     if not refusals:
-        return None
+        return f"When they are back, {go_on}"
     return (
-        "Ask the hospitals named; each one's own log says why. "
-        "docs/reference/errors.md explains the codes"
+        "Ask the hospitals named; each one's own log says why, and docs/reference/errors.md explains "
+        f"the codes. Then {go_on}"
     )

@@ -163,14 +163,25 @@ def checked_receipts(
 
 def refusal_codes(replies: list[ReplyRow], number: int) -> dict[str, str]:
     """Return the code of each site that refused and gave no update in the round."""
-    answered = {r.site for r in replies if r.round == number and r.kind == "result"}
+    return _codes(replies, number, "refusal", besides={"result"})
+
+
+def invalid_codes(replies: list[ReplyRow], number: int) -> dict[str, str]:
+    """Return the code of the last reply of each site from which nothing valid came in the round."""
+    return _codes(replies, number, "invalid", besides={"result", "refusal"})
+
+
+def _codes(replies: list[ReplyRow], number: int, kind: str, *, besides: set[str]) -> dict[str, str]:
+    answered = {r.site for r in replies if r.round == number and r.kind in besides}
     return {
         r.site: r.code
         for r in replies
-        if r.round == number and r.code is not None and r.site not in answered
+        if r.round == number and r.kind == kind and r.code and r.site not in answered
     }
 
 
 def silent_sites(replies: list[ReplyRow], number: int, roster: list[str]) -> list[str]:
-    """Return the sites that did not answer in the round."""
-    return sorted(set(roster) - {r.site for r in replies if r.round == number})
+    """Return the sites from which neither an update nor a refusal came in the round."""
+    answers = ("result", "refusal")
+    answered = {r.site for r in replies if r.round == number and r.kind in answers}
+    return sorted(set(roster) - answered)

@@ -174,4 +174,6 @@ def _cell(row: dict[str, Any], site: str) -> str:
         return "update"
     if site in row["refusals"]:
         return f"refused {row['refusals'][site]}"
+    if site in row["invalid"]:
+        return f"invalid reply {row['invalid'][site]}"
     return "no answer"

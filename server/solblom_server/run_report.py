@@ -7,7 +7,7 @@ from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_models.statement import Charge
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import ReplyRow, RoundRow, RunRow
-from solblom_server.release import charges_of, refusal_codes, silent_sites
+from solblom_server.release import charges_of, invalid_codes, refusal_codes, silent_sites
 from solblom_server.releases import released_report
 from solblom_server.runs import read_signed_study
 
@@ -44,6 +44,7 @@ def run_report(home: Path, run: str) -> dict[str, Any]:
 
 def _round_json(row: RoundRow, replies: list[ReplyRow], roster: list[str]) -> dict[str, Any]:
     results = [r for r in replies if r.round == row.round and r.kind == "result"]
+    invalid = invalid_codes(replies, row.round)
     return {
         "round": row.round,
         "status": row.status,
@@ -51,7 +52,8 @@ def _round_json(row: RoundRow, replies: list[ReplyRow], roster: list[str]) -> di
         "result": row.result,
         "results": {r.site: {"receipt": r.receipt, "seconds": r.seconds} for r in results},
         "refusals": refusal_codes(replies, row.round),
-        "missing": silent_sites(replies, row.round, roster),
+        "invalid": invalid,
+        "missing": [s for s in silent_sites(replies, row.round, roster) if s not in invalid],
         "seconds": max((r.seconds for r in results), default=0.0),
     }
 

@@ -1,13 +1,15 @@
 """Start and resume runs: check the signed study, record the run, hand it to the ServerApp, register the model."""
 
 import datetime as dt
+import time
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from solblom_models.study_document import check_task
-from solblom_protocol.errors import ConfigurationError, RunError
+from solblom_protocol.errors import ConfigurationError, RunError, SolblomError
 from solblom_protocol.study import StudyDocument, check_dates, parse_document
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import RunRow
@@ -86,6 +88,9 @@ def resume_run(home: Path, run: str, *, now: dt.datetime) -> FinishedRun:
         raise RunError("SB-504", f"The run {run} is completed")
     document = read_signed_study(row.envelope)
     transport = open_transport(row.transport, home)
+    database = coordinator.database()
+    database.reopen_run(run)
+    database.close()
     try:
         return _run_to_end(coordinator, row, document, transport, now=now)
     finally:
@@ -158,12 +163,23 @@ def _run_to_end(
 ) -> FinishedRun:
     from solblom_server.release import release_model
 
+    clock = _clock_from(now)
     try:
         _call_server_app(coordinator, row, transport)
-    except RunError as error:
-        _note_stop(coordinator, row, error, now=now)
+        return release_model(coordinator, row, document, transport.evaluate, now=clock())
+    except SolblomError as error:
+        _note_end(coordinator, row, "stopped", error.message, now=clock())
         raise
-    return release_model(coordinator, row, document, transport.evaluate, now=now)
+    except KeyboardInterrupt as stop:
+        _note_end(coordinator, row, "interrupted", "Interrupted at the keyboard", now=clock())
+        stop.add_note(f"Interrupted. To go on: solblom run resume {row.id}")
+        raise
+
+
+def _clock_from(now: dt.datetime) -> Callable[[], dt.datetime]:
+    """Return a clock that says `now` at this moment and runs on from there."""
+    began = time.monotonic()
+    return lambda: now + dt.timedelta(seconds=time.monotonic() - began)
 
 
 def _call_server_app(coordinator: Coordinator, row: RunRow, transport: Transport) -> None:
@@ -178,8 +194,10 @@ def _call_server_app(coordinator: Coordinator, row: RunRow, transport: Transport
     app(transport.grid, context)
 
 
-def _note_stop(coordinator: Coordinator, row: RunRow, error: RunError, *, now: dt.datetime) -> None:
-    """Record why a run stopped; it can be resumed."""
+def _note_end(
+    coordinator: Coordinator, row: RunRow, status: str, reason: str, *, now: dt.datetime
+) -> None:
+    """Record why a run did not come to its end; it can be resumed."""
     database = coordinator.database()
-    database.end_run(row.id, "stopped", error.message, now=now)
+    database.end_run(row.id, status, reason, now=now)
     database.close()

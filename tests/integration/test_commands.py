@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -288,3 +289,18 @@ def test_a_run_killed_after_a_round_is_resumed_to_the_same_model(
     assert json.loads(resumed.stdout)["model"]["digest"] == finished.digest
     charged = [[number for number, _ in found] for found in federation.charges().values()]
     assert charged == [[1, 2, 3]] * len(SITES)
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "home")
+    study = str(federation.home / "study.signed.json")
+    command = ["solblom", "study", "start", study, "--home", str(federation.home)]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("round 1 of"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert said[-1].startswith("Interrupted. To go on: solblom run resume small-1-")

@@ -1,6 +1,9 @@
 """A whole federation of three small hospitals: it completes, repeats, resumes, and says who refused."""
 
 import datetime as dt
+import json
+import time
+from base64 import b64decode
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from dp_accounting.pld import PLDAccountant
 from integration.federation import PRIVACY, ROUNDS, SITES, Federation, Traces, progress
 from solblom_client.training import TrainingTrace
 from solblom_protocol.errors import RunError
+from solblom_protocol.messages import parse_timestamp
 from solblom_server.database import Database
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, start_run
@@ -191,6 +195,42 @@ def test_a_run_cut_when_all_have_answered_resumes_to_the_same_model_and_charges_
     assert federation.charges() == ALL_SPENT
 
 
+def test_a_run_that_somebody_interrupts_is_shown_so_and_goes_on(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    federation = Federation(tmp_path / "home")
+
+    def stop(number: int, rounds: int, text: str) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with progress(stop), pytest.raises(KeyboardInterrupt) as caught:
+        federation.start()
+    run = only_run(federation)
+    told = report(federation, run)
+    assert (told["status"], told["reason"]) == ("interrupted", "Interrupted at the keyboard")
+    assert told["ended"] is not None
+    assert caught.value.__notes__ == [f"Interrupted. To go on: solblom run resume {run}"]
+    with progress(lambda *_: statuses.append(report(federation, run)["status"])):
+        statuses: list[str] = []
+        resumed = federation.resume(run)
+    assert statuses == ["open"] * (ROUNDS - 2)
+    assert resumed.digest == finished.digest
+    assert report(federation, run)["status"] == "completed"
+
+
+def test_a_run_ends_later_than_it_started(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "home")
+    with progress(lambda *_: time.sleep(0.7)):
+        run = federation.start()
+    told = report(federation, run.run)
+    started, ended = (parse_timestamp(told[name]) for name in ("started", "ended"))
+    assert ended - started >= dt.timedelta(seconds=2)
+    envelope = json.loads((run.path / "attestations/model.dsse.json").read_bytes())
+    statement = json.loads(b64decode(envelope["payload"]))
+    assert statement["predicate"]["created"] == told["ended"]
+
+
 def test_a_run_cut_after_its_last_round_still_becomes_the_same_model(
     finished: FinishedRun, tmp_path: Path
 ) -> None:
@@ -216,8 +256,10 @@ def test_a_lost_quorum_stops_the_run_until_the_hospital_approves(
     federation = Federation(tmp_path / "home", approving=("cleveland", "va"))
     with pytest.raises(RunError, match=r"hungarian refused \(SB-203\)") as caught:
         federation.start()
-    assert caught.value.code == "SB-501"
     run = only_run(federation)
+    assert (caught.value.code, caught.value.exit_status) == ("SB-507", 4)
+    assert "Ask the hospitals named" in caught.value.hint
+    assert f"`solblom run resume {run}`" in caught.value.hint
     assert report(federation, run)["status"] == "stopped"
     federation.approve("hungarian")
     resumed = federation.resume(run)

@@ -16,14 +16,17 @@ from solblom_protocol.errors import RunError
 from solblom_protocol.layout import pack, unpack
 from solblom_protocol.order import Order, read_order
 from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import Receipt, write_result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.result import Receipt, Refusal, write_refusal, write_result
+from solblom_protocol.study import StudyDocument, sign_study
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.database import Database
 from solblom_server.exchange import RunContext, utc_now
 from solblom_server.grids.local import LocalGrid, LocalNode
 from solblom_server.optimisers import ServerState
+from solblom_server.release import refusal_codes, silent_sites
 from solblom_server.rounds import initial_model, run_rounds
+from solblom_server.run_cli import _cell
+from solblom_server.run_report import run_report
 from solblom_verify.canonical import digest
 
 SITES = ("east", "north", "west")
@@ -100,6 +103,21 @@ class Hospital:
         )[0]
 
 
+def explode(hospital: Hospital, order: Order) -> bytes:
+    raise RuntimeError("no such patient")
+
+
+def refuse(hospital: Hospital, order: Order) -> bytes:
+    refusal = Refusal(
+        schema="solblom.refusal/1",
+        site=hospital.site,
+        node=hospital.public.key_id,
+        order=order.digest,
+        code="SB-205",
+    )
+    return write_refusal(refusal, key=hospital.signing, recipient=hospital.coordinator.sealing)
+
+
 class House:
     """A coordinator and three hospitals around a study of two rounds, quorum two."""
 
@@ -115,18 +133,20 @@ class House:
             for site in SITES
         }
         self.database = Database(folder / "coordinator.sqlite")
+        self.run_id = ""
 
     def run(self) -> ServerState:
         """Run both rounds."""
         run = self.database.create_run(
             study=self.document.digest,
             name="lab",
-            envelope=b"",
+            envelope=sign_study(self.document, self.coordinator.signing),
             roster=",".join(SITES),
             transport="local",
             simulation=True,
             now=utc_now(),
         ).id
+        self.run_id = run
         context = RunContext(
             grid=LocalGrid({n: LocalNode(h, {}) for n, h in enumerate(self.hospitals.values())}),
             coordinator=self.coordinator,
@@ -213,6 +233,34 @@ def test_a_hospital_that_lies_is_left_out_and_named(house: Callable[..., House],
     ]
 
 
+def test_a_reply_of_a_stranger_is_shown_as_invalid_and_not_as_a_refusal(
+    house: Callable[..., House],
+) -> None:
+    answer, code = LIES["signed by another"]
+    built = house(north=answer, west=refuse, east=Hospital.result)
+    with pytest.raises(RunError):
+        built.run()
+    (row,) = run_report(built.coordinator.home, built.run_id)["rounds"]
+    assert (row["invalid"], row["refusals"]) == ({"north": code}, {"west": "SB-205"})
+    assert row["missing"] == []
+    assert [_cell(row, site) for site in SITES] == [
+        "update",
+        "invalid reply SB-403",
+        "refused SB-205",
+    ]
+
+
+def test_an_artefact_counts_a_site_without_a_valid_reply_as_missing(
+    house: Callable[..., House],
+) -> None:
+    answer, _ = LIES["signed by another"]
+    built = house(north=answer)
+    built.run()
+    replies = built.database.replies(built.run_id)
+    assert refusal_codes(replies, 1) == {}
+    assert silent_sites(replies, 1, list(SITES)) == ["north"]
+
+
 def test_one_hospitals_answer_sent_by_another_is_left_out(house: Callable[..., House]) -> None:
     heard: list[bytes] = []
 
@@ -266,7 +314,27 @@ def test_a_lost_quorum_names_everybody_who_is_missing(house: Callable[..., House
         RunError, match=r"north did not answer, west sent no valid reply \(SB-404\)"
     ) as caught:
         built.run()
-    assert caught.value.code == "SB-501"
+    assert (caught.value.code, caught.value.exit_status) == ("SB-501", 6)
+    assert caught.value.hint == f"When they are back, run `solblom run resume {built.run_id}`"
+
+
+@pytest.mark.parametrize(
+    ("others", "code"),
+    [({"west": refuse}, "SB-507"), ({"west": explode}, "SB-501"), ({}, None)],
+    ids=["refused", "silent", "enough"],
+)
+def test_a_run_is_stopped_by_refusals_only_where_they_alone_break_the_quorum(
+    house: Callable[..., House], others: dict[str, Answer], code: str | None
+) -> None:
+    built = house(north=refuse, **others)
+    if code is None:
+        built.run()
+        return
+    with pytest.raises(RunError, match=r"north refused \(SB-205\)") as caught:
+        built.run()
+    assert caught.value.code == code
+    assert "Ask the hospitals named" in caught.value.hint
+    assert f"`solblom run resume {built.run_id}`" in caught.value.hint
 
 
 def test_a_reply_without_sealed_bytes_is_left_out(house: Callable[..., House]) -> None:
@@ -281,7 +349,3 @@ def test_a_reply_without_sealed_bytes_is_left_out(house: Callable[..., House]) -
     )
     state = built.run()
     assert np.array_equal(state.final_model(), unpack(*initial_model(built.document)) + 2 * HONEST)
-
-
-def explode(hospital: Hospital, order: Order) -> bytes:
-    raise RuntimeError("no such patient")

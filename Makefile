@@ -41,7 +41,7 @@ fix: $(VENV)/.installed ## Repair style and format where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## Measure every figure that the docs quote (about half an hour)
+bench: $(VENV)/.installed ## Measure every figure that the docs quote (about two hours)
 	$(BIN)/python bench/run_all.py
 
 docs: $(VENV)/.installed ## Build the documentation into site/

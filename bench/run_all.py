@@ -21,7 +21,10 @@ from report import RESULTS, Goal, Table, load_average, verdict
 BENCHES = {
     "speed": "about 5 minutes",
     "dp_step": "about a minute",
+    "opacus_modes": "about a minute",
     "epsilon": "about 4 minutes",
+    "compositions": "about 10 minutes",
+    "ledger_schedules": "about 30 minutes",
     "flamby_epsilon": "about a minute",
     "released_metrics": "about a minute",
     "utility": "about 12 minutes",

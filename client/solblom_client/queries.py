@@ -15,10 +15,9 @@ from solblom_client.discrete_gaussian import Counts, discrete_gaussian
 from solblom_client.keystream import KeyStream
 from solblom_models.metrics import auroc_with_interval
 from solblom_models.task import Task, Units
+from solblom_protocol.counts import LARGEST_COUNT, pack_release
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.order import NamedRelease
-
-LARGEST_COUNT = 2**40  # no hospital has more patients, no noise reaches it; sums stay in int64
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def site_auroc(task: Task, model: torch.nn.Module, units: Units) -> tuple[float,
 
 
 def export_release(release: Release, *, cells: int) -> bytes:
-    """Return the counts as little-endian int64, then the named values as float64: the same size always.
+    """Return the bytes that may leave: the same size always.
 
     Raises:
         RefusedError: SB-213, another number of cells than the study fixes, or a count out of range.
@@ -70,7 +69,6 @@ def export_release(release: Release, *, cells: int) -> bytes:
         raise RefusedError("SB-213", f"A release must have {cells} whole numbers")
     if int(np.abs(counts).max(initial=0)) > LARGEST_COUNT:
         raise RefusedError("SB-213", "A count of a release is out of range")
-    values = np.array(release.values, dtype="<f8")
-    if not bool(np.isfinite(values).all()):
+    if not bool(np.isfinite(release.values).all()):
         raise RefusedError("SB-213", "A named release is not a finite number")
-    return counts.astype("<i8").tobytes() + values.tobytes()
+    return pack_release(counts, release.values)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from solblom_models.released_metrics import ScoreHistogram, released_metrics
 from solblom_models.task import DescribingTask, find_task
-from solblom_protocol.errors import IntegrityError, RunError
+from solblom_protocol.counts import unpack_release
+from solblom_protocol.errors import RunError
 from solblom_protocol.layout import Layout
 from solblom_protocol.order import OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
@@ -22,9 +23,6 @@ from solblom_protocol.study import StudyDocument
 from solblom_server.database import Database
 from solblom_server.exchange import Collection, Question, RunContext, check_quorum, collect
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
-
-LARGEST_COUNT = 2**40  # of one hospital: sums of 2^16 hospitals stay in int64
-NAMED_VALUES = 3  # site-auroc: value, low, high
 
 
 @dataclass
@@ -45,15 +43,7 @@ class CountSum:
         Raises:
             IntegrityError: SB-404, another size than the study fixes, or numbers out of range.
         """
-        size, extra = 8 * self.cells, 8 * NAMED_VALUES * len(self.named)
-        if len(data) != size + extra:
-            raise IntegrityError("SB-404", "The release has another size than the study fixes")
-        counts = np.frombuffer(data[:size], dtype="<i8")
-        values = np.frombuffer(data[size:], dtype="<f8")
-        if bool((counts > LARGEST_COUNT).any() or (counts < -LARGEST_COUNT).any()):
-            raise IntegrityError("SB-404", "The release has a count out of range")
-        if not bool(((values >= 0.0) & (values <= 1.0)).all()):
-            raise IntegrityError("SB-404", "The release has a named value outside 0 to 1")
+        counts, values = unpack_release(data, cells=self.cells, named=len(self.named))
         self.total += counts
         if self.named:
             self.values[site] = values.tolist()

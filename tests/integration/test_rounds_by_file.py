@@ -85,7 +85,7 @@ def enrol(desk: Desk, site: str) -> None:
     desk.run("node", "join", f"{site}.invite.json", "--node", site)
     words = ("--fingerprint", made["fingerprint"], "--home", "federation")
     desk.run("coordinator", "enrol", f"{site}.join.json", *words)
-    rows = patient_rows(120, site=site)
+    rows = patient_rows(240, site=site)
     write_table(desk.folder / site / "patients.csv", rows)
     consents = [f"{row['patient_id']},granted," for row in rows[:-3]]
     text = "\n".join(["patient_id,status,valid_until", *consents]) + "\n"

@@ -7,6 +7,7 @@ import pytest
 
 from lab import LabHospital, study_document
 from security.observer import Observer
+from security.test_data_refusals import training_patients
 from solblom_client.approval import approve
 from solblom_client.keys import read_node_keys
 from solblom_protocol.errors import ConfigurationError, RefusedError
@@ -15,6 +16,12 @@ from solblom_protocol.study import StudyDocument, parse_document
 from solblom_server.releases import CountSum
 from solblom_verify.canonical import canonical_json, parse_canonical
 from unit.client.test_releases import releasing
+
+
+@pytest.fixture
+def patients() -> int:
+    """Enough that ten are left for testing whatever the split key."""
+    return 160
 
 
 @pytest.fixture
@@ -68,10 +75,15 @@ def test_an_answer_that_a_changed_cohort_alters_counts_as_a_refusal(
     observer: Observer, study: StudyDocument
 ) -> None:
     hospital = observer.hospital
+    trained = training_patients(hospital)
     assert isinstance(hospital.ask(hospital.order(study)), Result)
     for attempt in (2, 3, 4):
-        hospital.write_rows(hospital.rows[attempt:])
+        gone = set(
+            trained[: attempt - 1]
+        )  # one patient more each time, of those who were trained on
+        hospital.write_rows([row for row in hospital.rows if row["patient_id"] not in gone])
         hospital.ask(hospital.order(study, attempt=attempt))
+        assert observer.strikes(study.digest) == attempt - 1
     observer.assert_refused(hospital.order(study, attempt=5), "SB-210")
 
 

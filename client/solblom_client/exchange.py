@@ -10,12 +10,11 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from solblom_client.keys import read_node_keys
 from solblom_client.policy import NodeConfig
 from solblom_client.vault import Vault
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.mailbox import MailFile, list_mail, read_mail, write_mail
-from solblom_protocol.seal import read_header, sealing_key_id
+from solblom_protocol.seal import read_header
 
 CARRIER_SECONDS = 3600
 
@@ -38,11 +37,10 @@ def exchange_once(config: NodeConfig, vault: Vault, *, again: bool = False) -> P
     """
     inbox, outbox = _folders(config)
     _carry(config, config.coordinator.carrier_before, inbox, outbox)
-    recipient = sealing_key_id(read_node_keys(config.state).sealing.public_key())
     found, report = list_mail(inbox), PassReport()
     report.left_alone = dict.fromkeys(found.strange, "not named like an order")
     for file in found.mail:
-        _answer(config, vault, file, recipient, outbox, report, again=again)
+        _answer(config, vault, file, outbox, report, again=again)
     _carry(config, config.coordinator.carrier_after, inbox, outbox)
     return report
 
@@ -51,7 +49,6 @@ def _answer(
     config: NodeConfig,
     vault: Vault,
     file: MailFile,
-    recipient: str,
     outbox: Path,
     report: PassReport,
     *,
@@ -73,7 +70,7 @@ def _answer(
     except IntegrityError:
         report.left_alone[name] = "not a sealed message"
         return
-    if header.kind != "order" or header.recipient != recipient:
+    if header.kind != "order" or header.recipient != vault.recipient:
         report.left_alone[name] = "sealed for another node"
         return
     write_mail(outbox, vault.process(sealed), answers=file.digest)

@@ -92,10 +92,14 @@ class Store:
     def add_strike(self, study: str) -> None:
         """Count a data-dependent refusal."""
         with self._state.transaction():
-            self._state.execute(
-                "INSERT INTO strikes VALUES (?, 1) ON CONFLICT (study) DO UPDATE SET count = count + 1",
-                (study,),
-            )
+            self.note_strike(study)
+
+    def note_strike(self, study: str) -> None:
+        """Count a data-dependent refusal; call inside a transaction."""
+        self._state.execute(
+            "INSERT INTO strikes VALUES (?, 1) ON CONFLICT (study) DO UPDATE SET count = count + 1",
+            (study,),
+        )
 
     def clear_strikes(self, study: str) -> None:
         """Forget refusals: a person has approved the study again."""

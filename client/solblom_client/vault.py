@@ -60,6 +60,7 @@ from solblom_protocol.errors import (
 from solblom_protocol.order import NamedRelease, Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import Receipt, Refusal, count_band, write_refusal, write_result
+from solblom_protocol.seal import sealing_key_id
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 
@@ -90,6 +91,11 @@ class Vault:
     def open(cls, path: Path, *, clock: Callable[[], dt.datetime] = utc_now) -> "Vault":
         """Open the vault of a node.toml."""
         return cls(load_node_config(path), clock=clock)
+
+    @property
+    def recipient(self) -> str:
+        """Identity of the key to which orders for this node are sealed."""
+        return sealing_key_id(self._keys.sealing.public_key())
 
     def close(self) -> None:
         """Close the state file."""
@@ -176,16 +182,13 @@ class Vault:
             reservation,
             cohort,
             units,
+            rows,
             counts,
             local,
             found_work,
+            second_answer=stored is not None,
         )
-        reply = self._train(work) if order.header.kind == "train" else self._answer_query(work)
-        if stored is not None:
-            # A second answer shows that something changed here: it counts as a refusal would
-            # (privacy.md rule 5; docs/adr/0006).
-            self._store.add_strike(order.header.study)
-        return reply
+        return self._train(work) if order.header.kind == "train" else self._answer_query(work)
 
     def _pass_gate(self, order: Order) -> Approval:
         """Run every check that reads no patient data; remember the order.
@@ -389,6 +392,10 @@ class Vault:
                     self._store.keep_local_parameters(run_key(work.order), header.round, local)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
             self.ledger.mark_spent(work.reservation)
+            if work.second_answer:
+                # It shows that something changed here, and counts as a refusal would (privacy.md
+                # rule 5; docs/adr/0006): noted with the answer, or no answer leaves.
+                self._store.note_strike(header.study)
         self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
         return sealed
 

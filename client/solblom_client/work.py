@@ -39,8 +39,10 @@ class Work:
     Attributes:
         model: None for Table 1, which needs none.
         units: the patients it touches, and whose consent it needs: training, test, or all.
+        rows: ids and rows of these patients as bytes: input of keyed digests.
         counts: exact counts of a release, little-endian int64; empty for training.
         local: parameters that stay at the hospital.
+        second_answer: whether the request was answered before, for other patients.
     """
 
     order: Order
@@ -50,17 +52,15 @@ class Work:
     reservation: Reservation
     cohort: Cohort
     units: Units
+    rows: bytes
     counts: bytes
     local: bytes
     digest: str
+    second_answer: bool
 
     def salted(self, purpose: Literal["cohort", "consent"]) -> str:
         """Return a digest for the receipt, with a key of its own: two cannot be compared (rule 12)."""
-        data = (
-            self.cohort.row_bytes(self.units)
-            if purpose == "cohort"
-            else self.cohort.consent_bytes(self.units)
-        )
+        data = self.rows if purpose == "cohort" else self.cohort.consent_bytes(self.units)
         return keyed_digest(derive(self.approval.root, purpose, self.digest), data)
 
 

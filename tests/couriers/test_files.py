@@ -219,3 +219,18 @@ def test_a_carrier_that_fails_is_named(tmp_path: Path, command: str, said: str) 
         hospital.exchange()
     assert caught.value.code == "SB-602"
     hospital.vault.close()
+
+
+def test_no_patient_is_named_in_what_the_exchange_writes(behind_files: FileHospital) -> None:
+    for row in behind_files.rows:
+        row["patient_id"] = f"SECRET-{row['patient_id']}"
+    behind_files.write_rows(behind_files.rows)
+    study = study_document()
+    behind_files.approve(study)
+    write_mail(behind_files.inbox, behind_files.order(study))
+    behind_files.exchange()
+    (file,) = list_mail(behind_files.outbox).mail
+    (reply,) = behind_files.replies()
+    assert isinstance(reply, Result)
+    crossed = file.path.name.encode() + file.path.read_bytes() + reply.envelope + reply.update
+    assert b"SECRET" not in crossed

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from lab import LabHospital, study_document
-from security.observer import Observer
+from security.observer import PLANTED, Observer
 from security.test_data_refusals import training_patients
 from solblom_client.approval import approve
 from solblom_client.keys import read_node_keys
+from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import ConfigurationError, RefusedError
 from solblom_protocol.result import Result
 from solblom_protocol.study import StudyDocument, parse_document
@@ -85,6 +86,62 @@ def test_an_answer_that_a_changed_cohort_alters_counts_as_a_refusal(
         hospital.ask(hospital.order(study, attempt=attempt))
         assert observer.strikes(study.digest) == attempt - 1
     observer.assert_refused(hospital.order(study, attempt=5), "SB-210")
+
+
+def test_an_altered_answer_whose_strike_cannot_be_noted_does_not_leave(
+    observer: Observer, study: StudyDocument
+) -> None:
+    hospital = observer.hospital
+    assert isinstance(hospital.ask(hospital.order(study)), Result)
+    gone = training_patients(hospital)[0]
+    hospital.write_rows([row for row in hospital.rows if row["patient_id"] != gone])
+    full = "CREATE TRIGGER full BEFORE INSERT ON strikes BEGIN SELECT RAISE(ABORT, 'full'); END"
+    hospital.vault._state._connection.execute(full)
+    assert observer.refusal(hospital.order(study, attempt=2))["code"] == "SB-209"
+    assert hospital.vault._state.query("SELECT count(*) FROM results")[0][0] == 0
+    assert hospital.charges() == 2
+    observer.assert_refused(hospital.order(study, attempt=3), "SB-210")
+
+
+@pytest.fixture
+def named_study(observer: Observer) -> StudyDocument:
+    """A study that releases everything it can, with a planted patient in every cell of the way."""
+    hospital = observer.hospital
+    for row in hospital.rows:
+        row["patient_id"] = f"{PLANTED}-{row['patient_id']}"
+    hospital.write_rows(hospital.rows)
+    observer.edit_config("[consent]", 'named_releases = ["site-auroc"]\n[consent]')
+    document = releasing(evaluation={"releases": 1, "named": ["site-auroc"]})
+    hospital.approve(document)
+    observer.reads.clear()
+    return document
+
+
+def test_no_patient_and_no_file_is_named_in_what_a_release_carries(
+    observer: Observer, named_study: StudyDocument
+) -> None:
+    hospital = observer.hospital
+    for order in (hospital.evaluation(named_study), hospital.description(named_study)):
+        reply = hospital.vault.process(order)
+        assert isinstance(hospital.read(reply), Result)
+        observer.assert_silent(observer.crossed(reply))
+
+
+@pytest.mark.parametrize("method", ["scores", "table_one_counts"])
+def test_the_text_of_an_exception_over_a_release_stays_inside(
+    observer: Observer,
+    named_study: StudyDocument,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError(f"row of {PLANTED}")
+
+    monkeypatch.setattr(TabularClassification, method, explode)
+    hospital = observer.hospital
+    order = hospital.evaluation if method == "scores" else hospital.description
+    assert observer.refusal(order(named_study))["code"] == "SB-209"
+    assert PLANTED in observer.log()[-1]["trace"]
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "describe"])

@@ -39,6 +39,11 @@ class Mailbox:
     strange: tuple[str, ...]
 
 
+def content_name(data: bytes) -> str:
+    """Return the name that follows from a message's bytes: their SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def list_mail(folder: Path) -> Mailbox:
     """Return a folder's messages, oldest first, and the names of everything else but hidden files.
 
@@ -72,7 +77,7 @@ def read_mail(file: MailFile) -> bytes | None:
         if not stat.S_ISREG(kind.st_mode) or kind.st_size > MAX_SEALED_BYTES:
             return None
         data = opened.read(MAX_SEALED_BYTES + 1)
-    return data if hashlib.sha256(data).hexdigest() == file.digest else None
+    return data if content_name(data) == file.digest else None
 
 
 def write_mail(folder: Path, data: bytes, *, answers: str | None = None) -> MailFile:
@@ -81,7 +86,7 @@ def write_mail(folder: Path, data: bytes, *, answers: str | None = None) -> Mail
     Raises:
         ConfigurationError: SB-601, the folder cannot be written.
     """
-    name = hashlib.sha256(data).hexdigest()
+    name = content_name(data)
     path = folder / (f"{name}.order" if answers is None else f"{answers}.{name}.reply")
     partial = folder / f".{path.name}.partial"
     try:

@@ -6,7 +6,6 @@ attempt and answer with the same bytes. Uses Grid's `push_messages` and `pull_me
 """
 
 import datetime as dt
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from flwr.serverapp import Grid
 
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.layout import Layout
+from solblom_protocol.mailbox import content_name
 from solblom_protocol.messages import parse_timestamp, timestamp
 from solblom_protocol.order import OrderHeader, OrderKind, RosterEntry, write_order
 from solblom_protocol.privacy_event import PrivacyEvent
@@ -188,7 +188,7 @@ def _order_message(
         site,
         attempt,
         kind=kind,
-        sealed=hashlib.sha256(order.sealed).hexdigest(),
+        sealed=content_name(order.sealed),
         now=now,
     )
     collection.attempts[site] = collection.attempts.get(site, 0) + 1

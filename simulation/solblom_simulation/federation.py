@@ -17,10 +17,27 @@ from solblom_server.grids.local import LocalGrid, LocalNode
 from solblom_simulation.hospitals import node_files
 
 
-class LocalTransport:
-    """The simulated hospitals of a home folder, behind the local grid."""
+class _Simulated:
+    """One machine plays all hospitals: exact metrics exist, and everything says `simulation`."""
 
     simulation = True
+    _nodes: list[Path]
+
+    def evaluate(
+        self,
+        document: StudyDocument,
+        weights: bytes,
+        sites: Collection[str],
+        left_out: dict[str, str],
+    ) -> dict[str, Any] | None:
+        """Return exact metrics: allowed because one machine plays all hospitals."""
+        from solblom_simulation.evaluation import evaluate_nodes
+
+        return evaluate_nodes(self._nodes, document, weights, sites, left_out)
+
+
+class LocalTransport(_Simulated):
+    """The simulated hospitals of a home folder, behind the local grid."""
 
     def __init__(self, home: Path) -> None:
         self._nodes = node_files(home)
@@ -35,18 +52,6 @@ class LocalTransport:
             }
         )
 
-    def evaluate(
-        self,
-        document: StudyDocument,
-        weights: bytes,
-        sites: Collection[str],
-        left_out: dict[str, str],
-    ) -> dict[str, Any] | None:
-        """Return exact metrics: allowed because one machine plays all hospitals."""
-        from solblom_simulation.evaluation import evaluate_nodes
-
-        return evaluate_nodes(self._nodes, document, weights, sites, left_out)
-
     def close(self) -> None:
         """Close the hospitals' ledgers."""
         for node in self._nodes:
@@ -54,28 +59,14 @@ class LocalTransport:
         open_vault.cache_clear()
 
 
-class SimulatedFiles(FileTransport):
+class SimulatedFiles(_Simulated, FileTransport):
     """Simulated hospitals behind folders, each a process of its own that this one starts and ends."""
-
-    simulation = True
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
         self._nodes = node_files(home)
         self._processes = {node.parent.name: _start_node(node) for node in self._nodes}
         self.grid = FileGrid(self.folders, before_pull=self._check_processes)
-
-    def evaluate(
-        self,
-        document: StudyDocument,
-        weights: bytes,
-        sites: Collection[str],
-        left_out: dict[str, str],
-    ) -> dict[str, Any] | None:
-        """Return exact metrics: allowed because one machine plays all hospitals."""
-        from solblom_simulation.evaluation import evaluate_nodes
-
-        return evaluate_nodes(self._nodes, document, weights, sites, left_out)
 
     def close(self) -> None:
         """End the hospitals' processes, by id."""

@@ -6,7 +6,7 @@ with the higher mean *inner* cross-validated AUROC; test patients have no say in
 """
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from solblom_models.tabular.data import encode, read_csv
 from solblom_protocol.contract import Contract, NumberVariable
 from solblom_protocol.study import StudyDocument
+from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.evaluation import SiteData
 
 CODINGS = ("contract coding", "0/1 coding")
@@ -30,6 +31,8 @@ MIN_CLASS = 5  # a hospital with fewer test patients of a class is skipped
 
 Scores = NDArray[np.float64]
 Labels = NDArray[np.int64]
+
+LOCAL = "each hospital alone, tuned"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,33 @@ def pooled_references(
             test = [np.stack([plain[i] for i in site.test.ids]) for site in sites]
         found[coding] = _tuned(np.concatenate(training), labels, test, seed)
     return found
+
+
+def reference_rows(
+    sites: list[SiteData],
+    contract: Contract,
+    tables: Iterable[Path],
+    *,
+    seed: int,
+    fit: Callable[..., LogisticRegression] = fit_tuned,
+) -> dict[str, Any]:
+    """Return what a method is compared with: pooled by each coding, each hospital alone, and sizes.
+
+    `fit` trains one hospital alone; a bench that fits the same hospitals again may remember it.
+    """
+    result: dict[str, Any] = {
+        "training": {site.site: len(site.training.ids) for site in sites},
+        "test": {site.site: len(site.test.ids) for site in sites},
+    }
+    for coding, found in pooled_references(sites, contract, tables, seed=seed).items():
+        inner = {"inner_auroc": found.inner_auroc, "strength": found.strength}
+        result[f"pooled, {coding}"] = measure(sites, found.scores) | inner
+    alone = [
+        predict(fit(s.training.features, s.training.labels, seed=seed), s.test.features)
+        for s in sites
+    ]
+    result[LOCAL] = measure(sites, alone)
+    return result
 
 
 def numpy_federation(sites: Sequence[SiteData], document: StudyDocument) -> list[Scores]:

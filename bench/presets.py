@@ -29,10 +29,9 @@ from heart_study import (
     no_evaluation,
     prepare,
     remembered_reading,
-    scratch_folder,
 )
 from report import Table, finish, load_average
-from support2 import HALVES, SMALL, load_half, problem, write_hospitals
+from support2 import SMALL, load_half, parse_with_half, problem, write_hospitals
 from utility_tables import Seed, interval, mean, signed, summary
 
 from solblom_models.presets import PRESETS
@@ -56,14 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds 0 to N-1")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--half", choices=HALVES, default="evaluation", help="of SUPPORT2")
-    parser.add_argument("--scratch", type=Path, default=scratch_folder(), help="for federations")
-    parser.add_argument("--out", type=Path, help="another result file")
-    options = parser.parse_args()
+    options = parse_with_half(parser)
     if options.seeds < 2:
         parser.error("at least two seeds are needed")
-    if options.half == "development" and options.out is None:
-        parser.error("--half development needs --out: the kept result is of the evaluation half")
     load_at_start, started = load_average(), time.monotonic()
     load_half(options.half)  # fetches the file before the processes need it
     seeds = list(range(options.seeds))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from heart_reference import CODINGS, measure, pooled_references, relabelled_tables
+from heart_reference import CODINGS, LOCAL, measure, reference_rows, relabelled_tables
 from heart_study import (
     Setting,
     check_run,
@@ -35,11 +35,9 @@ from heart_study import (
     no_evaluation,
     prepare,
     remembered_reading,
-    scratch_folder,
 )
 from report import Goal, Table, finish, load_average
 from support2 import (
-    HALVES,
     LARGE,
     LAYOUTS,
     SIZES,
@@ -47,13 +45,13 @@ from support2 import (
     Layout,
     Row,
     load_half,
+    parse_with_half,
     problem,
     write_hospitals,
 )
 from utility_tables import Seed, interval, main_table, mean, signed, site_table, summary
 
 from solblom_models.presets import DEFAULT_PRESET, find_preset
-from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.evaluation import SiteData
 
 EPSILONS, DELTA = (1.0, 3.0, 8.0), 1e-5
@@ -65,7 +63,7 @@ SETTINGS = (
     *(Setting(e, DELTA, preset=TWENTY) for e in EPSILONS),
 )
 GOAL_SETTING, GOAL_LOSS = Setting(1.0, DELTA), 0.005
-LOCAL, COIN = "each hospital alone, tuned", "labels by coin"
+COIN = "labels by coin"
 NOTES = (
     "The default preset's settings were chosen on heart disease and stand unchanged; those of twenty-large-steps "
     "on the development half (9 rates, then 15 settings). expected_batch_size, 200 and 800: 70 % of patients, over "
@@ -85,20 +83,9 @@ def main() -> None:
     parser.add_argument(
         "--large-seeds", type=int, default=6, help="seeds of the layout with all patients"
     )
-    parser.add_argument(
-        "--half", choices=HALVES, default="evaluation", help="while developing: development"
-    )
-    parser.add_argument(
-        "--scratch", type=Path, default=scratch_folder(), help="folder for federations"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="another result file; needed with the development half"
-    )
-    options = parser.parse_args()
+    options = parse_with_half(parser)
     if min(options.seeds, options.large_seeds) < 2:
         parser.error("at least two seeds are needed")
-    if options.half == "development" and options.out is None:
-        parser.error("--half development needs --out: the kept result is of the evaluation half")
     load_at_start, started = load_average(), time.monotonic()
     rows, seeds = load_half(options.half), list(range(options.seeds))
     found: dict[str, list[Seed]] = {layout.name: [] for layout in LAYOUTS}
@@ -141,7 +128,7 @@ def _one_seed(folder: Path, rows: list[Row], layout: Layout, seed: int) -> Seed:
         check_run(home, run, setting)
         if sites is None:
             sites = here
-            result |= _references(sites, ready.document.contract, tables, seed)
+            result |= reference_rows(sites, ready.document.contract, tables.values(), seed=seed)
         check_split(sites, here)
         result[setting.name] = measure(sites, federated_scores(run, here))
     if sites is None:
@@ -151,22 +138,6 @@ def _one_seed(folder: Path, rows: list[Row], layout: Layout, seed: int) -> Seed:
     run, here = ready.run(), ready.sites()
     check_split(sites, here)
     result[COIN] = measure(sites, federated_scores(run, here))
-    return result
-
-
-def _references(sites: list[SiteData], contract: Any, tables: dict[str, Path], seed: int) -> Seed:
-    result: Seed = {
-        "training": {site.site: len(site.training.ids) for site in sites},
-        "test": {site.site: len(site.test.ids) for site in sites},
-    }
-    for coding, found in pooled_references(sites, contract, tables.values(), seed=seed).items():
-        inner = {"inner_auroc": found.inner_auroc, "strength": found.strength}
-        result[f"pooled, {coding}"] = measure(sites, found.scores) | inner
-    alone = [
-        predict(fit_tuned(s.training.features, s.training.labels, seed=seed), s.test.features)
-        for s in sites
-    ]
-    result[LOCAL] = measure(sites, alone)
     return result
 
 

@@ -9,6 +9,7 @@ No patient is kept in this repository. The file comes with the wheel of auton-su
 SHA-256 is pinned. SOLBLOM_BENCH_CACHE names another folder for it than `.bench_cache` in the checkout.
 """
 
+import argparse
 import csv
 import hashlib
 import hmac
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from heart_study import Problem
+from heart_study import Problem, scratch_folder
 
 from solblom_protocol.contract import Contract, NumberVariable
 from solblom_protocol.toml_file import parse, read_toml
@@ -52,6 +53,23 @@ class Layout:
 SMALL = Layout("600, 300, 150 and 80 patients", False, 200)
 LARGE = Layout("all patients of the half", True, 800)
 LAYOUTS = (SMALL, LARGE)
+
+
+def parse_with_half(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add what every bench on these patients takes, and parse; the evaluation half is kept for results."""
+    parser.add_argument(
+        "--half", choices=HALVES, default="evaluation", help="while developing: development"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, default=scratch_folder(), help="folder for federations"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="another result file; needed with the development half"
+    )
+    options = parser.parse_args()
+    if options.half == "development" and options.out is None:
+        parser.error("--half development needs --out: the kept result is of the evaluation half")
+    return options
 
 
 def load_half(half: str) -> list[Row]:

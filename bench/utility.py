@@ -23,14 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from heart_reference import (
     CODINGS,
+    LOCAL,
     measure,
     numpy_federation,
-    pooled_references,
+    reference_rows,
     relabelled_tables,
 )
 from heart_study import (
@@ -48,7 +48,6 @@ from report import Goal, finish, load_average
 from sklearn.linear_model import LogisticRegression
 from utility_tables import Seed, interval, main_table, mean, signed, site_table, summary
 
-from solblom_simulation.baselines import predict
 from solblom_simulation.evaluation import SiteData
 from solblom_simulation.hospitals import heart_tables
 
@@ -57,7 +56,6 @@ OFF = Setting(None)
 SETTINGS = (*(Setting(e, d) for e in EPSILONS for d in DELTAS), OFF)
 GOAL_SETTING, GOAL_LOSS = Setting(1.0, 1e-3), 0.005
 NUMPY_TOLERANCE = 0.001
-LOCAL = "each hospital alone, tuned"
 RELABELLED = {"labels permuted within hospitals": False, "labels by coin": True}
 DISCLOSURE = (
     "The recipe's settings were chosen by cross-validation inside training rows of development seeds 1000-1004 "
@@ -102,7 +100,9 @@ def _one_seed(seed: int, scratch: Path | None, fit: Callable[..., LogisticRegres
             anew = numpy_federation(here, ready.document) if setting == OFF else None
         if sites is None:
             sites = here
-            result |= _references(sites, ready.document.contract, seed, fit)
+            result |= reference_rows(
+                sites, ready.document.contract, heart_tables().values(), seed=seed, fit=fit
+            )
         check_split(sites, here)
         result[setting.name] = measure(sites, scores)
         if anew is not None:
@@ -122,26 +122,6 @@ def _one_seed(seed: int, scratch: Path | None, fit: Callable[..., LogisticRegres
             check_split(sites, here)
             twin = {"numpy": measure(sites, numpy_federation(here, ready.document))["all"]}
             result[name] = measure(sites, federated_scores(run, here)) | twin
-    return result
-
-
-def _references(
-    sites: list[SiteData], contract: Any, seed: int, fit: Callable[..., LogisticRegression]
-) -> Seed:
-    result: Seed = {
-        "training": {site.site: len(site.training.ids) for site in sites},
-        "test": {site.site: len(site.test.ids) for site in sites},
-    }
-    for coding, reference in pooled_references(
-        sites, contract, heart_tables().values(), seed=seed
-    ).items():
-        inner = {"inner_auroc": reference.inner_auroc, "strength": reference.strength}
-        result[f"pooled, {coding}"] = measure(sites, reference.scores) | inner
-    alone = [
-        predict(fit(s.training.features, s.training.labels, seed=seed), s.test.features)
-        for s in sites
-    ]
-    result[LOCAL] = measure(sites, alone)
     return result
 
 

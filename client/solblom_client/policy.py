@@ -42,6 +42,21 @@ class CoordinatorTable(_Table):
     proxy: str | None = None
 
 
+class LinkTable(_Table):
+    """Where the network half of the node keeps its own few files; it may read nothing else."""
+
+    state: str = "link"
+
+
+class VaultTable(_Table):
+    """The half of the node that sees patient data, as a process of its own."""
+
+    socket: str = "vault/vault.sock"  # a unix socket; its path may have 107 bytes
+    order_minutes: Positive = 60.0  # an order that works longer is hung: the process ends
+    memory_gib: Positive = 8.0
+    isolation: Literal["required", "best-effort"] = "required"
+
+
 class SharedNoiseTable(_Table):
     """Whether this hospital lets others add part of its noise (privacy.md rule 7)."""
 
@@ -89,6 +104,8 @@ class NodeConfig(_Table):
 
     node: NodeTable
     coordinator: CoordinatorTable
+    link: LinkTable = LinkTable()
+    vault: VaultTable = VaultTable()
     policy: PolicyTable
     consent: ConsentTable
     dataset: Annotated[tuple[DatasetTable, ...], Field(min_length=1)]

@@ -9,6 +9,8 @@ from solblom_protocol.console import JSON_OPTION, command, print_json, read_give
 
 app = typer.Typer(help="Hospital: set up a node", no_args_is_help=True, add_completion=False)
 
+CA_FILE = "coordinator-ca.pem"
+URL_PLACE = '# url = "https://…"'
 NODE_TOML = """\
 # This hospital's node. What stands here has the last word: no order and no study can overrule it.
 
@@ -19,6 +21,9 @@ anchor = "ledger-anchor.json"        # better on another disk: shows that an old
 
 [coordinator]
 key = "coordinator.pub"              # written by `solblom node join`; orders of any other key are refused
+# url = "https://…"                  # written by `solblom node join` where the invitation names an address
+ca_file = "coordinator-ca.pem"       # likewise: the only authority that may vouch for that address
+# proxy = "http://proxy:3128"        # where the way out goes through one
 inbox = "inbox"                      # rounds by file: orders arrive here …
 outbox = "outbox"                    # … and replies leave from here
 # carrier_before = ["./fetch.sh"]    # your own command that fetches files, run before each pass
@@ -61,13 +66,16 @@ def init(
     """Make a node: its settings to be read and changed, its keys, and an empty privacy ledger."""
     from solblom_client.node import create_node
     from solblom_client.policy import load_node_config
+    from solblom_client.transport_key import create_transport_key
     from solblom_protocol.key_files import fingerprint, write_new
 
     text = NODE_TOML.format(site=site, data=_toml(data), patient=_toml(patient))
     write_new(folder / "node.toml", text.encode(), mode=0o644)
     for name in ("inbox", "outbox"):
         (folder / name).mkdir(exist_ok=True)
-    public = create_node(load_node_config(folder))
+    config = load_node_config(folder)
+    public = create_node(config)
+    create_transport_key(config)
     shown = fingerprint(public.signing)
     if as_json:
         print_json(
@@ -91,6 +99,7 @@ def join(
     """Pin the inviting coordinator and write the answer that it needs; no private key leaves."""
     from solblom_client.keys import read_node_keys
     from solblom_client.policy import load_node_config
+    from solblom_client.transport_key import public_transport_pem, read_transport_key
     from solblom_protocol.enrolment import open_invite, write_answer
     from solblom_protocol.key_files import fingerprint, write_new
 
@@ -98,14 +107,20 @@ def join(
     opened = open_invite(read_given(invite), now=now)
     keys = read_node_keys(config.state)
     public = keys.public(config.node.site)
-    answer = write_answer(opened, public, keys.signing, now=now)
-    coordinator = opened.invite.keys
+    transport_key = public_transport_pem(read_transport_key(config))
+    answer = write_answer(opened, public, keys.signing, transport_key=transport_key, now=now)
+    coordinator, url = opened.invite.keys, opened.invite.url
     write_new(config.path(config.coordinator.key), coordinator.to_bytes(), mode=0o644)
+    if url is not None and opened.invite.certificates is not None:
+        certificates = config.path(config.coordinator.ca_file or CA_FILE)
+        write_new(certificates, opened.invite.certificates.encode(), mode=0o644)
+        _write_url(node / "node.toml" if node.is_dir() else node, url)
     target = into or Path(f"{config.node.site}.join.json")
     write_new(target, answer, mode=0o644)
     theirs, ours = fingerprint(coordinator.signing), fingerprint(public.signing)
     if as_json:
         body = {"answer": str(target), "coordinator_fingerprint": theirs, "fingerprint": ours}
+        body |= {"url": url or ""}
         print_json("solblom.node.join/1", {"site": config.node.site, **body})
     say(
         f"Wrote {target}: send it back. The coordinator's key is pinned in {config.coordinator.key}."
@@ -114,6 +129,20 @@ def join(
     say(f"  they must read to you   {theirs}")
     say(f"  you read to them        {ours}")
     say(f"If theirs differs: delete {config.coordinator.key} and do not go on.")
+    if url is not None:
+        say(f"When they have enrolled you: solblom node start --node {node}   ({url})")
+
+
+def _write_url(file: Path, url: str) -> None:
+    """Put the address into node.toml where its template has room; say so where a person has changed that."""
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    places = [n for n, line in enumerate(lines) if line.startswith(URL_PLACE)]
+    if len(places) != 1:
+        say(f'Add this line to [coordinator] in {file}:  url = "{url}"')
+        return
+    lines[places[0]] = f'url = "{url}"\n'
+    file.write_text("".join(lines), encoding="utf-8")
 
 
 def _toml(text: str) -> str:

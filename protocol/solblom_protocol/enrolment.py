@@ -10,7 +10,10 @@ from base64 import b64decode
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import Field
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
@@ -34,6 +37,7 @@ JOIN_PAYLOAD_TYPE = "application/vnd.solblom.join+json"
 MAX_BYTES = 64 * 1024
 
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Url = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]-]{1,253}$")]
 
 
 class Invite(Message):
@@ -44,6 +48,8 @@ class Invite(Message):
     coordinator: SiteName
     signing_key: str
     sealing_key: str
+    url: Url | None  # where the coordinator answers; None: rounds by file only
+    certificates: str | None  # PEM of the authority that its certificate must come from
     nonce: Nonce
     issued: Timestamp
     expires: Timestamp
@@ -61,6 +67,9 @@ class JoinAnswer(Message):
     site: SiteName
     signing_key: str
     sealing_key: str
+    transport_key: (
+        str  # PEM, EC P-256: Flower's node key, transport only, certified by this signature
+    )
     invite: Digest
     issued: Timestamp
 
@@ -78,16 +87,40 @@ class OpenedInvite:
     digest: str
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a coordinator answers, and the PEM certificates of the authority to believe there."""
+
+    url: str
+    certificates: str
+
+
+@dataclass(frozen=True)
+class EnrolledNode:
+    """What an answer brings: the node's keys, and its transport key as PEM."""
+
+    keys: PublicKeys
+    transport_key: str
+
+
 def write_invite(
-    site: str, coordinator: PublicKeys, key: Ed25519PrivateKey, *, now: dt.datetime, days: int
+    site: str,
+    coordinator: PublicKeys,
+    key: Ed25519PrivateKey,
+    *,
+    address: Address | None = None,
+    now: dt.datetime,
+    days: int,
 ) -> bytes:
-    """Return a signed invitation for one site, valid for some days."""
+    """Return a signed invitation for one site, valid for some days; `address` None: rounds by file only."""
     invite = Invite(
         schema="solblom.invite/1",
         site=site,
         coordinator=coordinator.name,
         signing_key=public_pem(coordinator.signing),
         sealing_key=public_pem(coordinator.sealing),
+        url=None if address is None else address.url,
+        certificates=None if address is None else address.certificates,
         nonce=secrets.token_hex(16),
         issued=timestamp(now),
         expires=timestamp(now + dt.timedelta(days=days)),
@@ -108,7 +141,12 @@ def open_invite(envelope: bytes, *, now: dt.datetime) -> OpenedInvite:
 
 
 def write_answer(
-    opened: OpenedInvite, node: PublicKeys, key: Ed25519PrivateKey, *, now: dt.datetime
+    opened: OpenedInvite,
+    node: PublicKeys,
+    key: Ed25519PrivateKey,
+    *,
+    transport_key: str,
+    now: dt.datetime,
 ) -> bytes:
     """Return the hospital's signed answer.
 
@@ -124,13 +162,14 @@ def write_answer(
         site=node.name,
         signing_key=public_pem(node.signing),
         sealing_key=public_pem(node.sealing),
+        transport_key=transport_key,
         invite=opened.digest,
         issued=timestamp(now),
     )
     return sign_envelope(answer.payload(), JOIN_PAYLOAD_TYPE, [key])
 
 
-def open_answer(envelope: bytes, invite: bytes, *, now: dt.datetime) -> PublicKeys:
+def open_answer(envelope: bytes, invite: bytes, *, now: dt.datetime) -> EnrolledNode:
     """Return the public keys of the hospital that answered this invitation.
 
     Raises:
@@ -139,7 +178,22 @@ def open_answer(envelope: bytes, invite: bytes, *, now: dt.datetime) -> PublicKe
     opened, answer = open_invite(invite, now=now), _open(JoinAnswer, envelope, JOIN_PAYLOAD_TYPE)
     if answer.invite != opened.digest or answer.site != opened.invite.site:
         raise IntegrityError("SB-603", "The answer is to another invitation")
-    return answer.keys
+    check_transport_key(answer.transport_key)
+    return EnrolledNode(answer.keys, answer.transport_key)
+
+
+def check_transport_key(pem: str) -> None:
+    """Refuse what is no EC P-256 public key: Flower takes NIST curves only.
+
+    Raises:
+        IntegrityError: SB-603.
+    """
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise IntegrityError("SB-603", "The answer's transport key is no EC P-256 public key")
 
 
 def answered_site(envelope: bytes) -> str:

@@ -187,6 +187,10 @@ CODES: dict[str, ErrorCode] = {
         4,
         "Ask the hospitals that the message names, then run `solblom run resume RUN`",
     ),
+    "SB-508": ErrorCode(
+        "The coordinator failed inside", 1, "Report it with the trace that the message names"
+    ),
+    "SB-509": ErrorCode("The run was stopped by a person", 1, "To go on: `solblom run resume RUN`"),
     # Exchange and enrolment
     "SB-601": ErrorCode(
         "An exchange folder cannot be used",
@@ -198,6 +202,81 @@ CODES: dict[str, ErrorCode] = {
     ),
     "SB-603": ErrorCode(
         "An invitation or an answer to one does not hold", 5, "Ask for a new invitation"
+    ),
+    # The vault's process
+    "SB-610": ErrorCode(
+        "The vault's socket cannot be used", 3, "Correct vault.socket in node.toml"
+    ),
+    "SB-611": ErrorCode(
+        "The vault does not answer",
+        6,
+        "See `solblom node status`; `solblom node start` starts it again by itself",
+    ),
+    "SB-612": ErrorCode(
+        "The vault's process is not cut off from the network",
+        3,
+        'Run it under systemd with PrivateNetwork=yes, or set vault.isolation = "best-effort" after approval',
+    ),
+    # Network
+    "SB-620": ErrorCode(
+        "The other side cannot be reached",
+        6,
+        "Check the address, the port and the firewall; the node tries again by itself",
+    ),
+    "SB-621": ErrorCode(
+        "The coordinator's certificate is not trusted",
+        5,
+        "Compare coordinator.ca_file with the coordinator's operator; a proxy that inspects TLS needs its own "
+        "authority in that file",
+    ),
+    "SB-622": ErrorCode(
+        "The coordinator's certificate is out of date",
+        5,
+        "Check this machine's clock first, then ask the coordinator's operator",
+    ),
+    "SB-623": ErrorCode(
+        "The proxy does not let the node through",
+        6,
+        "Correct coordinator.proxy in node.toml (http://name:password@host:port), or ask for an exception",
+    ),
+    "SB-624": ErrorCode(
+        "The clocks differ", 3, "Set this machine's clock (NTP); the coordinator allows 5 minutes"
+    ),
+    "SB-625": ErrorCode(
+        "The coordinator does not know this node",
+        3,
+        "Ask the operator whether the node is enrolled, or was removed",
+    ),
+    "SB-626": ErrorCode(
+        "The run names another code bundle",
+        5,
+        "Update both sides to one version; a node runs no code that arrives",
+    ),
+    "SB-627": ErrorCode(
+        "The answer is not a coordinator's",
+        6,
+        "Check coordinator.url; a proxy or a portal may answer in its place",
+    ),
+    "SB-628": ErrorCode(
+        "The node has left or is not set up for a network",
+        3,
+        "Run `solblom node join INVITE` with an invitation that names an address",
+    ),
+    "SB-629": ErrorCode("The run has ended meanwhile", 6, "Nothing needs to be done"),
+    "SB-630": ErrorCode(
+        "The coordinator's service does not run",
+        6,
+        "Run `solblom coordinator start` on the coordinator's machine",
+    ),
+    "SB-631": ErrorCode(
+        "The service runs already, or its port is taken",
+        3,
+        "See `solblom coordinator status`, or choose another --port",
+    ),
+    "SB-632": ErrorCode(
+        "Flower's SuperLink does not start",
+        6,
+        "Its own words stand in log/superlink.txt of the Solblom folder",
     ),
 }
 

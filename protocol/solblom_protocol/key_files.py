@@ -92,7 +92,7 @@ def signing_key_from_pem(pem: str, *, source: str) -> Ed25519PublicKey:
     """
     try:
         key = load_pem_public_key(pem.encode())
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError("SB-109", f"{source} is not a public key in PEM form") from None
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError("SB-109", f"{source} is not an Ed25519 public key")
@@ -107,7 +107,7 @@ def sealing_key_from_pem(pem: str, *, source: str) -> X25519PublicKey:
     """
     try:
         key = load_pem_public_key(pem.encode())
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError("SB-109", f"{source} is not a public key in PEM form") from None
     if not isinstance(key, X25519PublicKey):
         raise ConfigurationError("SB-109", f"{source} is not an X25519 public key")
@@ -150,5 +150,5 @@ def _read(path: Path) -> bytes:
 def _load_private(path: Path) -> object:
     try:
         return load_pem_private_key(_read(path), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigurationError("SB-109", f"{path} is not a private key in PEM form") from None

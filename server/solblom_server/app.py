@@ -1,17 +1,13 @@
-"""The Flower ServerApp: wiring only. It opens the coordinator's folder and runs the rounds of one run."""
+"""The Flower ServerApp: wiring only."""
 
+import os
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from solblom_protocol.layout import pack
-from solblom_protocol.study import parse_document
+from solblom_server.conduct import conduct, conduct_over_network
 from solblom_server.coordinator import Coordinator
-from solblom_server.exchange import RunContext
-from solblom_server.releases import run_releases
-from solblom_server.rounds import initial_model, run_rounds
-from solblom_server.runs import stored_payload
 
 app = ServerApp()
 ADDRESS_PREFIX = "address."
@@ -19,32 +15,18 @@ ADDRESS_PREFIX = "address."
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the rounds and releases of `run` in the folder `home`; `address.<site>` gives each site's Flower node id."""
-    home = Path(str(context.run_config["home"]))
-    coordinator = Coordinator.open(home)
-    database = coordinator.database()
-    row = database.run(str(context.run_config["run"]))
-    document = parse_document(stored_payload(row.envelope))
-    roster = set(row.roster.split(","))
-    nodes = {node.name: node for node in coordinator.nodes() if node.name in roster}
+    """Conduct the run `run`.
+
+    Called in our own process, `home` names the coordinator's folder and `address.<site>` each site's
+    node. Started by a SuperLink, the folder stands in SOLBLOM_HOME: run settings are shown to hospitals.
+    """
+    run = str(context.run_config["run"])
+    if "home" not in context.run_config:
+        conduct_over_network(Path(os.environ["SOLBLOM_HOME"]), run, grid)
+        return
     addresses = {
         key.removeprefix(ADDRESS_PREFIX): int(value)
         for key, value in context.run_config.items()
         if key.startswith(ADDRESS_PREFIX)
     }
-    try:
-        run = RunContext(
-            grid=grid,
-            coordinator=coordinator,
-            database=database,
-            run=row.id,
-            document=document,
-            nodes=nodes,
-            addresses=addresses,
-            layout=initial_model(document)[1],
-            folder=home / "runs" / row.id,
-        )
-        state = run_rounds(run)
-        run_releases(run, pack([state.final_model()]))
-    finally:
-        database.close()
+    conduct(Coordinator.open(Path(str(context.run_config["home"]))), run, grid, addresses)

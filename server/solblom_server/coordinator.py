@@ -4,13 +4,16 @@ solblom.toml  trust.json  coordinator.pub  coordinator.sqlite
 keys/  nodes/<site>.pub  runs/<run>/checkpoints/  models/<name>-v<n>/
 """
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.home import MARKER
 from solblom_protocol.key_files import (
     private_pem,
@@ -20,7 +23,10 @@ from solblom_protocol.key_files import (
     write_new,
 )
 from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.toml_file import parse
+from solblom_server.certificates import create_certificates
 from solblom_server.database import Database
+from solblom_server.settings import Settings, split_address
 from solblom_verify.canonical import canonical_json
 
 TRUST_EXPIRES = "2036-12-31T00:00:00Z"
@@ -61,17 +67,47 @@ class Coordinator:
         """Return the enrolled nodes, sorted by site."""
         return [PublicKeys.read(path) for path in sorted((self.home / "nodes").glob("*.pub"))]
 
-    def enrol(self, node: PublicKeys) -> None:
-        """Add a node whose fingerprint was compared.
+    def enrol(
+        self, node: PublicKeys, *, transport_key: str | None = None, route: str = "network"
+    ) -> None:
+        """Add a node whose fingerprint was compared; `transport_key` None: simulated, reached by no link.
 
         Raises:
             ConfigurationError: SB-113, the site is enrolled.
         """
         write_new(self.home / "nodes" / f"{node.name}.pub", node.to_bytes(), mode=0o644)
+        if transport_key is not None:
+            database = self.database()
+            database.add_link(node.name, transport_key, route=route)
+            database.close()
+
+    def remove(self, site: str) -> None:
+        """Shut a node out: its keys stay in nodes/removed/, because old models name them.
+
+        Raises:
+            ConfigurationError: SB-103, there is none.
+        """
+        path = self.home / "nodes" / f"{site}.pub"
+        if not path.is_file():
+            raise ConfigurationError("SB-103", f"No hospital {site} is enrolled")
+        database = self.database()
+        database.remove_link(site)
+        database.close()
+        removed = self.home / "nodes" / "removed"
+        removed.mkdir(exist_ok=True)
+        number = len(list(removed.glob(f"{site}-*.pub"))) + 1
+        path.rename(removed / f"{site}-{number}.pub")
 
 
-def create_coordinator(home: Path, *, name: str, entropy: Callable[[str], bytes]) -> Coordinator:
-    """Make a new coordinator's folder: keys, trust file, empty database.
+def create_coordinator(
+    home: Path,
+    *,
+    name: str,
+    entropy: Callable[[str], bytes],
+    address: str | None = None,
+    listen: str | None = None,
+) -> Coordinator:
+    """Make a new coordinator's folder: keys, trust file, empty database; with an `address`, certificates too.
 
     Raises:
         ConfigurationError: SB-113, there is one.
@@ -82,7 +118,13 @@ def create_coordinator(home: Path, *, name: str, entropy: Callable[[str], bytes]
         Ed25519PrivateKey.from_private_bytes(entropy("coordinator-signing")),
         X25519PrivateKey.from_private_bytes(entropy("coordinator-sealing")),
     )
-    write_new(home / MARKER, f'[federation]\nname = "{name}"\n'.encode(), mode=0o644)
+    tables: dict[str, dict[str, str]] = {"federation": {"name": name}}
+    if address is not None:
+        tables["network"] = {"address": address} | ({} if listen is None else {"listen": listen})
+        parse(Settings, tables, source=MARKER)  # before anything is written
+    write_new(home / MARKER, tomli_w.dumps(tables).encode(), mode=0o644)
+    if address is not None:
+        create_certificates(home, split_address(address)[0], now=dt.datetime.now(dt.UTC))
     write_new(keys / "coordinator-signing.key", private_pem(coordinator.signing))
     write_new(keys / "coordinator-sealing.key", private_pem(coordinator.sealing))
     write_new(home / "coordinator.pub", coordinator.public.to_bytes(), mode=0o644)

@@ -3,13 +3,13 @@
 import datetime as dt
 import os
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from solblom_protocol.console import JSON_OPTION, command, out, print_json, read_given, say
+from solblom_protocol.console import JSON_OPTION, command, print_json, read_given, say
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.home import HOME_OPTION, find_home
+from solblom_server import service_cli
 from solblom_verify.wording import counted
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
 )
 INVITES = "invites"
+app.registered_commands.extend(service_cli.app.registered_commands)
 
 
 @app.command("init")
@@ -25,18 +26,35 @@ INVITES = "invites"
 def init(
     folder: Path = typer.Argument(..., help="New Solblom folder"),
     name: str = typer.Option(..., "--name", help="Name of the federation"),
+    address: str | None = typer.Option(
+        None, "--address", help="HOST:PORT as hospitals reach it; without: rounds by file only"
+    ),
+    listen: str | None = typer.Option(
+        None, "--listen", help="HOST:PORT to listen on (default: every interface, the same port)"
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Make a coordinator: keys, trust file and database in a new folder."""
+    """Make a coordinator: keys, certificates, trust file and database in a new folder."""
     from solblom_protocol.key_files import fingerprint
     from solblom_server.coordinator import create_coordinator
 
-    made = create_coordinator(folder, name=name, entropy=lambda label: os.urandom(32))
+    made = create_coordinator(
+        folder,
+        name=name,
+        entropy=lambda label: os.urandom(32),
+        address=address,
+        listen=listen,
+    )
     shown = fingerprint(made.public.signing)
     if as_json:
         print_json(
             "solblom.coordinator.init/1",
-            {"home": str(folder), "key_id": made.public.key_id, "fingerprint": shown},
+            {
+                "home": str(folder),
+                "key_id": made.public.key_id,
+                "fingerprint": shown,
+                "address": address,
+            },
         )
     say(f"Made {folder}. Keep {folder / 'keys'} secret; give {folder / 'trust.json'} to stewards.")
     say(f"Fingerprint, to be read to hospitals over the phone: {shown}")
@@ -53,16 +71,28 @@ def invite(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write a small signed invitation for one hospital."""
-    from solblom_protocol.enrolment import write_invite
+    from solblom_protocol.enrolment import Address, write_invite
     from solblom_protocol.key_files import fingerprint, write_new
+    from solblom_server.certificates import read_authority
     from solblom_server.coordinator import Coordinator
+    from solblom_server.settings import read_settings
 
     folder = find_home(home)
     coordinator = Coordinator.open(folder)
     if any(node.name == site for node in coordinator.nodes()):
         raise ConfigurationError("SB-113", f"The hospital {site} is enrolled already")
     now = dt.datetime.now(dt.UTC)
-    envelope = write_invite(site, coordinator.public, coordinator.signing, now=now, days=days)
+    network = read_settings(folder).network
+    envelope = write_invite(
+        site,
+        coordinator.public,
+        coordinator.signing,
+        address=None
+        if network is None
+        else Address(f"https://{network.address}", read_authority(folder)),
+        now=now,
+        days=days,
+    )
     target = into or Path(f"{site}.invite.json")
     write_new(target, envelope, mode=0o644)
     kept = folder / INVITES / f"{site}.json"
@@ -87,6 +117,9 @@ def enrol(
     fingerprint_heard: str | None = typer.Option(
         None, "--fingerprint", help="What the hospital read over the phone; asked for otherwise"
     ),
+    by_file: bool = typer.Option(
+        False, "--by-file", help="Orders travel as files to this hospital, not over the network"
+    ),
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -95,6 +128,7 @@ def enrol(
     from solblom_protocol.key_files import fingerprint
     from solblom_server.coordinator import Coordinator
     from solblom_server.file_transport import EXCHANGE
+    from solblom_server.settings import read_settings
 
     folder, envelope = find_home(home), read_given(answer)
     site = answered_site(envelope)
@@ -102,58 +136,22 @@ def enrol(
     if not kept.is_file():
         raise IntegrityError("SB-603", f"No invitation of {site} is open")
     node = open_answer(envelope, kept.read_bytes(), now=dt.datetime.now(dt.UTC))
-    shown = fingerprint(node.signing)
+    shown = fingerprint(node.keys.signing)
     _compare(site, shown, fingerprint_heard)
-    Coordinator.open(folder).enrol(node)
+    route = "files" if by_file or read_settings(folder).network is None else "network"
+    Coordinator.open(folder).enrol(node.keys, transport_key=node.transport_key, route=route)
     kept.unlink()
     for name in ("orders", "replies"):
         (folder / EXCHANGE / site / name).mkdir(parents=True, exist_ok=True)
     if as_json:
-        print_json("solblom.coordinator.enrol/1", {"site": site, "key_id": node.key_id})
-    say(f"{site} takes part from now on. Rounds by file go through {folder / EXCHANGE / site}.")
-
-
-@app.command("nodes")
-@command
-def nodes(home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
-    """List the hospitals: fingerprint, and what waits in their exchange folders."""
-    from rich.table import Table
-
-    from solblom_protocol.key_files import fingerprint
-    from solblom_server.coordinator import Coordinator
-
-    folder = find_home(home)
-    rows = [
-        {
-            "site": node.name,
-            "key_id": node.key_id,
-            "fingerprint": fingerprint(node.signing),
-            **_waiting(folder, node.name),
-        }
-        for node in Coordinator.open(folder).nodes()
-    ]
-    if as_json:
-        print_json("solblom.coordinator.nodes/1", {"nodes": rows})
-        return
-    table = Table("hospital", "fingerprint", "orders waiting", "replies waiting", "other files")
-    for row in rows:
-        counts = [str(row[name]) for name in ("orders", "replies", "strange")]
-        table.add_row(row["site"], row["fingerprint"], *counts)
-    out().print(table)
-
-
-def _waiting(folder: Path, site: str) -> dict[str, Any]:
-    from solblom_protocol.mailbox import list_mail
-    from solblom_server.file_transport import EXCHANGE
-
-    counts: dict[str, Any] = {"orders": 0, "replies": 0, "strange": 0}
-    for name in ("orders", "replies"):
-        place = folder / EXCHANGE / site / name
-        if place.is_dir():
-            found = list_mail(place)
-            counts[name] = len(found.mail)
-            counts["strange"] += len(found.strange)
-    return counts
+        body = {"site": site, "key_id": node.keys.key_id, "route": route}
+        print_json("solblom.coordinator.enrol/1", body)
+    how = (
+        f"Orders go through {folder / EXCHANGE / site}."
+        if route == "files"
+        else "Its node connects as soon as `solblom node start` runs there."
+    )
+    say(f"{site} takes part from now on. {how}")
 
 
 def _compare(site: str, shown: str, heard: str | None) -> None:

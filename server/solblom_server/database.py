@@ -7,10 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from solblom_protocol.errors import RunError
+from solblom_protocol.errors import ConfigurationError, RunError
 from solblom_protocol.messages import timestamp
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_LINKS = """
+CREATE TABLE links (
+  site TEXT PRIMARY KEY, transport_key TEXT NOT NULL,
+  route TEXT NOT NULL CHECK (route IN ('network', 'files')), node_id TEXT,
+  state TEXT, code TEXT, heard TEXT
+) STRICT;
+"""
 _SCHEMA = """
 CREATE TABLE runs (
   id TEXT PRIMARY KEY, study TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
@@ -67,6 +74,24 @@ class RunRow:
 
 
 @dataclass(frozen=True)
+class LinkRow:
+    """How a hospital is reached, and what was last heard of it."""
+
+    site: str
+    transport_key: str
+    route: str  # network | files
+    node_text: str | None  # Flower's id, up to 2^64
+    state: str | None
+    code: str | None
+    heard: str | None
+
+    @property
+    def node_id(self) -> int | None:
+        """Flower's id of the node in this life of the SuperLink."""
+        return None if self.node_text is None else int(self.node_text)
+
+
+@dataclass(frozen=True)
 class RoundRow:
     """A round as the database knows it."""
 
@@ -103,14 +128,30 @@ class Database:
             path, isolation_level=None, timeout=30, check_same_thread=False
         )
         self._connection.execute("PRAGMA synchronous=FULL")
-        if self._connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._connection.executescript(
-                f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
-            )
+        self._bring_up(path)
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def _bring_up(self, path: Path) -> None:
+        """Make the tables, or add what an older version lacks.
+
+        Raises:
+            ConfigurationError: SB-103, a newer version wrote the file.
+        """
+        steps = {0: _SCHEMA + _LINKS, 1: _LINKS, SCHEMA_VERSION: ""}
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version not in steps:
+            raise ConfigurationError(
+                "SB-103",
+                f"{path.name} has layout {version}; this version of Solblom knows {SCHEMA_VERSION}",
+                "Install the newer Solblom that wrote it",
+            )
+        if steps[version]:
+            self._connection.executescript(
+                f"BEGIN;{steps[version]}PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -122,6 +163,53 @@ class Database:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+    def add_link(self, site: str, transport_key: str, *, route: str) -> None:
+        """Record how a hospital is reached: its transport key (PEM), and `network` or `files`."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO links VALUES (?, ?, ?, NULL, NULL, NULL, NULL)",
+                (site, transport_key, route),
+            )
+
+    def remove_link(self, site: str) -> None:
+        """Forget a hospital: its transport key opens nothing any more."""
+        with self.transaction():
+            self._connection.execute("DELETE FROM links WHERE site = ?", (site,))
+
+    def links(self) -> dict[str, LinkRow]:
+        """Return how each hospital is reached, by site."""
+        rows = self._connection.execute(
+            "SELECT site, transport_key, route, node_id, state, code, heard FROM links ORDER BY site"
+        )
+        found = [LinkRow(*row) for row in rows]
+        return {row.site: row for row in found}
+
+    def set_node_id(self, site: str, node_id: int | None) -> None:
+        """Record a node's id in this life of the SuperLink; None: it has none."""
+        text = (
+            None if node_id is None else str(node_id)
+        )  # up to 2^64: too large for SQLite's integers
+        with self.transaction():
+            self._connection.execute("UPDATE links SET node_id = ? WHERE site = ?", (text, site))
+
+    def note_link(self, site: str, state: str, code: str | None, *, now: dt.datetime) -> None:
+        """Record what was last heard of a node."""
+        with self.transaction():
+            self._connection.execute(
+                "UPDATE links SET state = ?, code = ?, heard = ? WHERE site = ?",
+                (state, code, timestamp(now), site),
+            )
+
+    def set_status(self, run_id: str, status: str) -> None:
+        """Record what is wanted of a run: `open`, `stopping`, `evaluating`."""
+        with self.transaction():
+            self._connection.execute("UPDATE runs SET status = ? WHERE id = ?", (status, run_id))
+
+    def status(self, run_id: str) -> str:
+        """Return a run's status."""
+        row = self._connection.execute("SELECT status FROM runs WHERE id = ?", (run_id,)).fetchone()
+        return "" if row is None else str(row[0])
 
     def create_run(
         self,

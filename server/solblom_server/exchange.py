@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -26,25 +25,13 @@ from solblom_protocol.result import Receipt, Refusal, Result, read_reply
 from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow
+from solblom_server.grids.courier import KeepsOrders
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.wording import counted
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.2
 TITLES = {"train": "Round", "evaluate": "Evaluation", "describe": "Table"}
-
-
-@runtime_checkable
-class KeepsOrders(Protocol):
-    """A courier whose orders outlive this process, such as files."""
-
-    def holds_order(self, node: int, order: str) -> bool:
-        """Tell whether the order still waits to be answered."""
-        ...
-
-    def take_up(self, message: Message, order: str) -> str:
-        """Wait for the reply to it; return its message id."""
-        ...
 
 
 def utc_now() -> dt.datetime:
@@ -112,6 +99,7 @@ def collect(context: RunContext, question: Question, sites: list[str]) -> Collec
     deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
     _ask(context, question, collection, sites)
     while collection.waiting and time.monotonic() < deadline:
+        _check_wanted(context)
         unanswered = _pull(context, question, collection)
         again = [s for s in unanswered if collection.attempts[s] < MAX_ATTEMPTS]
         if again:
@@ -119,6 +107,16 @@ def collect(context: RunContext, question: Question, sites: list[str]) -> Collec
         if collection.waiting:
             time.sleep(getattr(context.grid, "poll_seconds", POLL_SECONDS))
     return collection
+
+
+def _check_wanted(context: RunContext) -> None:
+    """Stop when a person has asked for it.
+
+    Raises:
+        RunError: SB-509.
+    """
+    if context.database.status(context.run) == "stopping":
+        raise RunError("SB-509", f"The run {context.run} was stopped: `solblom run stop`")
 
 
 def _ask(context: RunContext, question: Question, collection: Collection, sites: list[str]) -> None:

@@ -3,9 +3,6 @@
 Whatever dies, the run resumes at its open round.
 """
 
-from collections.abc import Callable
-from contextvars import ContextVar
-
 import numpy as np
 
 from solblom_models.flat import flatten, layout_of
@@ -16,13 +13,9 @@ from solblom_server.aggregation import Fold
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
 from solblom_server.exchange import Question, RunContext, check_quorum, collect
 from solblom_server.optimisers import ServerState, step
+from solblom_server.transports import PROGRESS
 from solblom_verify.canonical import digest
 from solblom_verify.wording import counted
-
-Progress = Callable[[int, int, str], None]
-"""Called with (round, rounds, what happened)."""
-
-PROGRESS: ContextVar[Progress] = ContextVar("PROGRESS", default=lambda number, rounds, text: None)
 
 
 def initial_model(document: StudyDocument) -> tuple[bytes, Layout]:

@@ -70,6 +70,35 @@ def resume(run: str = RUN, home: Path | None = HOME_OPTION, as_json: bool = JSON
     finish("solblom.run.resume/1", finished, as_json=as_json)
 
 
+@app.command("watch")
+@command
+def watch(run: str = RUN, home: Path | None = HOME_OPTION) -> None:
+    """Follow a run that the coordinator's service conducts, until it ends. Ctrl-C leaves it as it is."""
+    from solblom_server.runs import watch_run
+
+    folder = find_home(home)
+    finished = with_progress(lambda: watch_run(folder, run))
+    finish("solblom.run.watch/1", finished, as_json=False)
+
+
+@app.command("stop")
+@command
+def stop(run: str = RUN, home: Path | None = HOME_OPTION) -> None:
+    """Stop a run after the message at hand. What hospitals have spent stays spent; it can be resumed."""
+    from solblom_server.coordinator import DATABASE_FILE
+    from solblom_server.database import Database
+    from solblom_server.runs import request_stop
+
+    database = Database(find_home(home) / DATABASE_FILE)
+    try:
+        request_stop(database, run)
+    finally:
+        database.close()
+    say(
+        f"{run} stops within a second, or as soon as its service is back. To go on: solblom run resume {run}"
+    )
+
+
 @app.command("evaluate")
 @command
 def evaluate(run: str = RUN, home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
@@ -106,7 +135,7 @@ def with_progress(action: Callable[[], R]) -> R:
     """Run `action` with a live bar on a terminal, and plain lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from solblom_server.rounds import PROGRESS
+    from solblom_server.transports import PROGRESS
 
     if not sys.stderr.isatty():
         token = PROGRESS.set(

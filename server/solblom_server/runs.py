@@ -1,6 +1,7 @@
 """Start and resume runs: check the signed study, record the run, hand it to the ServerApp, register the model."""
 
 import datetime as dt
+import json
 import time
 from base64 import b64decode
 from collections.abc import Callable
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from solblom_models.study_document import check_task
-from solblom_protocol.errors import ConfigurationError, RunError, SolblomError
+from solblom_protocol.errors import CODES, ConfigurationError, RunError, SolblomError
 from solblom_protocol.study import StudyDocument, check_dates, parse_document
 from solblom_server.coordinator import Coordinator
-from solblom_server.database import RunRow
+from solblom_server.database import Database, RunRow
+from solblom_server.network_transport import TRANSPORTS, NetworkTransport
 from solblom_server.transports import Transport, open_transport
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.wording import counted
@@ -145,7 +147,13 @@ def evaluate_run(home: Path, run: str) -> list[dict[str, Any]]:
             raise RunError("SB-504", f"The run {run} has no final model yet; it is {row.status}")
         transport = open_transport(row.transport, home)
         try:
-            _call_server_app(coordinator, row, transport)
+            if isinstance(transport, NetworkTransport):
+                database.set_status(run, "evaluating")
+                rounds = read_signed_study(row.envelope).study.training.rounds
+                if transport.follow(database, run, rounds) != "completed":
+                    raise _stopped(database.run(run))
+            else:
+                _call_server_app(coordinator, row, transport)
         finally:
             transport.close()
         return released_report(database, read_signed_study(row.envelope), run)
@@ -163,6 +171,8 @@ def _run_to_end(
 ) -> FinishedRun:
     from solblom_server.release import release_model
 
+    if isinstance(transport, NetworkTransport):
+        return _follow(coordinator, row, document, transport)
     clock = _clock_from(now)
     try:
         _call_server_app(coordinator, row, transport)
@@ -174,6 +184,70 @@ def _run_to_end(
         _note_end(coordinator, row, "interrupted", "Interrupted at the keyboard", now=clock())
         stop.add_note(f"Interrupted. To go on: solblom run resume {row.id}")
         raise
+
+
+def watch_run(home: Path, run: str) -> FinishedRun:
+    """Follow a run that the service conducts until it ends.
+
+    Raises:
+        RunError: SB-504, it is conducted by the command that started it; or why it stopped.
+    """
+    coordinator = Coordinator.open(home)
+    database = coordinator.database()
+    row = database.run(run)
+    database.close()
+    if row.transport not in TRANSPORTS:
+        raise RunError(
+            "SB-504", f"The run {run} over {row.transport} is shown where it was started", ""
+        )
+    document = read_signed_study(row.envelope)
+    return _follow(coordinator, row, document, NetworkTransport(home))
+
+
+def request_stop(database: Database, run: str) -> None:
+    """Ask for a run to stop.
+
+    Raises:
+        RunError: SB-502 no such run; SB-504 it has ended.
+    """
+    row = database.run(run)
+    if row.status not in ("open", "evaluating", "stopping"):
+        raise RunError("SB-504", f"The run {run} is {row.status}")
+    database.set_status(run, "stopping")
+
+
+def _follow(
+    coordinator: Coordinator, row: RunRow, document: StudyDocument, transport: NetworkTransport
+) -> FinishedRun:
+    """Wait for the service to bring a run to its model.
+
+    Raises:
+        RunError: with the code and the reason that stand in the database.
+    """
+    database = coordinator.database()
+    try:
+        if transport.follow(database, row.id, document.study.training.rounds) != "completed":
+            raise _stopped(database.run(row.id))
+        name, version, digest = next(
+            (m[0], m[1], m[3]) for m in database.models() if m[2] == row.id
+        )
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"The run goes on at the coordinator. To see it: solblom run watch {row.id}")
+        stop.add_note(f"To stop it: solblom run stop {row.id}")
+        raise
+    finally:
+        database.close()
+    path = coordinator.home / "models" / f"{name}-v{version}"
+    report = json.loads((path / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    return FinishedRun(row.id, f"{name}@v{version}", digest or "", path, report)
+
+
+def _stopped(row: RunRow) -> RunError:
+    """Return why a run stopped, as the process that conducted it wrote it down."""
+    code, _, reason = (row.reason or "").partition(": ")
+    if code not in CODES:
+        code, reason = "SB-504", row.reason or f"The run {row.id} is {row.status}"
+    return RunError(code, reason, f"{CODES[code].hint}. To go on: solblom run resume {row.id}")
 
 
 def _clock_from(now: dt.datetime) -> Callable[[], dt.datetime]:

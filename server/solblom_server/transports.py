@@ -1,6 +1,7 @@
 """Transports by name: each installed part may offer one through the entry-point group `solblom.transports`."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,11 @@ from solblom_protocol.errors import RunError
 from solblom_protocol.study import StudyDocument
 
 GROUP = "solblom.transports"
+
+Progress = Callable[[int, int, str], None]
+"""Called with (round, rounds, what happened)."""
+
+PROGRESS: ContextVar[Progress] = ContextVar("PROGRESS", default=lambda number, rounds, text: None)
 
 
 class Transport(Protocol):

@@ -26,9 +26,7 @@ app = typer.Typer(
 @command
 def demo(
     task: str = typer.Argument("heart", help="heart (rare-disease and histology come later)"),
-    transport: str = typer.Option(
-        "local", "--transport", help="local, or files (network comes later)"
-    ),
+    transport: str = typer.Option("local", "--transport", help="local, files or network"),
     rounds: int = typer.Option(10, "--rounds", help="Rounds of training"),
     epsilon: float = typer.Option(
         3.0, "--epsilon", help="Privacy budget of the study, per patient"
@@ -41,7 +39,7 @@ def demo(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Train heart-disease prediction across four real hospitals with patient-level differential privacy."""
-    if task != "heart" or transport not in ("local", "files"):
+    if task != "heart" or transport not in ("local", "files", "network"):
         asked = f"The demo {task} over {transport}"
         raise ConfigurationError(
             "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"

@@ -15,6 +15,7 @@ from solblom_protocol.key_files import read_signing_key
 from solblom_protocol.study import load_study, sign_study
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, start_run
+from solblom_server.settings import free_port
 from solblom_simulation.hospitals import (
     SimulationPolicy,
     approve_everywhere,
@@ -27,8 +28,13 @@ from solblom_verify.wording import format_delta
 
 STUDY_NAME = "heart-disease"
 DELTA = 1e-5
-TRANSPORTS = {"local": "local", "files": "simulated-files"}
+TRANSPORTS = {"local": "local", "files": "simulated-files", "network": "simulated-network"}
 """The demo's transports, by the name that its user types."""
+STARTING = {
+    "files": "Starting four processes, one a hospital; orders and replies travel as sealed files",
+    "network": "Starting the coordinator's service, and vault and link of each hospital; "
+    "orders and replies travel sealed, over TLS, on loopback",
+}
 TUNING = """\
 [tuning]
 configurations_tried = 790             # how the demo's settings were chosen: docs/concepts/heart-disease.md
@@ -44,7 +50,7 @@ class DemoSettings:
     rounds: int = 10
     epsilon: float | None = 3.0
     seed: int = 20261122
-    transport: str = "local"  # or files
+    transport: str = "local"  # or files, or network
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,20 @@ def run_demo(
         allow_privacy_off=settings.epsilon is None,
     )
     say("Setting up a coordinator and four hospitals")
-    create_federation(home, seed=settings.seed, tables=heart_tables(), policy=policy)
+    create_federation(
+        home,
+        seed=settings.seed,
+        tables=heart_tables(),
+        policy=policy,
+        address=f"127.0.0.1:{free_port()}" if settings.transport == "network" else None,
+    )
     say("Writing and signing the study")
     envelope = _write_study(settings, now)
     approvals = approve_everywhere(home, envelope, seed=settings.seed, now=now)
     for site, summary in approvals.items():
         say(f"{site} approved the study for {summary.training_patients} patients")
-    if settings.transport == "files":
-        say("Starting four processes, one a hospital; orders and replies travel as sealed files")
+    if settings.transport in STARTING:
+        say(STARTING[settings.transport])
     run = start_run(home, envelope, transport_name=TRANSPORTS[settings.transport], now=now)
     report = run_report(home, run.run)
     checks = _verify(home, run)

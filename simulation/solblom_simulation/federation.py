@@ -11,9 +11,11 @@ from solblom_client.app import app, open_vault
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import RunError
 from solblom_protocol.study import StudyDocument
+from solblom_server.database import Database
 from solblom_server.file_transport import FileTransport
 from solblom_server.grids.files import FileGrid
 from solblom_server.grids.local import LocalGrid, LocalNode
+from solblom_server.network_transport import NetworkTransport
 from solblom_simulation.hospitals import node_files
 
 
@@ -90,12 +92,51 @@ class SimulatedFiles(_Simulated, FileTransport):
                 )
 
 
+class SimulatedNetwork(_Simulated, NetworkTransport):
+    """Simulated hospitals over a real network on loopback: a coordinator's service, and two processes a hospital.
+
+    Nothing is started before a run is followed: Flower's ServerApp opens this transport too, to
+    evaluate.
+    """
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self._nodes = node_files(home)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def follow(self, database: Database, run: str, rounds: int) -> str:
+        """Start everything, then wait until the run has ended.
+
+        Raises:
+            RunError: SB-505, a process ended.
+        """
+        log = self._home / "log" / "service.txt"
+        words = ["coordinator", "start", "--home", str(self._home)]
+        self._processes = {"coordinator": _start(log, words)}
+        for node in self._nodes:
+            log = node.parent / "state" / "log" / "node.txt"
+            self._processes[node.parent.name] = _start(log, ["node", "start", "--node", str(node)])
+        return super().follow(database, run, rounds)
+
+    def close(self) -> None:
+        """End every process, by id."""
+        for process in reversed(self._processes.values()):
+            process.terminate()
+        for process in self._processes.values():
+            process.wait(timeout=60)
+
+
 def _start_node(node: Path) -> "subprocess.Popen[bytes]":
     """Start `solblom node exchange --watch` for one hospital; its output stays in its own folder."""
     log = node.parent / "state" / "log" / "exchange.txt"
+    return _start(log, ["node", "exchange", str(node), "--watch", "0.2"])
+
+
+def _start(log: Path, words: list[str]) -> "subprocess.Popen[bytes]":
+    """Start one of our own commands; its output goes to a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     start = "from solblom_protocol.cli import main; main()"
-    command = [sys.executable, "-c", start, "node", "exchange", str(node), "--watch", "0.2"]
+    command = [sys.executable, "-c", start, *words]
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own command
             command,

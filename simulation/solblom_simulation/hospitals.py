@@ -19,6 +19,7 @@ from solblom_client.approval_summary import ApprovalSummary
 from solblom_client.keys import read_node_keys
 from solblom_client.node import create_node
 from solblom_client.policy import load_node_config
+from solblom_client.transport_key import create_transport_key, public_transport_pem
 from solblom_protocol.key_files import write_new
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.researcher import create_researcher
@@ -39,7 +40,7 @@ simulation = true
 key = "coordinator.pub"            # pinned: orders signed by any other key are refused
 inbox = "../../exchange/{site}/orders"    # rounds by file; between real hospitals, somebody carries them
 outbox = "../../exchange/{site}/replies"
-
+{network}
 [policy]
 tasks = ["tabular-classification"]
 study_signers = ["researcher.pub"] # only studies signed by these keys can be approved
@@ -60,6 +61,11 @@ name = "cardiology"
 connector = "table"
 path = "patients.csv"
 patient = "patient_id"
+"""
+
+_NETWORK = """\
+url = "https://{address}"
+ca_file = "../../tls/authority.pem"
 """
 
 
@@ -84,21 +90,32 @@ def seeded_entropy(seed: int, owner: str) -> Callable[[str], bytes]:
 
 
 def create_federation(
-    home: Path, *, seed: int, tables: dict[str, Path], policy: SimulationPolicy
+    home: Path,
+    *,
+    seed: int,
+    tables: dict[str, Path],
+    policy: SimulationPolicy,
+    address: str | None = None,
 ) -> Coordinator:
-    """Make coordinator, researcher and one node per table in a new folder.
+    """Make coordinator, researcher and one node per table in a new folder; `address` for rounds over a network.
 
     Raises:
         ConfigurationError: SB-113, the folder holds a federation.
     """
     coordinator = create_coordinator(
-        home, name="simulation", entropy=seeded_entropy(seed, "coordinator")
+        home,
+        name="simulation",
+        entropy=seeded_entropy(seed, "coordinator"),
+        address=address,
+        listen=address,
     )
     create_researcher(
         home / "researcher", name="researcher", entropy=seeded_entropy(seed, "researcher")
     )
     for site, table in sorted(tables.items()):
-        _create_site(home, site, table, coordinator, policy, seed)
+        folder = home / "sites" / site
+        write_new(folder / "node.toml", _node_toml(site, policy, address).encode(), mode=0o644)
+        _create_site(home, site, table, coordinator, seed)
     return coordinator
 
 
@@ -128,26 +145,29 @@ def node_files(home: Path) -> list[Path]:
     return sorted((home / "sites").glob("*/node.toml"))
 
 
-def _create_site(
-    home: Path,
-    site: str,
-    table: Path,
-    coordinator: Coordinator,
-    policy: SimulationPolicy,
-    seed: int,
-) -> None:
-    folder = home / "sites" / site
-    text = _NODE_TOML.format(
+def _node_toml(site: str, policy: SimulationPolicy, address: str | None) -> str:
+    network = "" if address is None else _NETWORK.format(address=address)
+    return _NODE_TOML.format(
         site=site,
         epsilon_budget=policy.epsilon_budget,
         study_epsilon=policy.study_epsilon,
         delta=format_delta(policy.delta),
         allow_privacy_off=str(policy.allow_privacy_off).lower(),
+        network=network,
     )
-    write_new(folder / "node.toml", text.encode(), mode=0o644)
+
+
+def _create_site(home: Path, site: str, table: Path, coordinator: Coordinator, seed: int) -> None:
+    """Make one hospital's keys, data and consent beside its node.toml, and enrol it."""
+    folder = home / "sites" / site
     shutil.copyfile(table, folder / "patients.csv")
     (folder / "consent.csv").write_text("patient_id,status,valid_until\n", encoding="utf-8")
     shutil.copyfile(home / "coordinator.pub", folder / "coordinator.pub")
     shutil.copyfile(home / "researcher" / "researcher.pub", folder / "researcher.pub")
     config = load_node_config(folder)
-    coordinator.enrol(create_node(config, entropy=seeded_entropy(seed, site)))
+    node = create_node(config, entropy=seeded_entropy(seed, site))
+    if config.coordinator.url is None:
+        coordinator.enrol(node)
+    else:
+        key = public_transport_pem(create_transport_key(config))
+        coordinator.enrol(node, transport_key=key)

@@ -1,11 +1,25 @@
 """What every courier of Solblom shares: it is a Flower Grid, and its nodes have addresses."""
 
 from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+
+@runtime_checkable
+class KeepsOrders(Protocol):
+    """A courier whose orders outlive this process, such as files."""
+
+    def holds_order(self, node: int, order: str) -> bool:
+        """Tell whether the order still waits to be answered."""
+        ...
+
+    def take_up(self, message: Message, order: str) -> str:
+        """Wait for the reply to it; return its message id."""
+        ...
 
 
 class CourierGrid(Grid):
@@ -33,8 +47,12 @@ class CourierGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """Return a message to a node of this grid."""
-        # Message's constructor takes run and source from Flower's process-wide task identity.
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run.run_id, 1, 1
+        # Message's constructor takes run and source from Flower's process-wide task identity; a
+        # ServerApp that Flower started has one, our own process has none.
+        try:
+            _ = TaskIdentity.run_id
+        except RuntimeError:
+            TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self._run.run_id, 1, 1
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:

@@ -3,9 +3,12 @@
 import datetime as dt
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from solblom_protocol.enrolment import (
+    Address,
     answered_site,
     open_answer,
     open_invite,
@@ -26,8 +29,19 @@ def invite(site: str = "north", key: Ed25519PrivateKey = COORDINATOR) -> bytes:
     return write_invite(site, HOST, key, now=NOW, days=14)
 
 
-def answer(envelope: bytes, key: Ed25519PrivateKey = NODE) -> bytes:
-    return write_answer(open_invite(envelope, now=NOW), GUEST, key, now=NOW)
+def transport_pem(curve: ec.EllipticCurve) -> str:
+    public = ec.generate_private_key(curve).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+TRANSPORT = transport_pem(ec.SECP256R1())
+
+
+def answer(
+    envelope: bytes, key: Ed25519PrivateKey = NODE, *, transport_key: str = TRANSPORT
+) -> bytes:
+    opened = open_invite(envelope, now=NOW)
+    return write_answer(opened, GUEST, key, transport_key=transport_key, now=NOW)
 
 
 def assert_refused(envelope: bytes, *, now: dt.datetime = NOW) -> None:
@@ -40,8 +54,30 @@ def test_an_invitation_and_its_answer_give_each_side_the_others_keys() -> None:
     envelope = invite()
     assert open_invite(envelope, now=NOW).invite.keys.key_id == HOST.key_id
     found = open_answer(answer(envelope), envelope, now=NOW)
-    assert (found.name, found.key_id) == ("north", GUEST.key_id)
+    assert (found.keys.name, found.keys.key_id) == ("north", GUEST.key_id)
+    assert found.transport_key == TRANSPORT
     assert answered_site(answer(envelope)) == "north"
+
+
+def test_an_invitation_says_where_the_coordinator_answers_and_whom_to_believe_there() -> None:
+    address = Address("https://fl.example.no:8443", "-----BEGIN CERTIFICATE-----")
+    envelope = write_invite("north", HOST, COORDINATOR, address=address, now=NOW, days=14)
+    invite = open_invite(envelope, now=NOW).invite
+    assert (invite.url, invite.certificates) == (address.url, address.certificates)
+
+
+@pytest.mark.parametrize("url", ["http://fl.example.no", "https://u:p@host", "https://h/path", ""])
+def test_an_address_that_is_no_plain_https_host_is_never_invited_to(url: str) -> None:
+    with pytest.raises(ValueError, match="url"):
+        write_invite("north", HOST, COORDINATOR, address=Address(url, "x"), now=NOW, days=14)
+
+
+@pytest.mark.parametrize("bad", ["", "no key", transport_pem(ec.SECP384R1())])
+def test_an_answer_whose_transport_key_flower_would_not_take_is_refused(bad: str) -> None:
+    envelope = invite()
+    with pytest.raises(IntegrityError, match="transport key") as caught:
+        open_answer(answer(envelope, transport_key=bad), envelope, now=NOW)
+    assert caught.value.code == "SB-603"
 
 
 def test_an_invitation_is_refused_after_its_last_day() -> None:

@@ -1,0 +1,114 @@
+"""The one public port: passes the Fleet calls that a hospital's node needs to the SuperLink, and nothing else.
+
+A stock SuperLink serves its control plane on the same port as its fleet calls: whoever reaches it may
+start code on every hospital (measured: facts of flwr 1.41). So it listens on loopback, and this
+filter stands before it. `deploy/nginx.conf` does the same with nginx.
+
+Passed: nine calls, POST only, of keys that are enrolled. What a removed hospital sends ends here.
+"""
+
+import base64
+import binascii
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+FLEET_CALLS = (
+    "activate-node",
+    "deactivate-node",
+    "send-node-heartbeat",
+    "pull-messages",
+    "push-messages",
+    "pull-object",
+    "push-object",
+    "confirm-message-received",
+    "get-run",
+)
+"""Not published: register-node, unregister-node (the operator enrols), get-fab (nodes fetch no code)."""
+KEY_HEADER = "flwr-public-key"
+MAX_BODY_BYTES = 16 * 1024**2  # Flower's chunks have 5 MiB
+UNKNOWN_KEY = 412  # what Flower says to a key that it does not know
+_PASSED_IN = ("content-type", "accept", "user-agent")
+_PASSED_BACK = ("content-type", "flwr-version-incompatibility-message")
+
+MayPass = Callable[[bytes], bool]
+"""Tells whether a transport key (raw bytes as Flower sends them) belongs to an enrolled hospital."""
+
+
+@dataclass(frozen=True)
+class FrontSettings:
+    """Where the SuperLink answers (on loopback), and the authority to believe there."""
+
+    upstream: str
+    authority: Path
+
+
+def create_front(settings: FrontSettings, may_pass: MayPass) -> Starlette:
+    """Return the filter as an ASGI application."""
+    client = httpx.AsyncClient(
+        base_url=settings.upstream,
+        verify=ssl.create_default_context(cafile=settings.authority),
+        timeout=httpx.Timeout(60.0, connect=5.0),
+        trust_env=False,
+        limits=httpx.Limits(max_connections=200, max_keepalive_connections=100),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+
+    async def pass_on(request: Request) -> Response:
+        if not may_pass(_key(request)):
+            return Response(status_code=UNKNOWN_KEY)
+        body = await _read(request)
+        if body is None:
+            return Response(status_code=413)
+        try:
+            answer = await client.post(request.url.path, content=body, headers=_headers(request))
+        except httpx.HTTPError:
+            return Response(status_code=503)  # the SuperLink is starting
+        back = {k: v for k, v in answer.headers.items() if k in _PASSED_BACK}
+        return Response(answer.content, status_code=answer.status_code, headers=back)
+
+    routes = [Route(f"/v1/fleet/{call}", pass_on, methods=["POST"]) for call in FLEET_CALLS]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={405: _not_found})
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    """Say the same to a wrong method as to a wrong path."""
+    return Response("Not Found", status_code=404, media_type="text/plain")
+
+
+def _key(request: Request) -> bytes:
+    try:
+        return base64.b64decode(request.headers.get(KEY_HEADER, ""), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+async def _read(request: Request) -> bytes | None:
+    """Return the body; None when it is larger than any call needs."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """Return what Flower reads: its own headers, and the kind of content."""
+    return {
+        name: value
+        for name, value in request.headers.items()
+        if name in _PASSED_IN or name.startswith(("flwr-", "x-flwr-", "traceparent"))
+    }

@@ -1,0 +1,295 @@
+"""The fleet grid: orders travel as Flower messages through a SuperLink, and none is lost on the way.
+
+Flower delivers at most once and tells nobody what was lost (facts measured with flwr 1.41: a lost
+pull loses the message, a reply cut off half-way blocks its reader for three minutes). So every order
+stays on this disk until it is answered; a node that is silent is asked whether it has it, is at
+work, or answered already; and each message is read by a thread of its own.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, SEALED, STATE
+from solblom_protocol.mailbox import content_name
+from solblom_server.grids.courier import CourierGrid
+
+FIRST_ASK_SECONDS, LONGEST_ASK_SECONDS = 8.0, 120.0
+PULL_SECONDS = 0.1
+PULLS_PER_SECOND = 30.0
+"""Over all nodes: more would keep the SuperLink busy with saying no."""
+WAIT_SECONDS = 0.5
+READERS = 6
+"""Replies that may be in memory at once; each is up to a model."""
+STUCK_SECONDS = 10.0
+"""A reply that takes longer gives its place up to another; Flower may block for 180 s."""
+
+Report = Callable[[int, str, str | None], None]
+"""Called with (Flower node id, state, code) when something is heard of a node."""
+
+
+@dataclass
+class _Order:
+    """An order on its way. `asks_at`: when the node is asked about it, in monotonic seconds."""
+
+    name: str
+    node: int
+    message: Message
+    pushed: bool = True
+    ask_after_seconds: float = FIRST_ASK_SECONDS
+    asks_at: float = 0.0
+    wires: list["_Wire"] = field(default_factory=list)
+
+
+@dataclass
+class _Wire:
+    """One Flower message about an order, and whether anybody still wants its reply."""
+
+    order: str
+    message_id: str
+    is_question: bool
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class FleetGrid(CourierGrid):
+    """A Grid over Flower's own: `grid` is the one that a SuperLink gives to its ServerApp."""
+
+    poll_seconds = 0.0  # pull_messages waits by itself
+
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Iterable[int],
+        spool: Path,
+        *,
+        report: Report = lambda node, state, code: None,
+        clock: Callable[[], float] = time.monotonic,
+        first_ask_seconds: float = FIRST_ASK_SECONDS,
+    ) -> None:
+        super().__init__(nodes)
+        self._grid, self._spool, self._report, self._clock = grid, spool, report, clock
+        self._first_ask_seconds = first_ask_seconds
+        self._orders: dict[str, _Order] = {}
+        # Short: a reader that holds a reply keeps its place until somebody takes it.
+        self._arrived: queue.Queue[tuple[_Wire, Message]] = queue.Queue(maxsize=2)
+        self._places = _Places(READERS, clock)
+        spool.mkdir(parents=True, exist_ok=True)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a message of the run that Flower has started."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Write each order to disk, then send it; its content name is the message's id."""
+        accepted: list[str] = []
+        for message in messages:
+            sealed = bytes(message.content.array_records[RECORD][SEALED].data)
+            name = content_name(sealed)
+            message.metadata.__dict__["_message_id"] = name
+            message.content = RecordDict()  # the file holds it; memory need not
+            order = _Order(name, message.metadata.dst_node_id, message)
+            self._file(order).write_bytes(sealed)
+            self._orders[name] = order
+            self._send_order(order, sealed)
+            accepted.append(name)
+        return accepted
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Yield the replies that are here, one by one; wait half a second for the first."""
+        wanted = set(message_ids)
+        self._forget(set(self._orders) - wanted)
+        self._ask_the_silent()
+        wait = WAIT_SECONDS
+        while True:
+            try:
+                wire, reply = self._arrived.get(timeout=wait)
+            except queue.Empty:
+                return
+            wait = 0.0001
+            answer = self._take(wire, reply)
+            if answer is not None:
+                name, found = answer
+                yield found
+                self._forget({name})
+
+    def holds_order(self, node: int, order: str) -> bool:
+        """Tell whether the order still waits to be answered, also since before a restart."""
+        return (self._spool / f"{order}.order").is_file()
+
+    def take_up(self, message: Message, order: str) -> str:
+        """Ask the node about an order that was sent earlier; return its message id."""
+        message.metadata.__dict__["_message_id"] = order
+        message.content = RecordDict()
+        taken = _Order(order, message.metadata.dst_node_id, message, pushed=False)
+        self._orders[order] = taken
+        self._ask(taken)
+        return order
+
+    def _file(self, order: _Order) -> Path:
+        return self._spool / f"{order.name}.order"
+
+    def _send_order(self, order: _Order, sealed: bytes) -> None:
+        array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
+        order.pushed = self._send(order, RecordDict({RECORD: ArrayRecord({SEALED: array})}), ORDER)
+        self._ask_later(order)
+
+    def _ask(self, order: _Order) -> None:
+        content = RecordDict({RECORD: ConfigRecord({ORDER_NAME: order.name})})
+        self._send(order, content, ASK)
+        self._ask_later(order)
+
+    def _ask_later(self, order: _Order) -> None:
+        order.ask_after_seconds = max(order.ask_after_seconds, self._first_ask_seconds)
+        order.asks_at = self._clock() + order.ask_after_seconds
+        order.ask_after_seconds = min(1.5 * order.ask_after_seconds, LONGEST_ASK_SECONDS)
+
+    def _send(self, order: _Order, content: RecordDict, message_type: str) -> bool:
+        """Push one Flower message and start to read its reply; False when Flower does not take it."""
+        group = order.message.metadata.group_id
+        message = self.create_message(content, message_type, order.node, group)
+        try:
+            ids = [text for text in self._grid.push_messages([message]) if text]
+        except httpx.HTTPError:
+            ids = []  # the SuperLink is away: the node is asked later
+        if not ids:
+            self._report(order.node, "unknown to Flower", None)
+            return False
+        wire = _Wire(order.name, ids[0], is_question=message_type == ASK)
+        order.wires.append(wire)
+        threading.Thread(target=self._read, args=(wire,), daemon=True).start()
+        return True
+
+    def _ask_the_silent(self) -> None:
+        """Ask about every order whose time has come; a question that got no answer is given up."""
+        now = self._clock()
+        for order in list(self._orders.values()):
+            if now >= order.asks_at:
+                for wire in [w for w in order.wires if w.is_question]:
+                    wire.done.set()
+                    order.wires.remove(wire)
+                self._ask(order)
+
+    def _read(self, wire: _Wire) -> None:
+        """Wait for one reply, in a thread of its own."""
+        began = self._clock()
+        while not wire.done.is_set():
+            reply = None
+            with self._places.one():
+                try:
+                    for found in self._grid.pull_messages([wire.message_id]):
+                        reply = found
+                except httpx.HTTPError:  # the SuperLink is gone or starting
+                    wire.done.wait(1.0)
+                if reply is not None:
+                    self._hand_over(wire, reply)
+                    return
+            waited = self._clock() - began
+            busy = len(self._orders) / PULLS_PER_SECOND
+            wire.done.wait(max(PULL_SECONDS, busy, min(2.0, waited / 50)))
+
+    def _hand_over(self, wire: _Wire, reply: Message) -> None:
+        while not wire.done.is_set():
+            try:
+                self._arrived.put((wire, reply), timeout=1.0)
+            except queue.Full:
+                continue
+            return
+
+    def _take(self, wire: _Wire, reply: Message) -> tuple[str, Message] | None:
+        """Return (order, reply) when it is an order's answer; act on what else a node may say."""
+        order = self._orders.get(wire.order)
+        if order is None:
+            return None
+        if wire in order.wires:
+            order.wires.remove(wire)
+        if reply.has_error():
+            reason = str(reply.error.reason)
+            code = reason if reason.startswith("SB-") and len(reason) == 6 else None
+            self._report(order.node, "in trouble" if code else "not reached", code)
+            return None  # its time to be asked will come
+        sealed = _sealed(reply)
+        if sealed is not None:
+            self._report(order.node, "answered", None)
+            array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
+            content = RecordDict({RECORD: ArrayRecord({SEALED: array})})
+            return order.name, Message(content, reply_to=order.message)
+        state = _state(reply)
+        self._report(order.node, state, None)
+        if state == "unknown":
+            order.ask_after_seconds = min(order.ask_after_seconds, 4 * self._first_ask_seconds)
+            self._send_order(order, self._file(order).read_bytes())
+        return None
+
+    def _forget(self, names: set[str]) -> None:
+        for name in names & set(self._orders):
+            order = self._orders.pop(name)
+            for wire in order.wires:
+                wire.done.set()
+            self._file(order).unlink(missing_ok=True)
+
+
+class _Places:
+    """Lets a few threads read at once; one that is stuck does not count for ever."""
+
+    def __init__(self, count: int, clock: Callable[[], float]) -> None:
+        self._count, self._clock = count, clock
+        self._since: dict[int, float] = {}
+        self._changed = threading.Condition()
+
+    def one(self) -> "_Place":
+        """Return a place to be entered."""
+        return _Place(self)
+
+    def enter(self) -> None:
+        """Wait for a place."""
+        with self._changed:
+            while (
+                sum(self._clock() - t < STUCK_SECONDS for t in self._since.values()) >= self._count
+            ):
+                self._changed.wait(1.0)
+            self._since[threading.get_ident()] = self._clock()
+
+    def leave(self) -> None:
+        """Give the place back."""
+        with self._changed:
+            self._since.pop(threading.get_ident(), None)
+            self._changed.notify()
+
+
+class _Place:
+    def __init__(self, places: _Places) -> None:
+        self._places = places
+
+    def __enter__(self) -> None:
+        self._places.enter()
+
+    def __exit__(self, *about: object) -> None:
+        self._places.leave()
+
+
+def _sealed(reply: Message) -> bytes | None:
+    try:
+        return bytes(reply.content.array_records[RECORD][SEALED].data)
+    except KeyError:
+        return None
+
+
+def _state(reply: Message) -> str:
+    try:
+        return str(reply.content.config_records[RECORD][STATE])[:16]
+    except KeyError:
+        return ""

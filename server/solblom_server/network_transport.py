@@ -1,0 +1,91 @@
+"""`--transport network`: the hospitals behind the coordinator's service, each by HTTPS or by file as enrolled."""
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from solblom_protocol.errors import RunError
+from solblom_protocol.study import StudyDocument
+from solblom_server.coordinator import Coordinator
+from solblom_server.database import Database
+from solblom_server.service_status import service_status
+from solblom_server.transports import PROGRESS
+
+TRANSPORTS = frozenset({"network", "simulated-network"})
+"""Transports whose runs the service conducts."""
+LOOK_SECONDS = 0.3
+WITHOUT_SERVICE_SECONDS = 90.0
+"""How long a service may be away (a restart) before a waiting command says so and ends."""
+
+
+class NetworkTransport:
+    """The enrolled hospitals of a home folder; their runs are conducted by the service, not by this process."""
+
+    simulation = False
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        database = Coordinator.open(home).database()
+        self.addresses = {site: number for number, site in enumerate(database.links(), start=1)}
+        database.close()
+
+    @property
+    def grid(self) -> None:
+        """None: Flower gives its grid to the process that it starts."""
+        return None
+
+    def follow(self, database: Database, run: str, rounds: int) -> str:
+        """Wait until the service has conducted a run; return its last status.
+
+        Raises:
+            RunError: SB-630, no service is there to do it.
+        """
+        seen, away_since = -1, None
+        while True:
+            row = database.run(run)
+            closed = sum(r.status == "closed" for r in database.rounds(run))
+            if closed != seen and closed:
+                PROGRESS.get()(closed, rounds, waiting_for(database, run, closed + 1, row.roster))
+            seen = closed
+            if row.status not in ("open", "evaluating", "stopping"):
+                return row.status
+            if service_status(self._home) is not None:
+                away_since = None
+            elif away_since is None:
+                away_since = time.monotonic()
+            elif time.monotonic() - away_since > self.patience_seconds:
+                raise RunError(
+                    "SB-630",
+                    f"No service runs for {self._home}; {run} waits and goes on when it does",
+                )
+            time.sleep(LOOK_SECONDS)
+
+    patience_seconds = WITHOUT_SERVICE_SECONDS
+
+    def evaluate(
+        self,
+        document: StudyDocument,
+        weights: bytes,
+        sites: Collection[str],
+        left_out: dict[str, str],
+    ) -> dict[str, Any] | None:
+        """Return nothing: where hospitals are real, no exact metric exists (privacy.md rule 9)."""
+        return None
+
+    def close(self) -> None:
+        """Leave the service as it is."""
+
+
+def waiting_for(database: Database, run: str, number: int, roster: str) -> str:
+    """Return in words whom an open round waits for, with what was last heard of them."""
+    answered = {r.site for r in database.replies(run) if r.round == number and r.kind != "invalid"}
+    links = database.links()
+    silent = [site for site in roster.split(",") if site not in answered]
+    words = [
+        f"{site} ({links[site].code or links[site].state})"
+        if site in links and (links[site].code or links[site].state) not in (None, "answered")
+        else site
+        for site in silent
+    ]
+    return f"waiting for {', '.join(words)}" if words else "all answered"

@@ -20,7 +20,16 @@ from flwr.proto.message_pb2 import ObjectTree
 
 from solblom_client.link_errors import LinkError
 from solblom_protocol.errors import SolblomError
-from solblom_protocol.flower import ASK, FAB_HASH, ORDER, ORDER_NAME, RECORD, SEALED, STATE
+from solblom_protocol.flower import (
+    ASK,
+    FAB_HASH,
+    ORDER,
+    ORDER_NAME,
+    RECORD,
+    SEALED,
+    SMALL_BYTES,
+    STATE,
+)
 from solblom_protocol.mailbox import content_name
 
 HEARTBEAT_SECONDS = 20.0
@@ -238,9 +247,8 @@ class Link:
             self._answer(message, state=state)
 
     def _take_order(self, message: Message) -> None:
-        try:
-            sealed = bytes(message.content.array_records[RECORD][SEALED].data)
-        except KeyError:
+        sealed = _sealed_in(message)
+        if sealed is None:
             self._answer(message, error="SB-202")
             return
         name = content_name(sealed)
@@ -336,12 +344,23 @@ class Link:
                 self._report(status)
 
 
+def _sealed_in(message: Message) -> bytes | None:
+    """Return the sealed bytes of an order; None where there are none."""
+    if RECORD in message.content.array_records:
+        array = message.content.array_records[RECORD].get(SEALED)
+        return None if array is None else bytes(array.data)
+    value = message.content.config_records.get(RECORD, ConfigRecord()).get(SEALED)
+    return value if isinstance(value, bytes) else None
+
+
 def _reply_to(
     message: Message, *, sealed: bytes | None, state: str | None, error: str | None
 ) -> Message:
     if error is not None:
         return Message(Error(code=0, reason=error), reply_to=message)
-    if sealed is not None:
+    if sealed is not None and len(sealed) > SMALL_BYTES:
         array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
         return Message(RecordDict({RECORD: ArrayRecord({SEALED: array})}), reply_to=message)
+    if sealed is not None:
+        return Message(RecordDict({RECORD: ConfigRecord({SEALED: sealed})}), reply_to=message)
     return Message(RecordDict({RECORD: ConfigRecord({STATE: state or ""})}), reply_to=message)

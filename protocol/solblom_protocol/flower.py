@@ -12,7 +12,9 @@ import zipfile
 RECORD = "solblom"
 """The one record of a message."""
 SEALED = "sealed"
-"""Name of the array in an order or a reply: the sealed bytes."""
+"""Name of the sealed bytes in an order or a reply: an array, or a plain value where they are small."""
+SMALL_BYTES = 4 * 1024**2
+"""Up to here sealed bytes travel as a plain value: Flower makes three objects of it, and five of an array."""
 ASK = "query"
 """Message type of a question about an order: is it known, at work, answered?"""
 ORDER = "train"

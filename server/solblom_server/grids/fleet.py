@@ -17,7 +17,7 @@ import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, SEALED, STATE
+from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, SEALED, SMALL_BYTES, STATE
 from solblom_protocol.mailbox import content_name
 from solblom_server.grids.courier import CourierGrid
 
@@ -143,8 +143,10 @@ class FleetGrid(CourierGrid):
         return self._spool / f"{order.name}.order"
 
     def _send_order(self, order: _Order, sealed: bytes) -> None:
-        array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
-        order.pushed = self._send(order, RecordDict({RECORD: ArrayRecord({SEALED: array})}), ORDER)
+        content = RecordDict({RECORD: ConfigRecord({SEALED: sealed})})
+        if len(sealed) > SMALL_BYTES:
+            content = _array(sealed)
+        order.pushed = self._send(order, content, ORDER)
         self._ask_later(order)
 
     def _ask(self, order: _Order) -> None:
@@ -224,9 +226,7 @@ class FleetGrid(CourierGrid):
         sealed = _sealed(reply)
         if sealed is not None:
             self._report(order.node, "answered", None)
-            array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
-            content = RecordDict({RECORD: ArrayRecord({SEALED: array})})
-            return order.name, Message(content, reply_to=order.message)
+            return order.name, Message(_array(sealed), reply_to=order.message)
         state = _state(reply)
         self._report(order.node, state, None)
         if state == "unknown":
@@ -281,11 +281,17 @@ class _Place:
         self._places.leave()
 
 
+def _array(sealed: bytes) -> RecordDict:
+    array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
+    return RecordDict({RECORD: ArrayRecord({SEALED: array})})
+
+
 def _sealed(reply: Message) -> bytes | None:
-    try:
-        return bytes(reply.content.array_records[RECORD][SEALED].data)
-    except KeyError:
-        return None
+    if RECORD in reply.content.array_records:
+        array = reply.content.array_records[RECORD].get(SEALED)
+        return None if array is None else bytes(array.data)
+    value = reply.content.config_records.get(RECORD, ConfigRecord()).get(SEALED)
+    return value if isinstance(value, bytes) else None
 
 
 def _state(reply: Message) -> str:

@@ -1,6 +1,7 @@
 """Break one run at one point, start again what died, and say how it ended."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -58,7 +59,7 @@ def undisturbed(folder: Path) -> tuple[str, list[float]]:
         digest = lab.digest(run)
     if digest is None:
         raise RuntimeError("The undisturbed run gave no model")
-    return digest, [b - a for a, b in zip(closed, closed[1:], strict=False)]
+    return digest, [b - a for a, b in itertools.pairwise(closed)]
 
 
 def broken(folder: Path, point: Point, *, seconds: float = 240.0) -> Ending:

@@ -21,8 +21,8 @@ from typing import Any
 
 from lab import patient_rows, study_document, write_table
 from solblom_client.policy import load_node_config
-from solblom_protocol.study import sign_study
 from solblom_protocol.key_files import read_signing_key
+from solblom_protocol.study import sign_study
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import RunRow
 from solblom_server.settings import free_port

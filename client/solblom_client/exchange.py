@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from solblom_client.link_process import pause_file
 from solblom_client.policy import NodeConfig
 from solblom_client.vault import Vault
 from solblom_protocol.errors import ConfigurationError, IntegrityError
@@ -36,6 +37,10 @@ def exchange_once(config: NodeConfig, vault: Vault, *, again: bool = False) -> P
         ConfigurationError: SB-601 a folder is missing or cannot be used; SB-602 the carrier failed.
     """
     inbox, outbox = _folders(config)
+    if pause_file(config).exists():
+        report = PassReport()
+        report.left_alone = {file.path.name: "paused" for file in list_mail(inbox).mail}
+        return report
     _carry(config, config.coordinator.carrier_before, inbox, outbox)
     found, report = list_mail(inbox), PassReport()
     report.left_alone = dict.fromkeys(found.strange, "not named like an order")

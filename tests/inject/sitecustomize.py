@@ -1,4 +1,4 @@
-"""Faults at chosen points of real processes, for tests and benches only: Python loads this file when its folder is on PYTHONPATH.
+"""Faults at chosen points of real processes, for tests and benches: Python loads this file from PYTHONPATH.
 
 SOLBLOM_FAULT holds {"target": "module:Class.function", "when": "before" | "after", "count": n, "do":
 "kill" | "wait" | "clock:SECONDS", "marker": FILE}. At the n-th call the marker is made; it exists
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 _SPEC = json.loads(os.environ.get("SOLBLOM_FAULT", "null"))
 
@@ -22,13 +23,12 @@ def _strike(spec, arguments):
         os.close(os.open(spec["marker"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    with open(spec["marker"] + ".time", "w") as file:
-        file.write(str(time.time()))
+    Path(spec["marker"] + ".time").write_text(str(time.time()))
     if spec["do"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if spec["do"] == "wait":  # for whoever cuts the line or fills the disk now
         ends = time.time() + 30
-        while not os.path.exists(spec["marker"] + ".done") and time.time() < ends:
+        while not Path(spec["marker"] + ".done").exists() and time.time() < ends:
             time.sleep(0.02)
     if spec["do"].startswith("clock:"):
         import datetime

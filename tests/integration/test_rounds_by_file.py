@@ -78,12 +78,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return made
 
 
-def enrol(desk: Desk, site: str) -> None:
+def enrol(desk: Desk, site: str, *more: str) -> None:
     """Invite a hospital and let it join, as operator and hospital IT would, fingerprints compared."""
     desk.run("coordinator", "invite", site, "--home", "federation")
     made = json.loads(desk.run("node", "init", site, "--site", site, "--json"))
     desk.run("node", "join", f"{site}.invite.json", "--node", site)
-    words = ("--fingerprint", made["fingerprint"], "--home", "federation")
+    words = ("--fingerprint", made["fingerprint"], "--home", "federation", *more)
     desk.run("coordinator", "enrol", f"{site}.join.json", *words)
     rows = patient_rows(240, site=site)
     write_table(desk.folder / site / "patients.csv", rows)

@@ -22,6 +22,8 @@ from solblom_protocol.mailbox import content_name
 from solblom_server.grids.courier import CourierGrid
 
 FIRST_ASK_SECONDS, LONGEST_ASK_SECONDS = 8.0, 120.0
+SECONDS_PER_BYTE = 1e-6
+"""A large model is asked about later: both ways take their time, and a question too early is an answer sent twice."""
 PULL_SECONDS = 0.1
 PULLS_PER_SECOND = 30.0
 """Over all nodes: more would keep the SuperLink busy with saying no."""
@@ -43,7 +45,7 @@ class _Order:
     node: int
     message: Message
     pushed: bool = True
-    ask_after_seconds: float = FIRST_ASK_SECONDS
+    ask_after_seconds: float = 0.0
     asks_at: float = 0.0
     wires: list["_Wire"] = field(default_factory=list)
 
@@ -102,6 +104,7 @@ class FleetGrid(CourierGrid):
             message.metadata.__dict__["_message_id"] = name
             message.content = RecordDict()  # the file holds it; memory need not
             order = _Order(name, message.metadata.dst_node_id, message)
+            order.ask_after_seconds = len(sealed) * SECONDS_PER_BYTE
             self._file(order).write_bytes(sealed)
             self._orders[name] = order
             self._send_order(order, sealed)
@@ -155,7 +158,7 @@ class FleetGrid(CourierGrid):
         self._ask_later(order)
 
     def _ask_later(self, order: _Order) -> None:
-        order.ask_after_seconds = max(order.ask_after_seconds, self._first_ask_seconds)
+        order.ask_after_seconds += self._first_ask_seconds if not order.asks_at else 0.0
         order.asks_at = self._clock() + order.ask_after_seconds
         order.ask_after_seconds = min(1.5 * order.ask_after_seconds, LONGEST_ASK_SECONDS)
 
@@ -230,7 +233,6 @@ class FleetGrid(CourierGrid):
         state = _state(reply)
         self._report(order.node, state, None)
         if state == "unknown":
-            order.ask_after_seconds = min(order.ask_after_seconds, 4 * self._first_ask_seconds)
             self._send_order(order, self._file(order).read_bytes())
         return None
 

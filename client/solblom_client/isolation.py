@@ -1,158 +1,243 @@
-"""Cut the vault's process off from every network, and measure what was reached instead of believing it.
+"""Cut the vault's process off from every network, then measure what was reached instead of believing it.
 
-Called before anything heavy is imported, while the process has one thread. Three walls, as far as the
-machine allows: a network namespace without interfaces (unshare(2)), a seccomp filter that lets
-socket(2) make unix sockets only (seccomp(2)), and no core dumps, no new privileges (prctl(2)).
+Called while the process has one thread, before anything heavy is loaded: a network namespace and a
+seccomp filter hold for the thread that asks, and for the threads and processes that it starts later.
+
+What is done, as far as the machine allows:
+
+- no core dumps, no reading of its memory by others of the same user, no new privileges (prctl(2))
+- a network namespace without any interface (unshare(2)); for a user without rights by way of a user
+  namespace in which this user is who it was, so that files keep their owners
+- a seccomp filter (seccomp.py)
+- caps on memory and open files
+
+The level is derived from the measurement alone. Not a word of it comes from data.
 """
 
 import contextlib
 import ctypes
-import errno
 import os
-import platform
 import resource
 import socket
-import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
-_SECCOMP_MODE_FILTER = 2
-_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-# AUDIT_ARCH_*, number of socket(2), and of calls that reach into other processes or the kernel:
-# ptrace, process_vm_readv, process_vm_writev, bpf, keyctl, add_key, request_key, kexec_load, io_uring_setup
-_ARCHITECTURES = {
-    "x86_64": (0xC000003E, 41, (101, 310, 311, 321, 250, 248, 249, 246, 425)),
-    "aarch64": (0xC00000B7, 198, (117, 270, 271, 280, 219, 217, 218, 104, 425)),
-}
-_X32_BIT = 0x40000000
-_FAMILIES = ("AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET")
+from solblom_client.seccomp import install_filter
+from solblom_protocol.errors import ConfigurationError
+
 NONE = "none"
+OPEN_FILES = 1024
+FAMILIES = ("AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET", "AF_VSOCK")
+"""Kinds of sockets that lead to other machines, or to the kernel's network settings."""
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 3, 4, 38
+_CAPABILITY_VERSION_3 = 0x20080522
+_LOOPBACK = "lo"
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """How far the process is cut off, as measured.
+    """How far the process is cut off, as it measured itself.
 
-    `level`: network-namespace+seccomp | network-namespace | seccomp | none.
+    Attributes:
+        level: network-namespace+seccomp, network-namespace, seccomp or none.
+        notes: what hospital IT should know about it, in words.
     """
 
     level: str
     notes: tuple[str, ...]
 
 
-def isolate(*, memory_bytes: int | None = None) -> Isolation:
-    """Raise every wall that this machine allows; return what was reached."""
-    tried: list[str] = []
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold patients
-    if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    _prctl(_PR_SET_DUMPABLE, 0)
-    if not _has_no_network():
-        _leave_network(tried)
+def isolate(*, memory_bytes: int, open_files: int = OPEN_FILES) -> Isolation:
+    """Cut this process off as far as the machine allows; there is no way back. Return what was reached.
+
+    Raises:
+        ConfigurationError: SB-612, the process is left in a user namespace where it is nobody.
+    """
+    threads, tried = sum(1 for _ in Path("/proc/self/task").iterdir()), []
+    _limit(resource.RLIMIT_CORE, 0)  # a core dump would hold patients
+    _limit(resource.RLIMIT_DATA, memory_bytes)
+    _limit(resource.RLIMIT_NOFILE, open_files)
+    if _interfaces() <= {_LOOPBACK}:
+        tried.append("there was no network interface but loopback from the start")
+    else:
+        tried += _leave_network()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    if not _filter_sockets():
-        tried.append(f"no seccomp filter: not known for {platform.machine()}, or not allowed")
-    return measure(tried)
+    reason = install_filter()
+    if reason is not None:
+        tried.append(reason)
+    _prctl(_PR_SET_DUMPABLE, 0)
+    reached = measure(tried)
+    if threads > 1:
+        note = f"{threads} threads ran before it was cut off, and are not"
+        return Isolation(NONE, (*reached.notes, note))
+    return reached
 
 
-def measure(tried: list[str]) -> Isolation:
-    """Return the level from what this process can really do now."""
-    opened = [name for name in _FAMILIES if _can_open(name)]
-    alone = _has_no_network()
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    filtered = "Seccomp:\t2" in status and not {"AF_INET", "AF_INET6"} & set(opened)
-    walls = [name for name, up in (("network-namespace", alone), ("seccomp", filtered)) if up]
+def measure(tried: Iterable[str] = ()) -> Isolation:
+    """Return the level from what this process can really do now, after the notes of what was `tried`."""
+    opened = [name for name in FAMILIES if _can_open(name)]
+    interfaces, status = _interfaces(), _status()
+    filtered = status.get("Seccomp") == "2" and not opened
+    walls = {"network-namespace": interfaces <= {_LOOPBACK}, "seccomp": filtered}
     notes = list(tried)
     if opened:
-        notes.append(f"can still make sockets of {', '.join(opened)}")
-    if not alone:
-        notes.append("sees this machine's network interfaces")
-    if "NoNewPrivs:\t1" not in status:
-        notes.append("may gain privileges")
-    return Isolation("+".join(walls) or NONE, tuple(notes))
+        notes.append(f"it can still make sockets of {', '.join(opened)}")
+    if not walls["network-namespace"]:
+        notes.append("it sees this machine's network interfaces")
+    elif opened and _loopback_is_up():
+        notes.append("it can reach other programs in its network by way of loopback")
+    if _can_connect():
+        notes.append("it can call other programs of this machine by unix sockets")
+    if status.get("NoNewPrivs") != "1":
+        notes.append("it may gain privileges")
+    if _prctl(_PR_GET_DUMPABLE, 0) != 0:
+        notes.append("its memory may be dumped to a file, or read by others of its user")
+    if os.geteuid() == 0:
+        notes.append("it runs as root; a user of its own needs no rights but to the node's files")
+    level = "+".join(name for name, stands in walls.items() if stands) or NONE
+    return Isolation(level, tuple(notes))
 
 
-def can_write(paths: list[Path]) -> list[str]:
-    """Return notes on data that this process could change; reading is all that it needs."""
-    return [
-        f"could write to {path}: mount the data read-only"
-        for path in paths
-        if os.access(path, os.W_OK)
-    ]
+def require(isolation: Isolation) -> None:
+    """Refuse to go on where nothing was reached.
+
+    Raises:
+        ConfigurationError: SB-612.
+    """
+    if isolation.level == NONE:
+        raise ConfigurationError(
+            "SB-612", f"The vault is not cut off from the network: {'; '.join(isolation.notes)}"
+        )
 
 
-def _has_no_network() -> bool:
-    """Tell whether loopback is all there is, and it leads nowhere."""
+def writable_data(data: dict[str, Path]) -> list[str]:
+    """Return notes on data sets (name → path) that this process could change: it needs to read, no more."""
+    notes = []
+    for name, path in data.items():
+        if os.access(path, os.W_OK):
+            notes.append(f"it could write to the data set {name}; mount it read-only")
+        elif os.access(path.parent, os.W_OK):
+            notes.append(f"it could replace the data set {name}, whose folder it may write to")
+    return notes
+
+
+def _leave_network() -> list[str]:
+    """Move into a network namespace of our own; return what did not work.
+
+    A child tries a user namespace first: who has entered one without its user ids being mapped is
+    nobody there, and cannot leave.
+
+    Raises:
+        ConfigurationError: SB-612, what the child could do failed here.
+    """
+    reason = _unshare(_CLONE_NEWNET)
+    if reason is None:
+        return []
+    tried = [f"no network namespace of its own ({reason})"]
+    if not _succeeds_in_a_child():
+        return [*tried, "nor one inside a user namespace, which this machine does not allow"]
     try:
-        lines = Path("/proc/self/net/dev").read_text(encoding="ascii").splitlines()[2:]
-    except OSError:
-        return False
-    return [line.split(":")[0].strip() for line in lines] in ([], ["lo"])
+        _enter_user_namespace()
+    except OSError as error:
+        raise ConfigurationError(
+            "SB-612", f"A user namespace was entered, but not as this user: {error.strerror}"
+        ) from None
+    return []
 
 
-def _leave_network(tried: list[str]) -> None:
-    """Move into a network namespace of our own; as a user without rights, by way of a user namespace."""
-    libc, uid, gid = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
-    if libc.unshare(_CLONE_NEWNET) == 0:
-        return
-    first = errno.errorcode.get(ctypes.get_errno(), "?")
-    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
-        second = errno.errorcode.get(ctypes.get_errno(), "?")
-        tried.append(f"no network namespace: {first}, with a user namespace {second}")
-        return
-    with contextlib.suppress(OSError):  # the same user inside as outside: files keep their owners
-        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+def _succeeds_in_a_child() -> bool:
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            _enter_user_namespace()
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
 
 
-def _filter_sockets() -> bool:
-    """Install the seccomp filter: socket(2) for AF_UNIX only, nothing of another architecture."""
-    known = _ARCHITECTURES.get(platform.machine())
-    if known is None:
-        return False
-    arch, socket_call, denied = known
-    deny = _ERRNO | errno.EPERM
-    # struct seccomp_data: nr at 0, arch at 4, args[0] at 16 (little endian: its low half first)
-    tail = [(0x15, 0, 1, call) for call in denied]
-    program: list[tuple[int, int, int, int]] = [
-        (0x20, 0, 0, 4),
-        (0x15, 1, 0, arch),
-        (0x06, 0, 0, _KILL),
-        (0x20, 0, 0, 0),
-        (0x35, 0, 1, _X32_BIT),
-        (0x06, 0, 0, _KILL),
-    ]
-    for code, yes, no, value in tail:
-        program += [(code, yes, no, value), (0x06, 0, 0, deny)]
-    program += [
-        (0x15, 0, 3, socket_call),
-        (0x20, 0, 0, 16),
-        (0x15, 1, 0, socket.AF_UNIX),
-        (0x06, 0, 0, deny),
-        (0x06, 0, 0, _ALLOW),
-    ]
-    packed = b"".join(struct.pack("=HBBI", *line) for line in program)
-    buffer = ctypes.create_string_buffer(packed)
-    header = struct.pack("@HP", len(program), ctypes.addressof(buffer))
-    return _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.create_string_buffer(header))
+def _enter_user_namespace() -> None:
+    """Enter a user and a network namespace in which this user is who it was, without any capability.
+
+    Raises:
+        OSError: this machine does not allow it.
+    """
+    user, group = os.geteuid(), os.getegid()
+    reason = _unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+    if reason is not None:
+        raise OSError(0, reason)
+    for name, text in (
+        ("setgroups", "deny"),  # the kernel's condition for a user without rights to map its group
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
+        Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _prctl(option: int, value: int, pointer: object = None) -> bool:
+def _unshare(flags: int) -> str | None:
+    """Return why it failed, or None."""
     libc = ctypes.CDLL(None, use_errno=True)
-    third = ctypes.c_ulong(0) if pointer is None else pointer
-    return bool(libc.prctl(option, ctypes.c_ulong(value), third, 0, 0) == 0)
+    return None if libc.unshare(flags) == 0 else os.strerror(ctypes.get_errno())
+
+
+def _prctl(option: int, value: int) -> int:
+    """Set or get an attribute of the process; `measure` sees whether it worked."""
+    nothing = ctypes.c_ulong(0)
+    return int(ctypes.CDLL(None).prctl(option, ctypes.c_ulong(value), nothing, nothing, nothing))
+
+
+def _limit(what: int, value: int) -> None:
+    """Lower a limit of the process for good; one that is lower already stays."""
+    hard = resource.getrlimit(what)[1]
+    lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(what, (lowest, lowest))
+
+
+def _interfaces() -> set[str]:
+    """Return the network interfaces that this process sees; what cannot be read is not taken for none."""
+    try:
+        lines = Path("/proc/thread-self/net/dev").read_text(encoding="utf-8").splitlines()[2:]
+    except OSError:
+        return {"unknown"}
+    return {line.partition(":")[0].strip() for line in lines}
+
+
+def _loopback_is_up() -> bool:
+    """Tell whether loopback works; a new network namespace has it switched off."""
+    try:
+        return bool(Path("/proc/thread-self/net/fib_trie").read_text(encoding="utf-8").strip())
+    except OSError:
+        return True
+
+
+def _status() -> dict[str, str]:
+    text = Path("/proc/thread-self/status").read_text(encoding="utf-8")
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in pairs}
 
 
 def _can_open(family: str) -> bool:
+    """Tell whether a socket of a family can be made, of whichever type."""
     number = getattr(socket, family, None)
     if number is None:
         return False
-    kind = socket.SOCK_RAW if family in ("AF_NETLINK", "AF_PACKET") else socket.SOCK_STREAM
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW):
+        with contextlib.suppress(OSError), socket.socket(number, kind):
+            return True
+    return False
+
+
+def _can_connect() -> bool:
+    """Tell whether a unix socket may call; nobody has this address, in the abstract namespace."""
     try:
-        socket.socket(number, kind).close()
-    except OSError:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.connect(b"\0solblom-measures-itself")
+    except PermissionError:
         return False
+    except OSError:
+        return True
     return True

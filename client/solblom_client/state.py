@@ -143,6 +143,23 @@ class VaultState:
             yield
 
 
+def hold_writes(path: Path, *, seconds: float) -> None:
+    """Wait until nothing is being written to a state file, and let nothing begin, until this process ends.
+
+    For a process that is about to end in the middle of an order. When it takes longer than `seconds`,
+    SQLite undoes the half-written transaction at the next start.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=seconds)
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error:
+        return
+    _HELD.append(connection)  # open until the end
+
+
+_HELD: list[sqlite3.Connection] = []
+
+
 def _other_version(path: Path, version: int) -> IntegrityError:
     message = (
         f"{path.name} has layout {version}; this version of Solblom reads layout {SCHEMA_VERSION}"

@@ -1,29 +1,40 @@
-"""The link's side of the vault's door: sealed bytes in and out, over a unix socket. Loads no torch and no data code."""
+"""The link's side of the vault's socket: sealed bytes in, sealed bytes out. Loads neither torch nor data code.
 
-import os
-import stat
+What goes wrong is said from here, by looking at the socket: the vault's process sends a code and no text.
+"""
+
+import socket
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
+from grpc_health.v1 import health_pb2
 
-from solblom_client.vault_pb2 import DescribeRequest, Description, SealedOrder, SealedReply
+from solblom_client import vault_pb2
 from solblom_protocol.errors import SolblomError
+from solblom_protocol.seal import MAX_SEALED_BYTES
 
 SERVICE = "solblom.vault.v1.Vault"
+HEALTH = "grpc.health.v1.Health"
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own limit
-MAX_PATH_BYTES = 107  # of a unix socket, by the kernel
+MAX_ORDER_BYTES = min(MAX_SEALED_BYTES, MAX_MESSAGE_BYTES - 16)  # 16: protobuf's tag and length
+SHORT_SECONDS = 5.0
+"""How long a question may take that the vault answers also while it works."""
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
-_RECONNECT = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+_OWN_CONNECTION = (
+    ("grpc.use_local_subchannel_pool", 1),  # no waiting because of an earlier vault's end
     ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
 )
-SHORT_SECONDS = 5.0
+
+Call = Callable[[bytes, float | None], bytes]
 
 
 class VaultUnavailableError(SolblomError):
@@ -31,8 +42,17 @@ class VaultUnavailableError(SolblomError):
 
 
 @dataclass(frozen=True)
-class VaultDescription:
-    """What a vault says of itself."""
+class Description:
+    """What a vault's process says of itself.
+
+    Attributes:
+        site: the hospital's name in the federation.
+        recipient: identity of the key to which orders are sealed.
+        isolation_level: how far the process is cut off, as it measured: network-namespace+seccomp,
+            network-namespace, seccomp or none.
+        isolation_notes: what hospital IT should know about that, in words.
+        working: an order is at work.
+    """
 
     site: str
     recipient: str
@@ -42,39 +62,39 @@ class VaultDescription:
 
 
 class VaultClient:
-    """Asks the vault behind a socket."""
+    """Asks the vault behind a socket. May be used by several threads; holds no connection in between."""
 
     def __init__(self, socket: Path) -> None:
-        self._socket = socket
-        self._channel = grpc.insecure_channel(f"unix:{socket}", options=(*OPTIONS, *_RECONNECT))
-        self._process: Any = self._channel.unary_unary(
-            f"/{SERVICE}/Process",
-            request_serializer=SealedOrder.SerializeToString,
-            response_deserializer=SealedReply.FromString,
-        )
-        self._describe: Any = self._channel.unary_unary(
-            f"/{SERVICE}/Describe",
-            request_serializer=DescribeRequest.SerializeToString,
-            response_deserializer=Description.FromString,
-        )
+        self._path = socket.absolute()
+        self._lock = threading.Lock()
+        self._open: set[grpc.Channel] = set()
+        self._closed = False
 
     def process(self, sealed: bytes) -> bytes:
         """Return the sealed reply to a sealed order; takes as long as the vault works.
 
         Raises:
-            VaultUnavailableError: SB-611, there is no vault, or it ended while it worked.
+            VaultUnavailableError: SB-611, no vault answers, or it ended at work; SB-614, too large.
         """
-        reply: SealedReply = self._call(self._process, SealedOrder(sealed=sealed), None)
-        return reply.sealed
+        if len(sealed) > MAX_ORDER_BYTES:
+            raise VaultUnavailableError(
+                "SB-614", f"The order has {len(sealed)} bytes; a socket carries {MAX_ORDER_BYTES}"
+            )
+        order = vault_pb2.SealedOrder(sealed=sealed).SerializeToString()
+        reply = self._call(f"/{SERVICE}/Process", order, seconds=None)
+        answer: vault_pb2.SealedReply = vault_pb2.SealedReply.FromString(reply)
+        return answer.sealed
 
-    def describe(self) -> VaultDescription:
+    def describe(self) -> Description:
         """Return what the vault says of itself, also while it works.
 
         Raises:
             VaultUnavailableError: SB-611.
         """
-        found: Description = self._call(self._describe, DescribeRequest(), SHORT_SECONDS)
-        return VaultDescription(
+        found = vault_pb2.Description.FromString(
+            self._call(f"/{SERVICE}/Describe", b"", seconds=SHORT_SECONDS)
+        )
+        return Description(
             site=found.site,
             recipient=found.recipient,
             isolation_level=found.isolation_level,
@@ -82,44 +102,100 @@ class VaultClient:
             working=found.working,
         )
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
-
-    def _call(self, method: Any, request: Any, timeout_seconds: float | None) -> Any:
-        check_socket(self._socket)
+    def ready(self) -> bool:
+        """Tell whether the vault takes orders: it is there, and neither starting nor stopping."""
+        question = health_pb2.HealthCheckRequest(service=SERVICE).SerializeToString()
         try:
-            return method(request, timeout=timeout_seconds)
+            answer = self._call(f"/{HEALTH}/Check", question, seconds=SHORT_SECONDS)
+        except VaultUnavailableError:
+            return False
+        status: int = health_pb2.HealthCheckResponse.FromString(answer).status
+        return status == int(health_pb2.HealthCheckResponse.SERVING)
+
+    def close(self) -> None:
+        """Let go of calls that are waiting; there are none afterwards."""
+        with self._lock:
+            self._closed, channels = True, tuple(self._open)
+        for channel in channels:
+            channel.close()
+
+    def _call(self, method: str, message: bytes, *, seconds: float | None) -> bytes:
+        """Call over a connection of its own: about a millisecond, and never in an old one's state."""
+        reach(self._path)
+        channel = grpc.insecure_channel(address(self._path), options=(*OPTIONS, *_OWN_CONNECTION))
+        with self._lock:
+            if self._closed:
+                raise VaultUnavailableError("SB-611", _CLOSED)
+            self._open.add(channel)
+        try:
+            reply: bytes = channel.unary_unary(method)(message, timeout=seconds)
         except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else None
-            raise VaultUnavailableError("SB-611", _why(self._socket, code)) from None
+            raise self._explain(error, method) from None
+        except ValueError:  # closed by another thread before the call began
+            raise VaultUnavailableError("SB-611", _CLOSED) from None
+        finally:
+            with self._lock:
+                self._open.discard(channel)
+            channel.close()
+        return reply
+
+    def _explain(self, error: Any, method: str) -> VaultUnavailableError:
+        """Say what a code of gRPC means here; the text beside it is gRPC's own and is left out."""
+        code, working = error.code(), method.endswith("/Process")
+        messages = {
+            grpc.StatusCode.UNAVAILABLE: (
+                "The vault ended while it worked on the order"
+                if working
+                else f"The vault behind {self._path} ended before it answered"
+            ),
+            grpc.StatusCode.FAILED_PRECONDITION: f"The vault behind {self._path} is still starting",
+            grpc.StatusCode.DEADLINE_EXCEEDED: f"The vault behind {self._path} says nothing for "
+            f"{SHORT_SECONDS:.0f} s",
+            grpc.StatusCode.CANCELLED: _CLOSED,
+            grpc.StatusCode.RESOURCE_EXHAUSTED: f"Too many orders, or too large a message, wait at {self._path}",
+        }
+        message = messages.get(code, f"The vault behind {self._path} failed inside ({code.name})")
+        return VaultUnavailableError("SB-611", message, _HINTS.get(code))
 
 
-def check_socket(path: Path) -> None:
-    """Refuse a path at which no vault can be.
+_CLOSED = "This connection to the vault was closed"
+_HINTS = {
+    grpc.StatusCode.UNAVAILABLE: "Wait until it runs again: the same order then gets its answer, and is charged once",
+    grpc.StatusCode.FAILED_PRECONDITION: "Wait some seconds: it loads its libraries",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "Wait until the orders at work are answered",
+}
+
+
+def address(path: Path) -> str:
+    """Return gRPC's name for a unix socket, whatever letters its path has."""
+    return f"unix:{quote(str(path))}"
+
+
+def reach(path: Path) -> None:
+    """Check that somebody listens at a socket, and say exactly why not.
 
     Raises:
-        VaultUnavailableError: SB-611, with the reason.
+        VaultUnavailableError: SB-611.
     """
     try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise VaultUnavailableError("SB-611", f"There is no socket at {path}") from None
-    except OSError as error:
-        raise VaultUnavailableError("SB-611", f"{path}: {error.strerror}") from None
-    if not stat.S_ISSOCK(found.st_mode):
-        raise VaultUnavailableError("SB-611", f"{path} is not a socket")
-    if not os.access(path, os.R_OK | os.W_OK):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(SHORT_SECONDS)
+            probe.connect(str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise VaultUnavailableError(
+            "SB-611", f"There is no socket at {path}: the vault does not run"
+        ) from None
+    except PermissionError:
         raise VaultUnavailableError(
             "SB-611",
-            f"This user may not use {path}",
-            "Put the link's user into the group of the vault's socket",
-        )
-
-
-def _why(path: Path, code: grpc.StatusCode | None) -> str:
-    if code == grpc.StatusCode.UNAVAILABLE:
-        return f"The vault behind {path} does not answer, or ended while it worked"
-    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return f"The message is larger than the vault behind {path} takes"
-    return f"The vault behind {path} failed ({'' if code is None else code.name})"
+            f"This user may not use the vault's socket {path}",
+            "Put the user into the group that owns the socket and its folder",
+        ) from None
+    except ConnectionRefusedError:
+        raise VaultUnavailableError(
+            "SB-611", f"Nobody listens at {path}: the vault has ended, or it is no socket"
+        ) from None
+    except OSError as error:
+        raise VaultUnavailableError(
+            "SB-611", f"The vault's socket {path} cannot be used: {error.strerror or error}"
+        ) from None

@@ -34,11 +34,4 @@ class Description(_message.Message):
     isolation_level: str
     isolation_notes: _containers.RepeatedScalarFieldContainer[str]
     working: bool
-    def __init__(
-        self,
-        site: _Optional[str] = ...,
-        recipient: _Optional[str] = ...,
-        isolation_level: _Optional[str] = ...,
-        isolation_notes: _Optional[_Iterable[str]] = ...,
-        working: bool = ...,
-    ) -> None: ...
+    def __init__(self, site: _Optional[str] = ..., recipient: _Optional[str] = ..., isolation_level: _Optional[str] = ..., isolation_notes: _Optional[_Iterable[str]] = ..., working: _Optional[bool] = ...) -> None: ...

@@ -1,168 +1,253 @@
 """The vault as a process: a gRPC server on a unix socket, and on nothing else.
 
-It answers one order at a time and can be asked meanwhile whether it lives. What goes wrong inside is
-a sealed refusal; what goes wrong with the call is a gRPC code without a word.
+Orders are worked on one at a time; Describe and the health service answer meanwhile. What goes wrong
+about an order is a sealed refusal, made by the vault. What goes wrong with a call is a gRPC code and
+no text, because gRPC would carry an exception's text, and with it patients, to the other side.
+
+Torch, Opacus and the vault are imported while the server already says NOT_SERVING: a process that is
+to be cut off (isolation.py) must have been so before.
 """
 
+import contextlib
+import datetime as dt
+import faulthandler
 import os
-import socket
-import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from solblom_client import vault_pb2
 from solblom_client.isolation import Isolation
+from solblom_client.keys import read_node_keys
 from solblom_client.policy import NodeConfig
-from solblom_client.vault import Vault
-from solblom_client.vault_client import MAX_PATH_BYTES, OPTIONS, SERVICE
-from solblom_client.vault_pb2 import DescribeRequest, Description, SealedOrder, SealedReply
+from solblom_client.site_log import SiteLog
+from solblom_client.state import hold_writes
+from solblom_client.vault_client import OPTIONS, SERVICE, address
+from solblom_client.vault_socket import SOCKET_MODE, SocketPlace
 from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.seal import sealing_key_id
 
-THREADS = 4  # one for the order at work, the others for questions
-STOP_SECONDS = 10.0
-HUNG_STATUS = 75  # EX_TEMPFAIL: whoever supervises may start it again
-_WATCH_SECONDS = 1.0
+if TYPE_CHECKING:
+    from solblom_client.vault import Vault
+
+MOST_ORDERS = 4
+"""One at work and those that wait for it; a link sends one at a time, so more is somebody's mistake."""
+THREADS = MOST_ORDERS + 4  # the rest answer questions
+STOP_SECONDS = 4.0
+"""How long an order at work may still take once the process is asked to stop."""
+HUNG_STATUS = 75  # EX_TEMPFAIL: whoever supervises starts the process again
+FALLBACK_SECONDS = 30.0
+"""After this much more, a task that lets no other thread run is ended by a thread outside Python."""
+_Serving = health_pb2.HealthCheckResponse
 
 
 class VaultService:
-    """The two calls of vault.proto."""
+    """The two calls of vault.proto. Until `open`, it takes no orders."""
 
-    def __init__(self, vault: Vault, site: str, isolation: Isolation) -> None:
-        self._vault, self._site, self._isolation = vault, site, isolation
+    def __init__(self, config: NodeConfig, isolation: Isolation) -> None:
+        self._config, self._isolation = config, isolation
+        self._recipient = sealing_key_id(read_node_keys(config.state).sealing.public_key())
+        self._log = SiteLog(config.state / "log" / "vault.jsonl")
+        self._vault: Vault | None = None
+        self._places = threading.BoundedSemaphore(MOST_ORDERS)
         self._order = threading.Lock()
-        self.working_since: float | None = None
+        self._since: float | None = None
 
-    def process(self, request: SealedOrder, context: grpc.ServicerContext) -> SealedReply:
-        """Answer one order; another one waits."""
-        with self._order:
+    @property
+    def working_seconds(self) -> float | None:
+        """How long the present order has been at work; None where there is none."""
+        since = self._since
+        return None if since is None else time.monotonic() - since
+
+    def open(self, vault: "Vault") -> None:
+        """Take orders from now on."""
+        self._vault = vault
+
+    def process(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        """Answer one order; others wait until it is done."""
+        if self._vault is None:
+            raise _CallError(grpc.StatusCode.FAILED_PRECONDITION)
+        with self._place(), self._order:
             if not context.is_active():
-                context.abort(grpc.StatusCode.CANCELLED, "")  # nobody waits for it any more
-            self.working_since = time.monotonic()
-            try:
-                return SealedReply(sealed=self._vault.process(request.sealed))
-            finally:
-                self.working_since = None
+                raise _CallError(grpc.StatusCode.CANCELLED)  # nobody waits for it any more
+            with self._at_work():
+                sealed = vault_pb2.SealedOrder.FromString(message).sealed
+                reply = self._vault.process(sealed)
+        return bytes(vault_pb2.SealedReply(sealed=reply).SerializeToString())
 
-    def describe(self, request: DescribeRequest, context: grpc.ServicerContext) -> Description:
+    def describe(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         """Say what this vault is."""
-        return Description(
-            site=self._site,
-            recipient=self._vault.recipient,
+        vault_pb2.DescribeRequest.FromString(message)
+        described = vault_pb2.Description(
+            site=self._config.node.site,
+            recipient=self._recipient,
             isolation_level=self._isolation.level,
             isolation_notes=list(self._isolation.notes),
-            working=self.working_since is not None,
+            working=self._since is not None,
         )
+        return bytes(described.SerializeToString())
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return both calls as gRPC wants them."""
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "Process": grpc.unary_unary_rpc_method_handler(
-                    _wordless(self.process),
-                    request_deserializer=SealedOrder.FromString,
-                    response_serializer=SealedReply.SerializeToString,
-                ),
-                "Describe": grpc.unary_unary_rpc_method_handler(
-                    _wordless(self.describe),
-                    request_deserializer=DescribeRequest.FromString,
-                    response_serializer=Description.SerializeToString,
-                ),
-            },
-        )
+        """Return both calls as gRPC wants them: bytes in, bytes out, so that nothing is read outside `_answer`."""
+        calls = {"Process": self.process, "Describe": self.describe}
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._wordless(call))
+            for name, call in calls.items()
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def end_when_hung(self, stop: threading.Event) -> None:
+        """End the process when an order is at work for longer than `vault.order_minutes`.
+
+        A thread that hangs cannot be ended. The reservation stays, so nothing is spent unnoticed.
+        """
+        limit_seconds = 60 * self._config.vault.order_minutes
+        while not stop.wait(min(1.0, limit_seconds / 10)):
+            seconds = self.working_seconds
+            if seconds is not None and seconds > limit_seconds:
+                with contextlib.suppress(Exception):
+                    self._log.write("order-hung", now=_now(), seconds=round(seconds))
+                os._exit(HUNG_STATUS)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise _CallError(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Note since when an order is at work, and arm the second watchdog, which needs no lock of Python's."""
+        limit_seconds = 60 * self._config.vault.order_minutes + FALLBACK_SECONDS
+        faulthandler.dump_traceback_later(limit_seconds, exit=True, file=2)
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+            faulthandler.cancel_dump_traceback_later()
+
+    def _wordless(
+        self, call: Callable[[bytes, grpc.ServicerContext], bytes]
+    ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+        def answer(message: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                return call(message, context)
+            except _CallError as error:
+                code = error.code
+            except DecodeError:
+                code = grpc.StatusCode.INVALID_ARGUMENT
+            except BaseException as error:
+                self._note(error)
+                code = grpc.StatusCode.INTERNAL
+            context.abort(code, "")
+            return b""  # not reached: abort raises
+
+        return answer
+
+    def _note(self, error: BaseException) -> None:
+        with contextlib.suppress(Exception):
+            self._log.write_failure("call failed", error, now=_now(), known_sender=False)
+
+
+class _CallError(Exception):
+    """A call cannot be answered; only the code leaves."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        super().__init__(code.name)
+        self.code = code
 
 
 def serve(
     config: NodeConfig,
     isolation: Isolation,
+    place: SocketPlace,
     *,
     stop: threading.Event,
-    on_ready: Callable[[Path], None],
+    on_ready: Callable[[], None],
 ) -> None:
-    """Serve until `stop`; the process ends with HUNG_STATUS when an order takes over `vault.order_minutes`.
+    """Answer calls until `stop` is set; `on_ready` is called once orders are taken.
 
     Raises:
-        ConfigurationError: SB-610, the socket cannot be used.
+        ConfigurationError: SB-109 no keys; SB-610 the socket cannot be made.
+        IntegrityError: SB-402, the ledger cannot be trusted.
     """
-    path = config.path(config.vault.socket)
-    _make_room(path)
-    service = VaultService(Vault(config), config.node.site, isolation)
-    server = grpc.server(ThreadPoolExecutor(THREADS), options=OPTIONS)
-    checks = health.HealthServicer()
+    service, checks = VaultService(config, isolation), health.HealthServicer()
+    server = _start(service, checks, place)
+    ended = threading.Event()
+    watchdog = threading.Thread(target=service.end_when_hung, args=(ended,), daemon=True)
+    watchdog.start()
+    try:
+        vault = _open_vault(config)
+        service.open(vault)
+        _set_health(checks, _Serving.SERVING)
+        on_ready()
+        stop.wait()
+    finally:
+        _set_health(checks, _Serving.NOT_SERVING)
+        server.stop(STOP_SECONDS).wait(STOP_SECONDS + 1)
+        ended.set()
+        place.release()
+    if service.working_seconds is not None:
+        # What is being written is finished; the rest of the order is worked on when it comes again.
+        from solblom_client.ledger import STATE_FILE
+
+        hold_writes(config.state / STATE_FILE, seconds=STOP_SECONDS)
+        os._exit(0)
+    vault.close()
+
+
+def _start(service: VaultService, checks: health.HealthServicer, place: SocketPlace) -> grpc.Server:
+    """Return a server that answers questions, and is not ready for orders yet."""
+    server = grpc.server(ThreadPoolExecutor(THREADS, "call"), options=OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     server.add_generic_rpc_handlers((service.handler(),))
-    checks.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
-    if server.add_insecure_port(f"unix:{path}") == 0:
-        raise ConfigurationError("SB-610", f"{path} cannot be made a socket")
-    path.chmod(0o660)
+    _set_health(checks, _Serving.NOT_SERVING)
+    before = os.umask(0o777 & ~SOCKET_MODE)  # from its first moment the socket is closed to others
+    try:
+        server.add_insecure_port(address(place.path))
+    except RuntimeError:
+        raise ConfigurationError("SB-610", f"{place.path} cannot be made a socket") from None
+    finally:
+        os.umask(before)
     server.start()
-    warm_up()
-    checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-    on_ready(path)
-    while not stop.wait(_WATCH_SECONDS):
-        since = service.working_since
-        if since is not None and time.monotonic() - since > 60 * config.vault.order_minutes:
-            os._exit(HUNG_STATUS)  # threads cannot be ended; the reservation stays and is paid
-    checks.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
-    server.stop(STOP_SECONDS).wait(STOP_SECONDS)
-    path.unlink(missing_ok=True)
+    return server
 
 
-def warm_up() -> None:
-    """Load what the first round would wait for: torch, Opacus, and torch's first optimizer step (3 s)."""
+def _set_health(checks: health.HealthServicer, status: Any) -> None:
+    """Set the health of the whole process (the empty name) and of the one service."""
+    for name in ("", SERVICE):
+        checks.set(name, status)
+
+
+def _open_vault(config: NodeConfig) -> "Vault":
+    """Load what the first round would wait for, then open the vault.
+
+    Torch loads its compiler when an optimiser is first made: 3 s of the first round (facts of the link).
+
+    Raises:
+        ConfigurationError, IntegrityError: the vault cannot be opened.
+    """
     import torch
 
-    import solblom_client.gradients  # noqa: F401 - brings Opacus
+    from solblom_client.vault import Vault
 
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
-    torch.optim.SGD([parameter], lr=0.1).step()
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    optimizer.step()
+    optimizer.zero_grad()
+    return Vault(config)
 
 
-def _wordless(call: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
-    """Let no exception's text reach gRPC, which would send it to the other side."""
-
-    def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return call(request, context)
-        except Exception:
-            context.abort(grpc.StatusCode.INTERNAL, "")
-
-    return answer
-
-
-def _make_room(path: Path) -> None:
-    """Make the socket's folder; take away a socket that nobody listens on.
-
-    Raises:
-        ConfigurationError: SB-610, something else is there, or another vault listens.
-    """
-    if len(os.fsencode(path.absolute())) > MAX_PATH_BYTES:
-        raise ConfigurationError(
-            "SB-610",
-            f"The path of vault.socket has {len(os.fsencode(path.absolute()))} bytes; "
-            f"a socket's may have {MAX_PATH_BYTES}: {path.absolute()}",
-            "Give a short path in vault.socket, such as /run/solblom/vault.sock",
-        )
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigurationError("SB-610", f"{path} exists and is not a socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink()
-            return
-    raise ConfigurationError(
-        "SB-610", f"Another vault listens on {path}", "Stop it first; one node has one vault"
-    )
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

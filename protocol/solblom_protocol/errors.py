@@ -215,7 +215,14 @@ CODES: dict[str, ErrorCode] = {
     "SB-612": ErrorCode(
         "The vault's process is not cut off from the network",
         3,
-        'Run it under systemd with PrivateNetwork=yes, or set vault.isolation = "best-effort" after approval',
+        "Run it under systemd with PrivateNetwork=yes, or in a container without a network; or set "
+        'vault.isolation = "best-effort" in node.toml once the security officer agrees',
+    ),
+    "SB-613": ErrorCode(
+        "A vault runs on this socket already", 3, "Stop that one first: a node has one vault"
+    ),
+    "SB-614": ErrorCode(
+        "The message is larger than the vault's socket carries", 3, "Use a smaller model"
     ),
     # Network
     "SB-620": ErrorCode(

@@ -167,12 +167,15 @@ def _enter_user_namespace() -> None:
     reason = _unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
     if reason is not None:
         raise OSError(0, reason)
+    _prctl(
+        _PR_SET_DUMPABLE, 1
+    )  # else these files are root's, after a change of user; 0 again later
     for name, text in (
         ("setgroups", "deny"),  # the kernel's condition for a user without rights to map its group
         ("uid_map", f"{user} {user} 1"),
         ("gid_map", f"{group} {group} 1"),
     ):
-        Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
+        Path(f"/proc/self/{name}").write_bytes(text.encode())
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     if ctypes.CDLL(None, use_errno=True).capset(header, (ctypes.c_uint32 * 6)()) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -29,6 +29,12 @@ outbox = "outbox"                    # … and replies leave from here
 # carrier_before = ["./fetch.sh"]    # your own command that fetches files, run before each pass
 # carrier_after = ["./deliver.sh"]   # and the one that delivers them; see docs/how-to/rounds-by-file.md
 
+[vault]                              # the process that sees patients; it has no network
+# socket = "vault/vault.sock"        # where the link hands it sealed orders; at most 107 bytes, path and all
+# order_minutes = 60                 # an order at work for longer is hung, and the process is started anew
+# memory_gib = 8
+# isolation = "required"             # "best-effort" lets it run where it cannot be cut off from the network
+
 [policy]
 tasks = ["tabular-classification"]
 study_signers = ["researcher.pub"]   # only studies signed by these people can be approved

@@ -19,6 +19,7 @@ study_signers = ["researcher.pub"]
 [consent]
 source = "consent.csv"
 rule = "opt-in"
+[vault]
 [[dataset]]
 name = "cardiology"
 connector = "table"
@@ -50,6 +51,14 @@ def test_what_the_file_leaves_out_is_the_careful_choice(tmp_path: Path) -> None:
     assert policy.min_patients == 10
 
 
+def test_a_vault_that_nothing_is_said_about_must_be_cut_off(tmp_path: Path) -> None:
+    for text in (HONEST, HONEST.replace("[vault]\n", "")):
+        vault = load(tmp_path, text).vault
+        assert vault.isolation == "required"
+        assert vault.socket == "vault/vault.sock"
+        assert (vault.order_minutes, vault.memory_gib) == (60.0, 8.0)
+
+
 def test_a_node_is_no_simulation_unless_it_says_so(tmp_path: Path) -> None:
     assert not load(tmp_path, HONEST).node.simulation
 
@@ -66,6 +75,8 @@ def test_a_node_is_no_simulation_unless_it_says_so(tmp_path: Path) -> None:
         ("[coordinator]", "urls = 'https://fl.example.no'", "url"),
         ("[consent]", "max_age_hour = 24", "max_age_hours"),
         ("[[dataset]]", "patients = 'id'", "patient"),
+        ("[vault]", "isolaton = 'required'", "isolation"),
+        ("[vault]", "memory_gb = 8", "memory_gib"),
     ],
 )
 def test_an_unknown_key_is_refused_and_the_nearest_key_named(
@@ -111,6 +122,11 @@ def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
         ("[policy]", "shared_noise = { allow = true, min_honest_nodes = 1 }"),
         ("[consent]", "max_age_hours = 0"),
         ("[consent]", "max_age_hours = inf"),
+        ("[vault]", "order_minutes = 0"),
+        ("[vault]", "order_minutes = inf"),
+        ("[vault]", "memory_gib = 0"),
+        ("[vault]", "memory_gib = nan"),
+        ("[vault]", "isolation = 'none'"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused(tmp_path: Path, section: str, line: str) -> None:

@@ -180,7 +180,7 @@ class Link:
             self._quick_until = time.monotonic() + QUICK_FOR_SECONDS
             message = self._fetch(*head)
             if message is not None:
-                self._take(message, paused=paused)
+                self._take_if_wanted(message, paused=paused)
 
     def _poll_seconds(self) -> float:
         """Return how long to wait: short while a run is talking to us, longer the longer it is silent."""
@@ -197,8 +197,8 @@ class Link:
                 message = self._connection.fetch(run_id, tree)
                 self._connection.confirm(run_id, message)
             except LinkError as error:
+                self._note(code=error.code, trouble=error.message)
                 if error.code in ("SB-627", "SB-629", "SB-625"):
-                    self._note(code=error.code, trouble=error.message)
                     return None  # the coordinator asks again
                 self._stop.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -206,10 +206,25 @@ class Link:
                 return message
         return None
 
+    def _take_if_wanted(self, message: Message, *, paused: bool) -> None:
+        """Take a message unless its run has ended meanwhile.
+
+        Raises:
+            LinkError: the connection is in trouble; the coordinator asks again.
+        """
+        try:
+            self._take(message, paused=paused)
+        except LinkError as error:
+            if error.code != "SB-629":
+                raise
+
     def _take(self, message: Message, *, paused: bool) -> None:
         """Put an order on the desk, or answer a question about one."""
         if not self._is_allowed(message.metadata.run_id):
             self._answer(message, error="SB-626")
+            return
+        if not message.has_content():  # an error is nothing that a coordinator sends
+            self._answer(message, error="SB-202")
             return
         kind = message.metadata.message_type
         if kind == ASK:
@@ -276,6 +291,12 @@ class Link:
             except SolblomError as error:
                 self._note(code=error.code, trouble=error.message)
                 self._finish(name, error=error.code)
+            except (
+                Exception
+            ) as error:  # a thread that died would leave the node deaf, and silent about it
+                kind = type(error).__name__
+                self._note(code="SB-214", trouble=f"The vault's answer cannot be used: {kind}")
+                self._finish(name, error="SB-214")
             else:
                 self._keep(name, reply)
                 self._finish(name, sealed=reply)

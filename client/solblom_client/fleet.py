@@ -8,6 +8,7 @@ Outbound HTTPS only. What travels is sealed (privacy.md rule 11): Flower's node 
 timestamp, so against a man in the middle with a trusted certificate only the seal protects.
 """
 
+import json
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import Message
+from flwr.app import Array, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -36,14 +37,18 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    get_object_body,
+    get_object_children_ids_from_object_content,
     get_object_id,
     get_object_tree,
+    get_object_type_from_object_content,
     iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -80,7 +85,13 @@ class _VersionHeaders:
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         context.request.headers.update(self._headers)
-        return call_next(context)
+        response = call_next(context)
+        kind = response.headers.get("content-type", "").split(";")[0].strip()
+        # An empty page of a portal would read as "no message" for ever.
+        if response.is_success and kind != PROTOBUF_MEDIA_TYPE:
+            where = context.request.url
+            raise LinkError("SB-627", f"{where.host} answers with {kind[:40] or 'no content type'}")
+        return response
 
 
 class FleetConnection:
@@ -128,6 +139,8 @@ class FleetConnection:
                 return known_id
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
         self.node_id = int(self._call(self._client.ActivateNode, request).node_id)
+        if self.node_id == 0:
+            raise LinkError("SB-627", f"{self._settings.url} gave this node no number")
         return self.node_id
 
     def heartbeat(self) -> None:
@@ -191,7 +204,10 @@ class FleetConnection:
                 raise LinkError("SB-627", "A part of a message is not what its digest says")
             contents[name] = content
         try:
+            _check_arrays(contents)
             message = inflate_object_from_contents(tree.object_id, contents)
+        except LinkError:
+            raise
         except Exception:  # whatever flwr finds wrong in bytes from outside
             raise LinkError("SB-627", "A message cannot be read") from None
         if not isinstance(message, Message):
@@ -270,6 +286,23 @@ class FleetConnection:
             return method(request)
         except Exception as error:
             raise explain(error, self._settings.url, self._settings.proxy) from None
+
+
+def _check_arrays(contents: dict[str, bytes]) -> None:
+    """Refuse arrays that are larger than what came: an array may name one chunk a million times.
+
+    Raises:
+        LinkError: SB-627.
+    """
+    total = 0
+    for content in contents.values():
+        if get_object_type_from_object_content(content) != Array.__qualname__:
+            continue
+        children = get_object_children_ids_from_object_content(content)
+        named = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+        total += sum(len(contents[children[number]]) for number in named)
+        if total > MAX_SEALED_BYTES + FRAME_BYTES:
+            raise LinkError("SB-627", f"A message would grow over {MAX_SEALED_BYTES} bytes")
 
 
 def _tls(certificates: Path | None) -> ssl.SSLContext:

@@ -39,6 +39,10 @@ def explain(error: Exception, url: str, proxy: str | None) -> LinkError:
 def _status(response: httpx.Response, url: str) -> LinkError:
     """Explain an HTTP status."""
     code = response.status_code
+    if code in (401, 403) and "html" in response.headers.get("content-type", ""):
+        return LinkError(
+            "SB-627", f"{url} answered with a page (status {code}): a portal or a proxy"
+        )
     if code in (401, 403, 412):
         seconds = _clock_difference(response)
         if code == 401 and abs(seconds) > CLOCK_SECONDS:
@@ -64,9 +68,11 @@ def _certificate(error: ssl.SSLCertVerificationError, url: str) -> LinkError:
 
 
 def _proxy(error: Exception, proxy: str | None) -> LinkError:
-    if "407" in str(error):
+    status = str(error)[:3]  # what follows are the proxy's own words: they are not repeated
+    if status == "407":
         return LinkError("SB-623", f"The proxy {_without_password(proxy)} asks for a password")
-    return LinkError("SB-623", f"The proxy {_without_password(proxy)} refuses: {str(error)[:80]}")
+    why = f" (status {status})" if status.isdecimal() else ""
+    return LinkError("SB-623", f"The proxy {_without_password(proxy)} refuses{why}")
 
 
 def _reason(error: Exception, proxy: str | None) -> str:

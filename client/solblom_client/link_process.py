@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from solblom_client.policy import NodeConfig
 from solblom_client.transport_key import read_transport_key
@@ -44,7 +45,7 @@ def run_link(config: NodeConfig, *, on_start: Callable[[Any], None]) -> None:
     """Connect and carry orders until the link is stopped; `on_start` is given the link.
 
     Raises:
-        ConfigurationError: SB-628 no address; SB-109 no transport key.
+        ConfigurationError: SB-628 no address; SB-103 an address that cannot be one; SB-109 no transport key.
         LinkError: SB-621, the authority's file cannot be read.
     """
     from solblom_client.fleet import FleetConnection, FleetSettings
@@ -55,6 +56,7 @@ def run_link(config: NodeConfig, *, on_start: Callable[[Any], None]) -> None:
     if url is None:
         raise ConfigurationError("SB-628", "node.toml names no coordinator.url")
     ca_file = config.coordinator.ca_file
+    check_addresses(url, config.coordinator.proxy)
     settings = FleetSettings(
         url=url.rstrip("/"),
         certificates=None if ca_file is None else config.path(ca_file),
@@ -75,6 +77,32 @@ def run_link(config: NodeConfig, *, on_start: Callable[[Any], None]) -> None:
     finally:
         connection.close()
         vault.close()
+
+
+def check_addresses(url: str, proxy: str | None) -> None:
+    """Refuse addresses that httpx would take for others. What a proxy's setting holds is never repeated.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    if not _has_scheme_and_host(url, ("https",)):
+        raise ConfigurationError(
+            "SB-103", "coordinator.url must be https://HOST:PORT, and nothing else"
+        )
+    if proxy is not None and not _has_scheme_and_host(proxy, ("http", "https")):
+        raise ConfigurationError(
+            "SB-103", "coordinator.proxy must be http://HOST:PORT or http://NAME:PASSWORD@HOST:PORT"
+        )
+
+
+def _has_scheme_and_host(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(text)
+        port_is_good = parts.port != 0  # raises where it is no number up to 65535
+    except ValueError:
+        return False
+    alone = parts.path in ("", "/") and not parts.query and not parts.fragment
+    return parts.scheme in schemes and bool(parts.hostname) and alone and port_is_good
 
 
 def pause_file(config: NodeConfig) -> Path:

@@ -1,0 +1,188 @@
+"""Flower's private names that superlink.py and the grids touch: each is there, and is what we take it for.
+
+A stock SuperLink that is started, asked and given runs: tests/security/test_network_attacks.py.
+"""
+
+import ast
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import flwr
+import httpx
+import pytest
+from flwr.app import Context, Message, Metadata
+from flwr.proto import control_pb2, fab_pb2, node_pb2, run_pb2
+from flwr.serverapp import Grid
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.run import Run
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+
+import solblom_server
+from solblom_protocol.flower import FAB_HASH, build_fab
+from solblom_server.grids.fleet import FleetGrid
+from solblom_server.superlink import EVERYDAY
+
+SERVER = Path(solblom_server.__file__).parent
+PUBLIC = ("flwr.app", "flwr.serverapp")
+PRIVATE_PLACES = {"superlink.py", "courier.py", "local.py"}
+FIELDS: dict[Any, set[str]] = {
+    control_pb2.RegisterNodeRequest: {"public_key", "name"},
+    control_pb2.RegisterNodeResponse: {"node_id"},
+    control_pb2.UnregisterNodeRequest: {"node_id"},
+    control_pb2.ListNodesRequest: set(),
+    control_pb2.ListNodesResponse: {"nodes_info"},
+    control_pb2.StartRunRequest: {"fab", "override_config"},
+    control_pb2.StartRunResponse: {"run_id"},
+    control_pb2.StopRunRequest: {"run_id"},
+    control_pb2.ListRunsRequest: {"run_id"},
+    control_pb2.ListRunsResponse: {"run_dict"},
+    fab_pb2.Fab: {"hash_str", "content"},
+    node_pb2.NodeInfo: {"public_key", "node_id", "status"},
+    run_pb2.Run: {"status", "fab_hash"},
+    run_pb2.RunStatus: {"status", "sub_status"},
+}
+CALLS = ("RegisterNode", "UnregisterNode", "ListNodes", "StartRun", "StopRun", "ListRuns")
+
+
+def imports(path: Path) -> list[tuple[str, str]]:
+    return [
+        (node.module or "", name.name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flwr")
+        for name in node.names
+    ]
+
+
+def test_flwr_has_the_version_that_was_measured() -> None:
+    assert flwr.__version__ == version("flwr") == "1.41.0"
+
+
+def test_private_names_of_flwr_are_used_in_few_places() -> None:
+    places = {
+        path.name
+        for path in SERVER.rglob("*.py")
+        for module, _ in imports(path)
+        if module not in PUBLIC
+    }
+    assert places <= PRIVATE_PLACES
+
+
+@pytest.mark.parametrize("path", sorted(SERVER.rglob("*.py")), ids=lambda path: path.name)
+def test_every_name_that_is_imported_from_flwr_exists(path: Path) -> None:
+    missing = [pair for pair in imports(path) if not hasattr(import_module(pair[0]), pair[1])]
+    assert missing == []
+
+
+@pytest.mark.parametrize("kind", list(FIELDS), ids=lambda kind: kind.__name__)
+def test_a_message_of_the_protocol_has_the_fields_that_are_used(kind: Any) -> None:
+    assert set(FIELDS[kind]) <= set(kind.DESCRIPTOR.fields_by_name)
+
+
+def test_a_runs_setting_can_hold_a_name() -> None:
+    request = control_pb2.StartRunRequest()
+    request.override_config["run"].string = "lab-1"
+    assert request.override_config["run"].string == "lab-1"
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_call_of_the_control_plane_goes_where_the_front_lets_nobody(method: str) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, content=b"", headers={"content-type": PROTOBUF_MEDIA_TYPE})
+
+    client = ControlHttpClient.from_server_address("127.0.0.1:1", True, None, interceptors=[])
+    client._client.close()
+    client._client = httpx.Client(transport=httpx.MockTransport(answer))
+    getattr(client, method)(getattr(control_pb2, f"{method}Request")())
+    assert seen[0].method == "POST"
+    assert seen[0].url.path.startswith("/v1/control/")
+    client.close()
+
+
+def test_the_control_client_is_made_from_an_address_and_certificates() -> None:
+    parameters = list(inspect.signature(ControlHttpClient.from_server_address).parameters)
+    assert parameters[:4] == [
+        "server_address",
+        "insecure",
+        "root_certificates",
+        "interceptors",
+    ]
+
+
+def test_the_version_headers_are_flowers_own() -> None:
+    headers = dict(RuntimeVersionMetadata.from_local_component("flwr").as_metadata())
+    assert "1.41.0" in headers.values()
+
+
+def test_the_superlink_has_the_options_that_it_is_started_with() -> None:
+    program = Path(sys.executable).parent / "flower-superlink"
+    told = subprocess.run(
+        [str(program), "--help"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    for option in (
+        "--host",
+        "--port",
+        "--ssl-ca-certfile",
+        "--ssl-certfile",
+        "--ssl-keyfile",
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+    ):
+        assert option in told
+
+
+def test_a_grid_of_flower_has_the_methods_that_couriers_fill() -> None:
+    abstract = set(Grid.__abstractmethods__)
+    assert abstract <= {name for name in dir(FleetGrid) if not name.startswith("_")}
+    assert not FleetGrid.__abstractmethods__
+
+
+def test_flowers_grid_yields_a_reply_once_it_has_it_whole_and_raises_what_we_catch() -> None:
+    """FleetGrid reads with one thread a message: it needs one call that takes ids, and httpx's errors."""
+    assert list(inspect.signature(HttpGrid.pull_messages).parameters) == ["self", "message_ids"]
+    assert list(inspect.signature(HttpGrid.push_messages).parameters) == ["self", "messages"]
+    source = inspect.getsource(HttpGrid.pull_messages)
+    assert "ConfirmMessageReceived" in source
+    assert "httpx.HTTPStatusError" in source
+
+
+def test_an_empty_run_and_the_process_wide_identity_are_where_couriers_take_them() -> None:
+    assert Run.create_empty(run_id=5).run_id == 5
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    assert (TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id) == (1, 1, 1)
+
+
+def test_messages_and_metadata_keep_their_ids_where_couriers_write_them() -> None:
+    from flwr.app import RecordDict
+
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    message = Message(RecordDict(), 2, "train", group_id="1")
+    message.metadata.__dict__["_message_id"] = "m"
+    assert isinstance(message.metadata, Metadata)
+    assert message.metadata.message_id == "m"
+    assert {"run_config", "node_config"} <= set(Context.__dataclass_fields__)
+
+
+def test_the_bundle_without_code_is_the_one_that_hospitals_know() -> None:
+    """Its hash is on both sides; a change is a change of the protocol."""
+    assert len(build_fab()) < 2000
+    assert FAB_HASH == "5609d53e82666772746a1f26888b2c82feb9a544f43067fd5bd90dfa8fafa045"
+
+
+def test_everyday_lines_of_the_log_are_flowers_words() -> None:
+    """What is left out of log/superlink.txt is chosen by these words: of requests, never of trouble."""
+    handlers = import_module("flwr.superlink.servicer.fleet.fleet_handlers")
+    source = inspect.getsource(handlers)
+    for mark in EVERYDAY:
+        if mark.startswith(b"[Fleet."):
+            assert mark.decode() in source

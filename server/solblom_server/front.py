@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -33,10 +33,12 @@ FLEET_CALLS = (
     "get-run",
 )
 """Not published: register-node, unregister-node (the operator enrols), get-fab (nodes fetch no code)."""
+PATHS = frozenset(f"/v1/fleet/{call}" for call in FLEET_CALLS)
 KEY_HEADER = "flwr-public-key"
 MAX_BODY_BYTES = 16 * 1024**2  # Flower's chunks have 5 MiB
 UNKNOWN_KEY = 412  # what Flower says to a key that it does not know
-_PASSED_IN = ("content-type", "accept", "user-agent")
+_PASSED_IN = (b"content-type", b"accept", b"user-agent")
+_PREFIXES_IN = (b"flwr-", b"x-flwr-", b"traceparent")
 _PASSED_BACK = ("content-type", "flwr-version-incompatibility-message")
 
 MayPass = Callable[[bytes], bool]
@@ -67,20 +69,29 @@ def create_front(settings: FrontSettings, may_pass: MayPass) -> Starlette:
         await client.aclose()
 
     async def pass_on(request: Request) -> Response:
+        if request.scope["path"] not in PATHS:  # a route's pattern lets a line feed follow
+            return Response("Not Found", status_code=404, media_type="text/plain")
         if not may_pass(_key(request)):
             return Response(status_code=UNKNOWN_KEY)
-        body = await _read(request)
+        try:
+            body = await _read(request)
+        except ClientDisconnect:
+            return Response(status_code=400)
         if body is None:
             return Response(status_code=413)
         try:
-            answer = await client.post(request.url.path, content=body, headers=_headers(request))
+            # Not request.url: it is made with the Host header, which the sender chooses.
+            path = request.scope["path"]
+            answer = await client.post(path, content=body, headers=_headers(request))
         except httpx.HTTPError:
             return Response(status_code=503)  # the SuperLink is starting
         back = {k: v for k, v in answer.headers.items() if k in _PASSED_BACK}
         return Response(answer.content, status_code=answer.status_code, headers=back)
 
-    routes = [Route(f"/v1/fleet/{call}", pass_on, methods=["POST"]) for call in FLEET_CALLS]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={405: _not_found})
+    routes = [Route(path, pass_on, methods=["POST"]) for path in sorted(PATHS)]
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={405: _not_found})
+    app.router.redirect_slashes = False
+    return app
 
 
 def _not_found(request: Request, error: Exception) -> Response:
@@ -89,8 +100,10 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 
 def _key(request: Request) -> bytes:
+    """Return the one key that a request names; nothing where it names two: Flower might read the other."""
+    values = request.headers.getlist(KEY_HEADER)
     try:
-        return base64.b64decode(request.headers.get(KEY_HEADER, ""), validate=True)
+        return base64.b64decode(values[0], validate=True) if len(values) == 1 else b""
     except (binascii.Error, ValueError):
         return b""
 
@@ -105,10 +118,10 @@ async def _read(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _headers(request: Request) -> dict[str, str]:
-    """Return what Flower reads: its own headers, and the kind of content."""
-    return {
-        name: value
-        for name, value in request.headers.items()
-        if name in _PASSED_IN or name.startswith(("flwr-", "x-flwr-", "traceparent"))
-    }
+def _headers(request: Request) -> list[tuple[bytes, bytes]]:
+    """Return what Flower reads, as it came: its own headers, and the kind of content."""
+    return [
+        (name, value)
+        for name, value in request.headers.raw
+        if name in _PASSED_IN or name.startswith(_PREFIXES_IN)
+    ]

@@ -366,12 +366,17 @@ class Link:
 
 
 def _sealed_in(message: Message) -> bytes | None:
-    """Return the sealed bytes of an order; None where there are none."""
-    if RECORD in message.content.array_records:
-        array = message.content.array_records[RECORD].get(SEALED)
-        return None if array is None else bytes(array.data)
-    value = message.content.config_records.get(RECORD, ConfigRecord()).get(SEALED)
-    return value if isinstance(value, bytes) else None
+    """Return the sealed bytes of an order; None where there are none.
+
+    Not through `array_records`: that view is a cycle, and would hold the order's bytes on.
+    """
+    record = message.content.get(RECORD)
+    if isinstance(record, ArrayRecord) and SEALED in record:
+        return bytes(record[SEALED].data)
+    if isinstance(record, ConfigRecord):
+        value = record.get(SEALED)
+        return value if isinstance(value, bytes) else None
+    return None
 
 
 def _reply_to(

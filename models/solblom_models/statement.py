@@ -94,10 +94,9 @@ def privacy_statement(
     """
     privacy = document.study.privacy
     off = privacy.epsilon == "off"
-    events = {
-        site: [charge.event for charge in charges if charge.site == site]
-        for site in sorted({charge.site for charge in charges})
-    }
+    events: dict[str, list[PrivacyEvent]] = {site: [] for site in sorted({c.site for c in charges})}
+    for charge in charges:
+        events[charge.site].append(charge.event)
     statement = PrivacyStatement(
         schema="solblom.privacy-statement/1",
         unit=f"One {privacy.unit}, with all rows in all of a hospital's data sets",

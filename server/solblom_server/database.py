@@ -54,6 +54,9 @@ CREATE TABLE models (
 ) STRICT;
 """
 
+# `last_answered` asks for each site's newest reply; without it a round reads all replies once a site.
+_INDEX = "CREATE INDEX IF NOT EXISTS replies_of_site ON replies (site, kind)"
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -129,6 +132,7 @@ class Database:
         )
         self._connection.execute("PRAGMA synchronous=FULL")
         self._bring_up(path)
+        self._connection.execute(_INDEX)
 
     def close(self) -> None:
         """Close the file."""

@@ -7,11 +7,13 @@ attempt and answer with the same bytes. Uses Grid's `push_messages` and `pull_me
 
 import datetime as dt
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from solblom_protocol.errors import IntegrityError, RunError
@@ -26,6 +28,7 @@ from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow
 from solblom_server.grids.courier import KeepsOrders
+from solblom_server.grids.sealed import sealed_bytes, sealed_content
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.wording import counted
 
@@ -54,7 +57,7 @@ class RunContext:
     folder: Path
     clock: Callable[[], dt.datetime] = utc_now
 
-    @property
+    @cached_property  # it stands in every order, and each entry hashes a key
     def roster(self) -> list[RosterEntry]:
         """All nodes of the run, sorted by site."""
         return [RosterEntry(site=s, node=self.nodes[s].key_id) for s in sorted(self.nodes)]
@@ -79,12 +82,18 @@ class Question:
     event: PrivacyEvent
     take: Callable[[str, bytes], None]
 
+    @cached_property
+    def base_model(self) -> str:
+        """Digest of the model; hashed once, not once a node."""
+        return digest(self.array)
+
 
 @dataclass
 class Collection:
     """Replies of one exchange while they arrive."""
 
     opened: float
+    to_ask: deque[str] = field(default_factory=deque)  # sites, each once
     waiting: dict[str, str] = field(default_factory=dict)  # message id → site
     attempts: dict[str, int] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
@@ -95,16 +104,16 @@ class Collection:
 
 def collect(context: RunContext, question: Question, sites: list[str]) -> Collection:
     """Ask these nodes and take each result as it arrives, until all have answered or the deadline has passed."""
-    collection = Collection(time.monotonic())
+    collection = Collection(time.monotonic(), deque(sites))
     deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
-    _ask(context, question, collection, sites)
-    while collection.waiting and time.monotonic() < deadline:
+    _ask(context, question, collection)
+    while (collection.waiting or collection.to_ask) and time.monotonic() < deadline:
         _check_wanted(context)
         unanswered = _pull(context, question, collection)
-        again = [s for s in unanswered if collection.attempts[s] < MAX_ATTEMPTS]
-        if again:
-            _ask(context, question, collection, again)
-        if collection.waiting:
+        some_are_at_work = bool(collection.waiting)
+        collection.to_ask += [s for s in unanswered if collection.attempts[s] < MAX_ATTEMPTS]
+        _ask(context, question, collection)
+        if some_are_at_work:
             time.sleep(getattr(context.grid, "poll_seconds", POLL_SECONDS))
     return collection
 
@@ -119,8 +128,11 @@ def _check_wanted(context: RunContext) -> None:
         raise RunError("SB-509", f"The run {context.run} was stopped: `solblom run stop`")
 
 
-def _ask(context: RunContext, question: Question, collection: Collection, sites: list[str]) -> None:
-    for site in sites:
+def _ask(context: RunContext, question: Question, collection: Collection) -> None:
+    """Ask the next sites, as many as the courier takes: each order carries the whole model."""
+    most = getattr(context.grid, "most_waiting", None)
+    while collection.to_ask and (most is None or len(collection.waiting) < most):
+        site = collection.to_ask.popleft()
         held = None if site in collection.attempts else _held_order(context, question, site)
         if held is not None:
             collection.attempts[site] = 1
@@ -131,6 +143,17 @@ def _ask(context: RunContext, question: Question, collection: Collection, sites:
             collection.waiting[message_id] = site
 
 
+def close_exchange(context: RunContext, collection: Collection) -> None:
+    """Take back the orders that nobody answered in time; call once their round is closed for good.
+
+    What stays would fill the courier's folders with a model a round, and a hospital that finds it
+    late could spend its patients' budget on an answer that nobody takes.
+    """
+    if isinstance(context.grid, KeepsOrders):
+        for message_id, site in collection.waiting.items():
+            context.grid.withdraw(context.addresses[site], message_id)
+
+
 def _held_order(context: RunContext, question: Question, site: str) -> str | None:
     """Take up an order of before a restart that the courier still holds; return its message id."""
     grid = context.grid
@@ -139,9 +162,10 @@ def _held_order(context: RunContext, question: Question, site: str) -> str | Non
     newest = context.database.newest_order(context.run, question.number, site, kind=question.kind)
     lifetime = dt.timedelta(minutes=context.document.study.cohort.deadline_minutes)
     address = context.addresses[site]
-    if newest is None or context.clock() > parse_timestamp(newest[1]) + lifetime:
+    if newest is None or not grid.holds_order(address, newest[0]):
         return None
-    if not grid.holds_order(address, newest[0]):
+    if context.clock() > parse_timestamp(newest[1]) + lifetime:
+        grid.withdraw(address, newest[0])  # its node would refuse it
         return None
     message = context.grid.create_message(RecordDict(), "train", address, str(question.number))
     return grid.take_up(message, newest[0])
@@ -169,7 +193,7 @@ def _order_message(
         expires=timestamp(
             now + dt.timedelta(minutes=context.document.study.cohort.deadline_minutes)
         ),
-        base_model=digest(question.array),
+        base_model=question.base_model,
         layout=question.layout.to_json(),
         roster=context.roster,
         noise=context.document.study.privacy.noise,
@@ -190,10 +214,7 @@ def _order_message(
         now=now,
     )
     collection.attempts[site] = collection.attempts.get(site, 0) + 1
-    array = Array(
-        dtype="uint8", shape=(len(order.sealed),), stype="solblom.sealed", data=order.sealed
-    )
-    content = RecordDict({"solblom": ArrayRecord({"sealed": array})})
+    content = sealed_content(order.sealed)
     return context.grid.create_message(content, "train", context.addresses[site], str(number))
 
 
@@ -204,23 +225,14 @@ def _pull(context: RunContext, question: Question, collection: Collection) -> li
         site = collection.waiting.pop(reply.metadata.reply_to_message_id, None)
         if site is None or site in collection.done:
             continue
-        sealed = _sealed_bytes(reply)
+        # None: an error of the courier, or a message without a reply.
+        sealed = None if reply.has_error() else sealed_bytes(reply.content)
         if sealed is None:
             lost.append(site)
             continue
         if not _take_in(context, question, collection, site, sealed):
             lost.append(site)
     return lost
-
-
-def _sealed_bytes(reply: Message) -> bytes | None:
-    """Return what a node sent; None for an error of the courier, or a message without a reply."""
-    if reply.has_error():
-        return None
-    try:
-        return bytes(reply.content.array_records["solblom"]["sealed"].data)
-    except KeyError:
-        return None
 
 
 def _take_in(
@@ -278,7 +290,7 @@ def _check_result(context: RunContext, question: Question, site: str, receipt: R
         "run": context.run,
         "round": question.number,
         "study": context.document.digest,
-        "base_model": digest(question.array),
+        "base_model": question.base_model,
         "event": question.event.to_json(),
     }
     for name, value in expected.items():

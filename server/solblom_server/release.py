@@ -1,6 +1,7 @@
 """From a run that ended to a registered, signed artefact."""
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -11,6 +12,7 @@ from solblom_protocol.key_files import public_pem
 from solblom_protocol.layout import pack
 from solblom_protocol.messages import parse_message
 from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Receipt
 from solblom_protocol.study import StudyDocument
 from solblom_server.checkpoints import read_checkpoint
@@ -83,7 +85,7 @@ def _contents(
     if len(rounds) != last or any(r.status != "closed" for r in rounds):
         raise RunError("SB-504", f"The run {row.id} has {len(rounds)} of {last} rounds")
     state = read_checkpoint(coordinator.home / "runs" / row.id / "checkpoints", last)
-    replies = database.replies(row.id)
+    replies = replies_by_round(database, row.id)
     nodes = {node.name: node for node in coordinator.nodes()}
     roster = row.roster.split(",")
     return ArtefactContents(
@@ -104,9 +106,9 @@ def _contents(
                 result=r.result or "",
                 opened=r.opened,
                 closed=r.closed or "",
-                receipts=checked_receipts(coordinator, replies, r.round),
-                refusals=refusal_codes(replies, r.round),
-                missing=silent_sites(replies, r.round, roster),
+                receipts=checked_receipts(nodes, replies[r.round]),
+                refusals=refusal_codes(replies[r.round], r.round),
+                missing=silent_sites(replies[r.round], r.round, roster),
             )
             for r in rounds
         ],
@@ -143,14 +145,21 @@ def release_receipts(database: Database, run: str) -> dict[str, bytes]:
     }
 
 
+def replies_by_round(database: Database, run: str) -> dict[int, list[ReplyRow]]:
+    """Return the answers to a run's training orders by round; a round without any has an empty list."""
+    found: dict[int, list[ReplyRow]] = defaultdict(list)
+    for reply in database.replies(run):
+        found[reply.round].append(reply)
+    return found
+
+
 def checked_receipts(
-    coordinator: Coordinator, replies: list[ReplyRow], number: int
+    nodes: dict[str, PublicKeys], replies: list[ReplyRow]
 ) -> dict[str, tuple[bytes, Receipt]]:
-    """Return each site's signed receipt of a round, its signature checked again."""
-    nodes = {node.name: node for node in coordinator.nodes()}
+    """Return each site's signed receipt among a round's replies, its signature checked again."""
     found: dict[str, tuple[bytes, Receipt]] = {}
     for reply in replies:
-        if reply.round == number and reply.kind == "result" and reply.envelope:
+        if reply.kind == "result" and reply.envelope:
             node = nodes[reply.site]
             opened = open_envelope(
                 reply.envelope,

@@ -21,7 +21,14 @@ from solblom_protocol.order import OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.study import StudyDocument
 from solblom_server.database import Database
-from solblom_server.exchange import Collection, Question, RunContext, check_quorum, collect
+from solblom_server.exchange import (
+    Collection,
+    Question,
+    RunContext,
+    check_quorum,
+    close_exchange,
+    collect,
+)
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
 
@@ -94,6 +101,8 @@ def _ask(
     question = Question(kind, number, model, layout, event, found.add)
     collection = collect(context, question, sorted(context.nodes))
     record = _record(context, question, collection, found)
+    if record["status"] == "released":  # otherwise replies that are on their way still count
+        close_exchange(context, collection)
     context.database.add_release(
         context.run,
         context.document.digest,

@@ -11,7 +11,7 @@ from solblom_protocol.layout import Layout, pack, unpack
 from solblom_protocol.study import StudyDocument
 from solblom_server.aggregation import Fold
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
-from solblom_server.exchange import Question, RunContext, check_quorum, collect
+from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
 from solblom_server.optimisers import ServerState, step
 from solblom_server.transports import PROGRESS
 from solblom_verify.canonical import digest
@@ -70,5 +70,7 @@ def _exchange_round(context: RunContext, number: int, model: bytes) -> Fold:
         fold.add(unpack(update, context.layout).astype(np.float32))
 
     question = Question("train", number, model, context.layout, context.document.round_event, take)
-    check_quorum(context, question, collect(context, question, sorted(context.nodes)))
+    collection = collect(context, question, sorted(context.nodes))
+    check_quorum(context, question, collection)
+    close_exchange(context, collection)
     return fold

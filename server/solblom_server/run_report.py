@@ -5,9 +5,16 @@ from typing import Any
 
 from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_models.statement import Charge
+from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import ReplyRow, RoundRow, RunRow
-from solblom_server.release import charges_of, invalid_codes, refusal_codes, silent_sites
+from solblom_server.release import (
+    charges_of,
+    invalid_codes,
+    refusal_codes,
+    replies_by_round,
+    silent_sites,
+)
 from solblom_server.releases import released_report
 from solblom_server.runs import read_signed_study
 
@@ -17,8 +24,8 @@ def run_report(home: Path, run: str) -> dict[str, Any]:
     coordinator = Coordinator.open(home)
     database = coordinator.database()
     try:
-        row, rounds, replies = database.run(run), database.rounds(run), database.replies(run)
-        charges = charges_of(database, run)
+        row, rounds = database.run(run), database.rounds(run)
+        replies, charges = replies_by_round(database, run), charges_of(database, run)
         releases = released_report(database, read_signed_study(row.envelope), run)
         models = [m for m in database.models() if m[2] == run and m[3]]
     finally:
@@ -38,12 +45,12 @@ def run_report(home: Path, run: str) -> dict[str, Any]:
         else None,
         "epsilon": _epsilon_by_site(row, charges),
         "releases": releases,
-        "rounds": [_round_json(r, replies, row.roster.split(",")) for r in rounds],
+        "rounds": [_round_json(r, replies[r.round], row.roster.split(",")) for r in rounds],
     }
 
 
 def _round_json(row: RoundRow, replies: list[ReplyRow], roster: list[str]) -> dict[str, Any]:
-    results = [r for r in replies if r.round == row.round and r.kind == "result"]
+    results = [r for r in replies if r.kind == "result"]
     invalid = invalid_codes(replies, row.round)
     return {
         "round": row.round,
@@ -60,9 +67,9 @@ def _round_json(row: RoundRow, replies: list[ReplyRow], roster: list[str]) -> di
 
 def _epsilon_by_site(row: RunRow, charges: list[Charge]) -> dict[str, str]:
     privacy = read_signed_study(row.envelope).study.privacy
+    events: dict[str, list[PrivacyEvent]] = {site: [] for site in row.roster.split(",")}
+    for charge in charges:
+        events[charge.site].append(charge.event)
     return {
-        site: format_epsilon(
-            pld_epsilon([c.event for c in charges if c.site == site], privacy.delta)
-        )
-        for site in row.roster.split(",")
+        site: format_epsilon(pld_epsilon(found, privacy.delta)) for site, found in events.items()
     }

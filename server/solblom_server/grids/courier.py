@@ -21,9 +21,19 @@ class KeepsOrders(Protocol):
         """Wait for the reply to it; return its message id."""
         ...
 
+    def withdraw(self, node: int, order: str) -> None:
+        """Take back an order that nobody waits for any more, and what may still answer it."""
+        ...
+
 
 class CourierGrid(Grid):
-    """A Grid to the nodes given; how messages travel is its children's business."""
+    """A Grid to the nodes given; how messages travel is its children's business.
+
+    Attributes:
+        most_waiting: how many orders may wait in it at a time; None: all that there are.
+    """
+
+    most_waiting: int | None = None
 
     def __init__(self, nodes: Iterable[int]) -> None:
         self._addresses = list(nodes)

@@ -3,17 +3,21 @@
 exchange/<site>/orders/   written here, to be carried to the hospital
 exchange/<site>/replies/  brought back from the hospital
 
-An order that was written stays until it is answered, so a coordinator that starts anew waits for the
-replies that are on their way instead of asking again.
+An order that was written stays until it is answered or its round has closed, so a coordinator that
+starts anew waits for the replies that are on their way instead of asking again. Replies that come
+again, or too late, are removed: the folders do not grow with rounds.
 """
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from solblom_protocol.mailbox import list_mail, read_mail, write_mail
 from solblom_server.grids.courier import CourierGrid
+from solblom_server.grids.sealed import sealed_bytes, sealed_content
+
+REMEMBERED = 10_000  # newest orders that are settled, over all nodes; one is about 150 bytes
 
 
 class FileGrid(CourierGrid):
@@ -31,6 +35,7 @@ class FileGrid(CourierGrid):
         self._folders = folders
         self._before_pull = before_pull
         self._waiting: dict[str, Message] = {}  # order file's digest → the message it carries
+        self._settled: dict[str, None] = {}  # answered or withdrawn, oldest first
         for folder in folders.values():
             (folder / "orders").mkdir(parents=True, exist_ok=True)
             (folder / "replies").mkdir(parents=True, exist_ok=True)
@@ -39,7 +44,9 @@ class FileGrid(CourierGrid):
         """Write each order as a file; its digest is the message's id."""
         accepted: list[str] = []
         for message in messages:
-            sealed = bytes(message.content.array_records["solblom"]["sealed"].data)
+            sealed = sealed_bytes(message.content)
+            if sealed is None:
+                raise ValueError("the file grid carries sealed messages only")
             folder = self._folders[message.metadata.dst_node_id] / "orders"
             file = write_mail(folder, sealed)
             message.metadata.__dict__["_message_id"] = file.digest
@@ -59,8 +66,10 @@ class FileGrid(CourierGrid):
                     if sealed is not None:
                         yield self._reply(file.answers, sealed)
                         # Only now that it was taken in: a crash before leaves both files.
-                        (folder / "orders" / f"{file.answers}.order").unlink(missing_ok=True)
+                        self._settle(folder, file.answers)
                         file.path.unlink(missing_ok=True)
+                elif file.answers in self._settled:  # carried twice, or late
+                    file.path.unlink(missing_ok=True)
 
     def holds_order(self, node: int, order: str) -> bool:
         """Tell whether the order's file still waits to be answered, also since before a restart."""
@@ -73,7 +82,17 @@ class FileGrid(CourierGrid):
         self._waiting[order] = message
         return order
 
+    def withdraw(self, node: int, order: str) -> None:
+        """Remove an order that nobody waits for any more; a reply that still comes is removed too."""
+        self._waiting.pop(order, None)
+        self._settle(self._folders[node], order)
+
+    def _settle(self, folder: Path, order: str) -> None:
+        (folder / "orders" / f"{order}.order").unlink(missing_ok=True)
+        self._settled[order] = None
+        if len(self._settled) > REMEMBERED:
+            del self._settled[next(iter(self._settled))]
+
     def _reply(self, order: str, sealed: bytes) -> Message:
         message = self._waiting.pop(order)
-        array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
-        return Message(RecordDict({"solblom": ArrayRecord({"sealed": array})}), reply_to=message)
+        return Message(sealed_content(sealed), reply_to=message)

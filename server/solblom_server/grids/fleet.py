@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, SEALED, SMALL_BYTES, STATE
+from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, STATE
 from solblom_protocol.mailbox import content_name
 from solblom_server.grids.courier import CourierGrid
+from solblom_server.grids.sealed import sealed_bytes, sealed_content, wire_content
 
 FIRST_ASK_SECONDS, LONGEST_ASK_SECONDS = 8.0, 120.0
 SECONDS_PER_BYTE = 1e-6
@@ -99,7 +100,9 @@ class FleetGrid(CourierGrid):
         """Write each order to disk, then send it; its content name is the message's id."""
         accepted: list[str] = []
         for message in messages:
-            sealed = bytes(message.content.array_records[RECORD][SEALED].data)
+            sealed = sealed_bytes(message.content)
+            if sealed is None:
+                raise ValueError("the fleet grid carries sealed messages only")
             name = content_name(sealed)
             message.metadata.__dict__["_message_id"] = name
             message.content = RecordDict()  # the file holds it; memory need not
@@ -142,14 +145,16 @@ class FleetGrid(CourierGrid):
         self._ask(taken)
         return order
 
+    def withdraw(self, node: int, order: str) -> None:
+        """Forget an order that nobody waits for any more, and remove its file."""
+        self._forget({order})
+        (self._spool / f"{order}.order").unlink(missing_ok=True)
+
     def _file(self, order: _Order) -> Path:
         return self._spool / f"{order.name}.order"
 
     def _send_order(self, order: _Order, sealed: bytes) -> None:
-        content = RecordDict({RECORD: ConfigRecord({SEALED: sealed})})
-        if len(sealed) > SMALL_BYTES:
-            content = _array(sealed)
-        order.pushed = self._send(order, content, ORDER)
+        order.pushed = self._send(order, wire_content(sealed), ORDER)
         self._ask_later(order)
 
     def _ask(self, order: _Order) -> None:
@@ -226,10 +231,10 @@ class FleetGrid(CourierGrid):
             code = reason if reason.startswith("SB-") and len(reason) == 6 else None
             self._report(order.node, "in trouble" if code else "not reached", code)
             return None  # its time to be asked will come
-        sealed = _sealed(reply)
+        sealed = sealed_bytes(reply.content)
         if sealed is not None:
             self._report(order.node, "answered", None)
-            return order.name, Message(_array(sealed), reply_to=order.message)
+            return order.name, Message(sealed_content(sealed), reply_to=order.message)
         state = _state(reply)
         self._report(order.node, state, None)
         if state == "unknown":
@@ -281,19 +286,6 @@ class _Place:
 
     def __exit__(self, *about: object) -> None:
         self._places.leave()
-
-
-def _array(sealed: bytes) -> RecordDict:
-    array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
-    return RecordDict({RECORD: ArrayRecord({SEALED: array})})
-
-
-def _sealed(reply: Message) -> bytes | None:
-    if RECORD in reply.content.array_records:
-        array = reply.content.array_records[RECORD].get(SEALED)
-        return None if array is None else bytes(array.data)
-    value = reply.content.config_records.get(RECORD, ConfigRecord()).get(SEALED)
-    return value if isinstance(value, bytes) else None
 
 
 def _state(reply: Message) -> str:

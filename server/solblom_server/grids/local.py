@@ -23,6 +23,9 @@ class LocalNode:
 class LocalGrid(CourierGrid):
     """A Grid without a network. Messages are copied as Flower's wire format would copy them."""
 
+    # Nodes work one after another: orders that waited would hold a copy of the model each.
+    most_waiting = 1
+
     def __init__(self, nodes: dict[int, LocalNode]) -> None:
         super().__init__(nodes)
         self._nodes = nodes

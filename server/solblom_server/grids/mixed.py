@@ -59,3 +59,10 @@ class MixedGrid(CourierGrid):
         taken = grid.take_up(message, order)
         self._carried_by[taken] = grid
         return taken
+
+    def withdraw(self, node: int, order: str) -> None:
+        """Let the node's courier take back an order that nobody waits for any more."""
+        self._carried_by.pop(order, None)
+        grid = self._couriers[node]
+        if isinstance(grid, KeepsOrders):
+            grid.withdraw(node, order)

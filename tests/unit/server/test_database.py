@@ -198,3 +198,30 @@ def delete_and_crash(database: Database) -> None:
     with database.transaction():
         database._connection.execute("DELETE FROM runs")
         raise RuntimeError("crash")
+
+
+def test_a_sites_newest_answer_is_found_without_reading_those_of_others(database: Database) -> None:
+    run, steps = new_run(database).id, []
+
+    def work() -> int:
+        steps.clear()
+        database._connection.set_progress_handler(lambda: steps.append(1) and 0, 1)
+        found = database.last_answered(run, "south")
+        database._connection.set_progress_handler(None, 1)
+        assert found == (digest(b"order-1-south"), digest(b"receipt-1-south"))
+        return len(steps)
+
+    database.add_reply(run, reply(1, "south"))
+    alone = work()
+    for number in range(300):
+        database.add_reply(run, reply(1, f"site-{number}"))
+    assert work() == alone
+
+
+def test_a_database_made_before_there_was_an_index_gets_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        opened = Database(tmp_path / "coordinator.sqlite")
+        names = opened._connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+        assert ("replies_of_site",) in names.fetchall()
+        opened._connection.execute("DROP INDEX replies_of_site")
+        opened.close()

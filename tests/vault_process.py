@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import shutil
 import signal
@@ -29,6 +30,19 @@ def isolate(**limits):
     return reached
 isolation.isolate = isolate
 """
+
+
+FULL_LEVEL = "network-namespace+seccomp"
+MEASURE = "from solblom_client.isolation import isolate; print(isolate(memory_bytes=2**33).level)"
+
+
+@functools.cache
+def reachable_level() -> str:
+    """Return how far this machine lets the tests' user cut a process off."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout.strip()
 
 
 @contextlib.contextmanager

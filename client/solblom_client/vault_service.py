@@ -232,7 +232,7 @@ def _set_health(checks: health.HealthServicer, status: Any) -> None:
 def _open_vault(config: NodeConfig) -> "Vault":
     """Load what the first round would wait for, then open the vault.
 
-    Torch loads its compiler when an optimiser is first made: 3 s of the first round (facts of the link).
+    Torch loads its compiler at the first step of the first optimiser, which takes seconds.
 
     Raises:
         ConfigurationError, IntegrityError: the vault cannot be opened.

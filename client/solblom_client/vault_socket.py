@@ -56,7 +56,10 @@ def _check_length(path: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the socket's folder, or check that it is closed to everybody outside its group."""
+    """Make the socket's folder, or check that nobody else can put another socket into it.
+
+    A folder that was there may be seen by others, such as the node's own: the socket's mode keeps them out.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -74,11 +77,11 @@ def _make_folder(folder: Path) -> None:
         raise ConfigurationError("SB-610", f"{folder} is not a folder")
     if found.st_uid not in (os.geteuid(), 0):
         raise ConfigurationError("SB-610", f"The folder {folder} belongs to another user")
-    if stat.S_IMODE(found.st_mode) & ~FOLDER_MODE & 0o777:
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigurationError(
             "SB-610",
-            f"The folder {folder} of vault.socket has mode {stat.S_IMODE(found.st_mode):o}; "
-            f"{FOLDER_MODE:o} is the most that is allowed",
+            f"Others may write to the folder {folder} of vault.socket "
+            f"(mode {stat.S_IMODE(found.st_mode):o}), and could put their own socket there",
             f"chmod {FOLDER_MODE:o} {folder}",
         )
 

@@ -47,8 +47,10 @@ def test_a_new_folder_is_closed_to_everybody_outside_its_group(place: Path, umas
     assert mode(place.parent) == 0o750
 
 
-@pytest.mark.parametrize("wide", [0o755, 0o770, 0o751, 0o1777])
-def test_a_folder_that_is_open_to_others_is_refused_and_not_changed(place: Path, wide: int) -> None:
+@pytest.mark.parametrize("wide", [0o770, 0o775, 0o757, 0o1777])
+def test_a_folder_that_others_may_write_to_is_refused_and_not_changed(
+    place: Path, wide: int
+) -> None:
     place.parent.mkdir()
     place.parent.chmod(wide)
     error = refused(place)
@@ -56,10 +58,12 @@ def test_a_folder_that_is_open_to_others_is_refused_and_not_changed(place: Path,
     assert mode(place.parent) == wide
 
 
-def test_a_folder_that_hands_its_group_on_is_taken(place: Path) -> None:
+@pytest.mark.parametrize("narrow", [0o2750, 0o700, 0o755])
+def test_a_folder_to_which_it_alone_writes_is_taken_as_it_is(place: Path, narrow: int) -> None:
     place.parent.mkdir()
-    place.parent.chmod(0o2750)
+    place.parent.chmod(narrow)
     claim(place).release()
+    assert mode(place.parent) == narrow
 
 
 def test_a_socket_on_which_nobody_listens_is_replaced(place: Path) -> None:

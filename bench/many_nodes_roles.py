@@ -35,7 +35,7 @@ from solblom_server.coordinator import DATABASE_FILE
 from solblom_server.file_transport import FileTransport
 from solblom_server.grids.local import LocalGrid, LocalNode
 from solblom_server.grids.sealed import sealed_bytes, sealed_content
-from solblom_server.rounds import PROGRESS
+from solblom_server.transports import PROGRESS
 from solblom_simulation.federation import LocalTransport
 from solblom_simulation.hospitals import node_files
 

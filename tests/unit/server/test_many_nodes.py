@@ -11,8 +11,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from solblom_protocol.errors import RunError
 from solblom_protocol.mailbox import list_mail, read_mail, write_mail
+from solblom_server.grids.courier import KeepsOrders
 from solblom_server.grids.files import FileGrid
+from solblom_server.grids.fleet import FleetGrid
 from solblom_server.grids.local import LocalGrid, LocalNode
+from solblom_server.grids.mixed import MixedGrid
 from solblom_server.grids.sealed import sealed_bytes, sealed_content
 from solblom_server.rounds import run_rounds
 from unit.server.house import SITES, House, explode
@@ -120,6 +123,21 @@ def test_a_reply_to_an_order_of_somebody_else_is_left_alone(house: House, tmp_pa
     write_mail(folders.folders[0] / "replies", b"of another run", answers="0" * 64)
     run_rounds(house.begin(folders.grid))
     assert folders.left() == [".reply"]
+
+
+def test_every_courier_that_keeps_orders_takes_them_back(tmp_path: Path) -> None:
+    files = FileGrid({1: tmp_path / "north"})
+    fleet = FleetGrid(LocalGrid({}), [2], tmp_path / "spool")
+    mixed = MixedGrid({1: files, 2: fleet})
+    written = [tmp_path / "north" / "orders" / "a.order", tmp_path / "spool" / "b.order"]
+    for path in written:
+        path.touch()
+    assert all(isinstance(grid, KeepsOrders) for grid in (files, fleet, mixed))
+    assert mixed.holds_order(1, "a")
+    assert mixed.holds_order(2, "b")
+    mixed.withdraw(1, "a")
+    mixed.withdraw(2, "b")
+    assert [path.exists() for path in written] == [False, False]
 
 
 def test_the_roster_is_made_once_a_run(house: House, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from solblom_server.grids.files import FileGrid
+from solblom_server.grids.fleet import FleetGrid
 
 Way = Literal["order", "reply"]
 FAULTS = ("lose", "cut", "change", "double", "delay", "replay", "swap")
@@ -77,7 +78,9 @@ class FaultyGrid(Grid):
                     with_sealed(sealed), "train", message.metadata.dst_node_id, "copy"
                 )
                 copies = list(self.inner.push_messages([copy]))
-                if not isinstance(self.inner, FileGrid):  # there, the same file has the same name
+                if not isinstance(
+                    self.inner, FileGrid | FleetGrid
+                ):  # there, the same order has one name
                     list(self.inner.pull_messages(copies))
             self.earlier["order", message.metadata.dst_node_id] = sealed
             accepted.extend(self.inner.push_messages([message]))

@@ -202,8 +202,8 @@ class FleetGrid(CourierGrid):
                 try:
                     for found in self._grid.pull_messages([wire.message_id]):
                         reply = found
-                except httpx.HTTPError:  # the SuperLink is gone or starting
-                    wire.done.wait(1.0)
+                except Exception:  # the SuperLink is away, or a node sent what Flower cannot read
+                    wire.done.wait(1.0)  # the node is asked again when its time has come
                 if reply is not None:
                     self._hand_over(wire, reply)
                     return
@@ -228,7 +228,7 @@ class FleetGrid(CourierGrid):
             order.wires.remove(wire)
         if reply.has_error():
             reason = str(reply.error.reason)
-            code = reason if reason.startswith("SB-") and len(reason) == 6 else None
+            code = reason if reason in CODES else None  # a node's own words are shown to nobody
             self._report(order.node, "in trouble" if code else "not reached", code)
             return None  # its time to be asked will come
         sealed = sealed_bytes(reply.content)
@@ -236,7 +236,7 @@ class FleetGrid(CourierGrid):
             self._report(order.node, "answered", None)
             return order.name, Message(sealed_content(sealed), reply_to=order.message)
         state = _state(reply)
-        self._report(order.node, state, None)
+        self._report(order.node, state or "not understood", None)
         if state == "unknown":
             self._send_order(order, self._file(order).read_bytes())
         return None
@@ -290,6 +290,7 @@ class _Place:
 
 def _state(reply: Message) -> str:
     try:
-        return str(reply.content.config_records[RECORD][STATE])[:16]
+        state = reply.content.config_records[RECORD][STATE]
     except KeyError:
         return ""
+    return state if isinstance(state, str) and state in STATES else ""

@@ -12,7 +12,7 @@ from solblom_server.coordinator import DATABASE_FILE
 from solblom_server.database import Database
 from solblom_server.front import FrontSettings, create_front
 from solblom_server.service_status import STATUS_FILE
-from solblom_server.settings import read_network, split_address
+from solblom_server.settings import listens_at, read_network
 
 KEYS_SECONDS = 1.0
 
@@ -37,9 +37,7 @@ class EnrolledKeys:
 def main() -> None:
     """Serve until SIGTERM; the first argument is the coordinator's folder."""
     home = Path(sys.argv[1])
-    network = read_network(home)
-    _, port = split_address(network.address)
-    host, port = split_address(network.listen or f"0.0.0.0:{port}")
+    host, port = listens_at(read_network(home))
     upstream = json.loads((home / STATUS_FILE).read_text())["superlink_port"]
     app = create_front(
         FrontSettings(f"https://127.0.0.1:{upstream}", home / TLS / "authority.pem"),

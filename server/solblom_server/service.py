@@ -24,7 +24,7 @@ from solblom_server.conduct import is_conducted, lock_path
 from solblom_server.coordinator import Coordinator
 from solblom_server.network_transport import TRANSPORTS
 from solblom_server.service_status import LOCK_FILE, STATUS_FILE, read_status
-from solblom_server.settings import free_port, read_network, split_address
+from solblom_server.settings import EVERY_INTERFACE, free_port, listens_at, read_network
 from solblom_server.superlink import Control, end_process, start_superlink
 
 TICK_SECONDS = 0.5
@@ -127,8 +127,7 @@ class Service:
                 start_new_session=True,
             )
         self._write_status()
-        _, port = split_address(read_network(self._home).listen or self._address)
-        _wait_for_port(port, self._front)
+        _wait_for_front(*listens_at(read_network(self._home)), self._front)
 
     def _register(self, link: _Superlink) -> None:
         """Let enrolled hospitals in, and removed ones out."""
@@ -240,21 +239,22 @@ def _was_conducted(home: Path, run: str, since: float) -> bool:
     return age < time.monotonic() - since
 
 
-def _wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Wait until the front answers.
+def _wait_for_front(host: str, port: int, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until the front answers where it listens; that may be one interface only.
 
     Raises:
         RunError: SB-631, it ended: the port is taken or not allowed.
     """
     import socket
 
+    near = EVERY_INTERFACE.get(host, host)
     ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends:
         if process.poll() is not None:
             raise RunError(
                 "SB-631",
-                f"The front cannot listen on port {port}; its words stand in log/front.txt",
+                f"The front cannot listen on {host} port {port}; its words stand in log/front.txt",
             )
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((near, port), 1):
             return
         time.sleep(0.1)

@@ -14,6 +14,9 @@ from solblom_protocol.toml_file import parse, read_toml
 _ADDRESS = r"^([A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:]{2,39}\]):[0-9]{1,5}$"
 Address = Annotated[str, Field(pattern=_ADDRESS)]
 
+EVERY_INTERFACE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Hosts that mean every interface, and where this machine itself finds what listens there."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +77,17 @@ def split_address(address: str) -> tuple[str, int]:
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise ConfigurationError("SB-103", f"{address} is not HOST:PORT with a port up to 65535")
     return host.strip("[]"), int(port)
+
+
+def listens_at(network: NetworkTable) -> tuple[str, int]:
+    """Return (host, port) on which the service listens; 0.0.0.0 where `listen` names none.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    if network.listen is not None:
+        return split_address(network.listen)
+    return "0.0.0.0", split_address(network.address)[1]  # noqa: S104 - hospitals come from anywhere
 
 
 def free_port() -> int:

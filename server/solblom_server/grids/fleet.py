@@ -17,7 +17,8 @@ import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, STATE
+from solblom_protocol.errors import CODES
+from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, STATE, STATES
 from solblom_protocol.mailbox import content_name
 from solblom_server.grids.courier import CourierGrid
 from solblom_server.grids.sealed import sealed_bytes, sealed_content, wire_content

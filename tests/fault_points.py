@@ -39,7 +39,6 @@ _DATABASE = "solblom_server.database:Database"
 _COORDINATOR = [
     *(f"{_DATABASE}.{step}" for step in ("open_round", "add_order", "add_charge", "add_reply")),
     "solblom_server.grids.fleet:FleetGrid.push_messages",
-    "solblom_server.aggregation:Fold.add",
     "solblom_server.rounds:write_checkpoint",
     f"{_DATABASE}.close_round",
     "solblom_server.release:write_artefact",
@@ -47,34 +46,30 @@ _COORDINATOR = [
 ]
 _FLEET = "solblom_client.fleet:FleetConnection"
 _LINK = [
-    *(f"{_FLEET}.{step}" for step in ("connect", "fab_hash", "fetch", "confirm", "send")),
+    *(f"{_FLEET}.{step}" for step in ("fab_hash", "fetch", "confirm", "send")),
     "solblom_client.vault_client:VaultClient.process",
 ]
 _VAULT = [
     "solblom_client.vault:Vault.process",
-    "solblom_client.vault:read_order",
     "solblom_client.vault:Vault._pass_gate",
     "solblom_client.ledger:Ledger.reserve",
     "solblom_client.vault:Vault._join",
-    "solblom_client.ledger:Ledger.bind",
     "solblom_client.vault:train",
-    "solblom_client.vault:export_update",
     "solblom_client.ledger:Ledger.mark_spent",
     "solblom_client.vault:Vault._release",
 ]
 
 POINTS: tuple[Point, ...] = (
     *_both(SERVER, _COORDINATOR),
-    *_both(SERVER, [f"{_DATABASE}.add_reply"], count=3),
     *_both(LINK, _LINK),
     *_both(LINK, [f"{_FLEET}._push_object"], count=2),
     *_both(VAULT, _VAULT),
     *(
-        Point(part, None, f"after round {number}")
+        Point(part, None, "after round 1")
         for part in ("superlink", "front", "service", "vault", "link", "node")
-        for number in (1, 2)
     ),
-    *_both(LINK, [f"{_FLEET}.{step}" for step in ("fetch", "confirm", "send")], do="cut:3"),
+    *(Point(part, None, "after round 2") for part in ("superlink", "service")),
+    *_both(LINK, [f"{_FLEET}.{step}" for step in ("fetch", "send")], do="cut:3"),
     *_both(LINK, [f"{_FLEET}._push_object"], count=2, do="cut:3"),
     Point(LINK, f"{_FLEET}.send", "before", 2, "cut:20"),
     Point(VAULT, "solblom_client.ledger:Ledger.reserve", "before", 2, "disk:4"),

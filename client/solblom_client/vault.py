@@ -85,6 +85,7 @@ class Vault:
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
+        self._study: str | None = None  # of the order at work
         self._stopped: set[str] = set()  # studies with a strike that the disk did not take
 
     @classmethod
@@ -106,6 +107,20 @@ class Vault:
         self._store.clear_strikes(study)
         self._stopped.discard(study)
 
+    def give_up(self) -> None:
+        """Count the order at work as a refusal that may depend on data: its process ends because it hangs.
+
+        Without this, hanging could answer questions about patients without end (privacy.md rule 5).
+        May be called from another thread; writes through a connection of its own.
+        """
+        if self._study is None or not self._rows_read:
+            return
+        state = VaultState(self._config.state / STATE_FILE)
+        try:
+            Store(state).add_strike(self._study)
+        finally:
+            state.close()
+
     def process(self, sealed: bytes) -> bytes:
         """Answer a sealed order with a sealed reply; never raises for anything the order holds."""
         try:
@@ -117,11 +132,12 @@ class Vault:
     def _process_alone(self, sealed: bytes) -> bytes:
         """Answer one order while no other is at work: what is noted about it is its own."""
         order: Order | None = None
-        self._rows_read = False
+        self._rows_read, self._study = False, None
         try:
             order = read_order(
                 sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
             )
+            self._study = order.header.study
             return self._answer(order)
         except Exception as error:  # whatever it is, its text stays here
             return self._refuse(order, self._outside_code(order, error), error)
@@ -382,9 +398,8 @@ class Vault:
             outside_epsilon=list(named),
             simulation=self._config.node.simulation,
         )
-        sealed, receipt_digest = write_result(
-            receipt, data, key=self._keys.signing, recipient=self._coordinator.sealing
-        )
+        key, recipient = self._keys.signing, self._coordinator.sealing
+        sealed, receipt_digest = write_result(receipt, data, key=key, recipient=recipient)
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(work.request.digest, work.digest, sealed)

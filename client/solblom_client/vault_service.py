@@ -113,6 +113,9 @@ class VaultService:
             if seconds is not None and seconds > limit_seconds:
                 with contextlib.suppress(Exception):
                     self._log.write("order-hung", now=_now(), seconds=round(seconds))
+                with contextlib.suppress(Exception):  # it ends either way; the charge stays
+                    if self._vault is not None:
+                        self._vault.give_up()
                 os._exit(HUNG_STATUS)
 
     @contextlib.contextmanager

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from lab import LabHospital
+from solblom_client.ledger import STATE_FILE
 from solblom_client.policy import load_node_config
+from solblom_client.state import VaultState
+from solblom_client.store import Store
 from solblom_client.vault import Vault
 from solblom_client.vault_client import VaultUnavailableError
 from solblom_protocol.result import Refusal, Result
@@ -74,6 +77,14 @@ class Node:
             return [entry.status for entry in vault.ledger.entries()]
         finally:
             vault.close()
+
+    def strikes(self) -> int:
+        """Return how many data refusals the study has had, read while no process has it."""
+        state = VaultState(self.hospital.config.state / STATE_FILE)
+        try:
+            return Store(state).strikes(self.study.digest)
+        finally:
+            state.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -326,6 +337,22 @@ def test_a_hung_order_ends_the_process_and_the_charge_stays(node: Node) -> None:
     assert line["event"] == "order-hung"
     assert line["seconds"] >= 1
     assert node.charges() == ["reserved"]
+    assert node.strikes() == 1
+
+
+def test_an_order_that_hangs_three_times_stops_the_study_until_a_person_looks(node: Node) -> None:
+    """Otherwise hanging on one patient's row would answer questions about patients without end."""
+    set_vault(node, "order_minutes = 0.03")
+    order = node.hospital.order(node.study)
+    for _ in range(3):
+        with running_vault(node.folder, hook=in_the_loss("import time; time.sleep(3600)")) as vault:
+            Asked(vault.wait_until_ready(), order)
+            assert vault.wait() == 75
+    with running_vault(node.folder) as vault:
+        found = node.hospital.read(vault.wait_until_ready().client.process(order))
+    assert isinstance(found, Refusal)
+    assert found.code == "SB-210"
+    assert node.strikes() == 3
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ NODE_TOML = """\
 [node]
 site = "{site}"
 state = "state"                      # keys, ledger, log: for the node's user only, in no ordinary backup
-anchor = "ledger-anchor.json"        # better on another disk: shows that an old ledger was restored
+anchor = "anchor/ledger-anchor.json" # better on another disk: shows that an old ledger was restored
 
 [coordinator]
 key = "coordinator.pub"              # written by `solblom node join`; orders of any other key are refused

@@ -54,6 +54,7 @@ def approve_study(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check a signed study against this hospital's policy, budget and data; show it; approve it."""
+    from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
 
     envelope = read_given(study)
@@ -61,6 +62,7 @@ def approve_study(
     for node in nodes:
         with _naming(str(node), several=len(nodes) > 1):
             configs.append(load_node_config(node))
+            check_user(configs[-1])
     from solblom_client.approval import confirm, prepare
     from solblom_client.keys import read_node_keys
     from solblom_client.vault import Vault, utc_now
@@ -153,9 +155,12 @@ def revoke_study(
 ) -> None:
     """Withdraw this hospital's approval and wipe the study's noise root."""
     from solblom_client.approval import revoke
+    from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
 
-    revoke(load_node_config(node), study)
+    config = load_node_config(node)
+    check_user(config)
+    revoke(config, study)
     say("Withdrawn. Later orders of this study are refused (SB-203).")
 
 
@@ -175,10 +180,12 @@ def exchange(
     import time
 
     from solblom_client.exchange import exchange_once
+    from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
     from solblom_client.vault import Vault
 
     config = load_node_config(node)
+    check_user(config)
     vault = Vault(config)
     try:
         while True:

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from solblom_client.link_process import pause_file
+from solblom_client.link_process import is_paused
 from solblom_client.policy import NodeConfig
 from solblom_client.vault import Vault
 from solblom_protocol.errors import ConfigurationError, IntegrityError
@@ -37,7 +37,7 @@ def exchange_once(config: NodeConfig, vault: Vault, *, again: bool = False) -> P
         ConfigurationError: SB-601 a folder is missing or cannot be used; SB-602 the carrier failed.
     """
     inbox, outbox = _folders(config)
-    if pause_file(config).exists():
+    if is_paused(config):
         report = PassReport()
         report.left_alone = {file.path.name: "paused" for file in list_mail(inbox).mail}
         return report

@@ -68,7 +68,7 @@ def run_link(config: NodeConfig, *, on_start: Callable[[Any], None]) -> None:
         connection,
         vault,
         known_id=_known_id(folder),
-        paused=lambda: pause_file(config).exists(),
+        paused=lambda: is_paused(config),
         report=StatusFile(folder),
     )
     on_start(link)
@@ -108,6 +108,22 @@ def _has_scheme_and_host(text: str, schemes: tuple[str, ...]) -> bool:
 def pause_file(config: NodeConfig) -> Path:
     """Return the marker that pauses this node: nothing is answered while it is there."""
     return config.path(config.link.state) / PAUSE_FILE
+
+
+def is_paused(config: NodeConfig) -> bool:
+    """Tell whether the hospital has paused this node.
+
+    Raises:
+        ConfigurationError: SB-103, this user cannot see it.
+    """
+    try:
+        return pause_file(config).exists()
+    except OSError as error:
+        raise ConfigurationError(
+            "SB-103",
+            f"{pause_file(config)} cannot be looked at ({error.strerror}), so nobody knows whether the node is paused",
+            "Let this user open the folder link.state of node.toml",
+        ) from None
 
 
 def read_status(config: NodeConfig) -> dict[str, Any]:

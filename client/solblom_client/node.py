@@ -1,4 +1,7 @@
-"""Set up a node: keys, an empty ledger. The rest of its life is in vault.py."""
+"""Set up a node: keys, an empty ledger; and see that its owner works on it. The rest of its life is in vault.py."""
+
+import os
+import pwd
 
 from solblom_client.keys import Entropy, create_node_keys, random_entropy
 from solblom_client.ledger import STATE_FILE, Ledger
@@ -21,3 +24,25 @@ def create_node(config: NodeConfig, *, entropy: Entropy = random_entropy) -> Pub
     public = create_node_keys(config.state, entropy=entropy).public(config.node.site)
     write_new(config.state / "node.pub", public.to_bytes(), mode=0o644)
     return public
+
+
+def check_user(config: NodeConfig) -> None:
+    """Refuse root where the state belongs to another user: what root writes there, that user's vault cannot open.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    if os.geteuid() != 0 or not config.state.is_dir():
+        return
+    owner = config.state.stat().st_uid
+    if owner == 0:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    raise ConfigurationError(
+        "SB-103",
+        f"{config.state} belongs to the user {name}: its vault could not open what root leaves there",
+        f"Put before the command: sudo -u {name}",
+    )

@@ -1,6 +1,5 @@
 """`solblom node start`, `link`, `status`, `pause`, `resume` and `leave`: the node as a service."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -182,10 +181,13 @@ def _print_status(found: dict[str, Any]) -> None:
 
 
 def _is_alive(pid: Any) -> bool:
-    with contextlib.suppress(OSError, TypeError, ValueError):
+    try:
         os.kill(int(pid), 0)
-        return True
-    return False
+    except PermissionError:
+        return True  # it runs, as another user
+    except (OSError, TypeError, ValueError):
+        return False
+    return True
 
 
 class _Child:

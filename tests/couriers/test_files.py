@@ -9,6 +9,7 @@ import pytest
 
 from lab import LabCoordinator, LabHospital, study_document
 from solblom_client.exchange import PassReport, exchange_once
+from solblom_client.link_process import pause_file
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.mailbox import list_mail, read_mail, write_mail
@@ -52,6 +53,18 @@ def approved(behind_files: FileHospital) -> StudyDocument:
     study = study_document()
     behind_files.approve(study)
     return study
+
+
+def test_a_paused_node_answers_no_order_by_file_until_it_goes_on(
+    behind_files: FileHospital, approved: StudyDocument
+) -> None:
+    order = write_mail(behind_files.inbox, behind_files.order(approved))
+    pause_file(behind_files.config).parent.mkdir(parents=True)
+    pause_file(behind_files.config).touch()
+    assert behind_files.exchange().left_alone == {order.path.name: "paused"}
+    assert (behind_files.replies(), behind_files.charges()) == ([], 0)
+    pause_file(behind_files.config).unlink()
+    assert behind_files.exchange().answered == [order.path.name]
 
 
 def test_an_order_file_gets_a_reply_file_that_names_it(

@@ -243,12 +243,12 @@ def said(host: Host, name: str) -> str:
 def test_the_vault_gets_ready_as_its_user_without_a_network(host: Host) -> None:
     wait_until(
         f"the vault is not ready: {said(host, 'vault.txt')}",
-        lambda: "vault ready" in said(host, "vault.txt"),
+        lambda: "vault on" in said(host, "vault.txt"),
         seconds=60,
     )
     pid = host.processes[0].pid
-    assert "cut off by: network-namespace+seccomp" in said(host, "vault.txt")
-    assert "could write to" not in said(host, "vault.txt")
+    assert "cut off by network-namespace+seccomp" in said(host, "vault.txt")
+    assert "it could write" not in said(host, "vault.txt")
     assert interfaces(pid) == ["lo"]
     status = process_status(pid)
     assert status["Uid"].split()[0] == str(host.users["solblom-vault"][0])

@@ -15,6 +15,8 @@ from solblom_server.service_status import STATUS_FILE
 from solblom_server.settings import listens_at, read_network
 
 KEYS_SECONDS = 1.0
+HEADER_BYTES = 64 * 1024
+"""Of a request; Flower's have about 1 KiB."""
 
 
 class EnrolledKeys:
@@ -49,6 +51,8 @@ def main() -> None:
         port=port,
         ssl_certfile=home / TLS / "server.pem",
         ssl_keyfile=home / TLS / "server.key",
+        http="h11",  # httptools takes headers without end, of anybody who reaches the port
+        h11_max_incomplete_event_size=HEADER_BYTES,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -10,6 +10,7 @@ import datetime as dt
 import fcntl
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from solblom_server.releases import run_releases
 from solblom_server.rounds import initial_model, run_rounds
 from solblom_server.runs import stored_payload
 
+TRACES = "log/conductor.txt"
 LOCK_SECONDS = 90.0
 """How long a successor waits: a ServerApp whose SuperLink died ends within a minute."""
 
@@ -83,11 +85,20 @@ def conduct_over_network(home: Path, run: str, grid: Grid) -> None:
         except httpx.HTTPError:
             raise  # the SuperLink is gone: the run stays open, and the service starts another
         except Exception as error:
-            reason = f"SB-508: {type(error).__name__}; the trace stands in log/superlink.txt"
+            _keep_trace(home)
+            reason = f"SB-508: {type(error).__name__}; the trace stands in {TRACES}"
             database.end_run(run, "stopped", reason, now=utc_now())
             raise
         finally:
             database.close()
+
+
+def _keep_trace(home: Path) -> None:
+    """Append the trace of the exception at hand to our own file: Flower would keep it in its memory."""
+    path = home / TRACES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+        file.write(f"{utc_now().isoformat()}\n{traceback.format_exc()}\n")
 
 
 def _finish(coordinator: Coordinator, row: RunRow) -> None:

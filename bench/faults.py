@@ -9,6 +9,7 @@ GOALS: at least 60 points; every run ends in the same model or a named stop; not
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -34,21 +35,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", help="points whose name holds this text")
     parser.add_argument("--out", type=Path, help="another result file")
+    parser.add_argument("--notes", type=Path, help="note each ending here, and skip what it notes")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     load = load_average()
     chosen = [p for p in POINTS if options.only is None or options.only in p.name]
     if os.geteuid() != 0:
         chosen = [p for p in chosen if not p.do.startswith("disk")]
-    endings: list[Ending] = []
+    endings = [] if options.notes is None else _noted(options.notes)
+    done = {ending.point for ending in endings}
     with tempfile.TemporaryDirectory(prefix="sb") as name:
         digest, seconds = undisturbed(Path(name) / "u")
         for number, point in enumerate(chosen, start=1):
+            if point.name in done:
+                continue
             ending = _one(Path(name) / str(number), point)
             endings.append(ending)
+            if options.notes is not None:
+                with options.notes.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(ending)) + "\n")
             told = f"{ending.verdict(digest):12} {ending.recovery_seconds} s  {point.name}"
             print(f"{number} of {len(chosen)}: {told}", flush=True)
     report(digest, seconds, endings, load, options.out)
+
+
+def _noted(notes: Path) -> list[Ending]:
+    """Return the endings of an earlier part of this bench; the same code, or digests would differ."""
+    lines = notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else []
+    return [Ending(**json.loads(line)) for line in lines]
 
 
 def _one(folder: Path, point: Point) -> Ending:

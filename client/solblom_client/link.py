@@ -41,6 +41,8 @@ SEND_FOR_SECONDS = 6 * 3600.0
 """How long a reply is tried to be sent: an outage of this length loses nothing."""
 SHORT_WORD_SECONDS = 30.0
 """How long a state or a code is tried to be sent: it is old news by then, and is asked for again."""
+VAULT_PATIENCE_SECONDS, VAULT_PAUSE_SECONDS = 60.0, 0.5
+"""How long an order waits at the link for a vault that starts: the coordinator is told `working` meanwhile."""
 KEPT_ANSWERS = 2
 
 
@@ -120,11 +122,13 @@ class Link:
         vault: VaultDoor,
         *,
         known_id: int = 0,
+        vault_patience_seconds: float = VAULT_PATIENCE_SECONDS,
         paused: Callable[[], bool] = lambda: False,
         report: Callable[[LinkStatus], None] = lambda status: None,
     ) -> None:
         self._connection, self._vault = connection, vault
         self._known_id, self._paused, self._report = known_id, paused, report
+        self._vault_patience_seconds = vault_patience_seconds
         self._desk, self._status = _Desk(), LinkStatus()
         self._orders: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
         self._stop = threading.Event()
@@ -286,21 +290,28 @@ class Link:
                 return
             name, sealed = item
             self._note(working_on=name)
-            try:
-                reply = self._vault.process(sealed)
-            except SolblomError as error:
-                self._note(code=error.code, trouble=error.message)
-                self._finish(name, error=error.code)
-            except (
-                Exception
-            ) as error:  # a thread that died would leave the node deaf, and silent about it
-                kind = type(error).__name__
-                self._note(code="SB-214", trouble=f"The vault's answer cannot be used: {kind}")
-                self._finish(name, error="SB-214")
+            reply = self._ask_vault(sealed)
+            if isinstance(reply, str):
+                self._finish(name, error=reply)
             else:
                 self._keep(name, reply)
                 self._finish(name, sealed=reply)
             self._note(working_on=None)
+
+    def _ask_vault(self, sealed: bytes) -> bytes | str:
+        """Return the vault's sealed reply, or a code; a vault that starts again is waited for."""
+        ends = time.monotonic() + self._vault_patience_seconds
+        while True:
+            try:
+                return self._vault.process(sealed)
+            except SolblomError as error:
+                self._note(code=error.code, trouble=error.message)
+                if time.monotonic() >= ends or self._stop.wait(VAULT_PAUSE_SECONDS):
+                    return error.code
+            except Exception as error:  # a thread that died would leave the node deaf, and silent
+                kind = type(error).__name__
+                self._note(code="SB-214", trouble=f"The vault's answer cannot be used: {kind}")
+                return "SB-214"
 
     def _keep(self, name: str, reply: bytes) -> None:
         """Keep the newest answers: a question about them costs the vault nothing."""

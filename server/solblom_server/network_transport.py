@@ -2,19 +2,23 @@
 
 import time
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from solblom_protocol.errors import RunError
 from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
-from solblom_server.database import Database
+from solblom_server.database import Database, RunRow
 from solblom_server.service_status import service_status
 from solblom_server.transports import PROGRESS
+from solblom_verify.wording import counted
 
 TRANSPORTS = frozenset({"network", "simulated-network"})
 """Transports whose runs the service conducts."""
 LOOK_SECONDS = 0.3
+SILENT_SECONDS = 10.0
+"""A round that takes longer is explained: whom it waits for."""
 WITHOUT_SERVICE_SECONDS = 90.0
 """How long a service may be away (a restart) before a waiting command says so and ends."""
 
@@ -41,13 +45,10 @@ class NetworkTransport:
         Raises:
             RunError: SB-630, no service is there to do it.
         """
-        seen, away_since = -1, None
+        told, away_since = _Told(), None
         while True:
             row = database.run(run)
-            closed = sum(r.status == "closed" for r in database.rounds(run))
-            if closed != seen and closed:
-                PROGRESS.get()(closed, rounds, waiting_for(database, run, closed + 1, row.roster))
-            seen = closed
+            told.tell(database, row, rounds)
             if row.status not in ("open", "evaluating", "stopping"):
                 return row.status
             if service_status(self._home) is not None:
@@ -77,15 +78,38 @@ class NetworkTransport:
         """Leave the service as it is."""
 
 
-def waiting_for(database: Database, run: str, number: int, roster: str) -> str:
+@dataclass
+class _Told:
+    """What a waiting person has been told."""
+
+    closed: int = 0
+    at: float = field(default_factory=time.monotonic)
+    text: str = ""
+
+    def tell(self, database: Database, row: RunRow, rounds: int) -> None:
+        """Say which rounds have closed since, and whom a long one waits for."""
+        closed = sum(r.status == "closed" for r in database.rounds(row.id))
+        hospitals = len(row.roster.split(","))
+        if closed > self.closed:
+            gave = sum(r.kind == "result" and r.round == closed for r in database.replies(row.id))
+            text = f"{gave} of {counted(hospitals, 'hospital')}"
+        elif closed < rounds and time.monotonic() - self.at > SILENT_SECONDS:
+            text = waiting_for(database, row, closed + 1)
+        else:
+            return
+        if (closed, text) != (self.closed, self.text):
+            PROGRESS.get()(closed, rounds, text)
+        self.closed, self.at, self.text = closed, time.monotonic(), text
+
+
+def waiting_for(database: Database, row: RunRow, number: int) -> str:
     """Return in words whom an open round waits for, with what was last heard of them."""
-    answered = {r.site for r in database.replies(run) if r.round == number and r.kind != "invalid"}
+    answered = {
+        r.site for r in database.replies(row.id) if r.round == number and r.kind != "invalid"
+    }
     links = database.links()
-    silent = [site for site in roster.split(",") if site not in answered]
-    words = [
-        f"{site} ({links[site].code or links[site].state})"
-        if site in links and (links[site].code or links[site].state) not in (None, "answered")
-        else site
-        for site in silent
-    ]
-    return f"waiting for {', '.join(words)}" if words else "all answered"
+    words = []
+    for site in sorted(set(row.roster.split(",")) - answered):
+        heard = links[site].code or links[site].state if site in links else None
+        words.append(site if heard in (None, "answered") else f"{site} ({heard})")
+    return f"round {number} waits for {', '.join(words)}" if words else f"round {number}"

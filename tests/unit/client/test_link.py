@@ -49,7 +49,11 @@ class Bench:
         self.paused = False
         self.statuses: list[LinkStatus] = []
         self.link = Link(
-            self.door, self.vault, paused=lambda: self.paused, report=self.statuses.append
+            self.door,
+            self.vault,
+            vault_patience_seconds=1.0,
+            paused=lambda: self.paused,
+            report=self.statuses.append,
         )
         self.thread = threading.Thread(target=self.link.run, daemon=True)
         self.sent = 0
@@ -212,6 +216,17 @@ def test_a_vault_that_is_down_is_a_code_and_the_next_order_is_tried(bench: Bench
     bench.vault.error = None
     assert state_in(bench.reply(bench.ask(b"abc"))) == "unknown"
     assert sealed_in(bench.reply(bench.order(b"abc"))) == b"cba"
+
+
+def test_a_vault_that_starts_again_is_waited_for_and_the_order_counts_as_at_work(
+    bench: Bench,
+) -> None:
+    bench.vault.error = VaultUnavailableError("SB-611", "It is starting")
+    bench.start()
+    order = bench.order(b"abc")
+    assert state_in(bench.reply(bench.ask(b"abc"))) == "working"
+    bench.vault.error = None
+    assert sealed_in(bench.reply(order)) == b"cba"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, MemoryError, OSError])

@@ -81,7 +81,7 @@ def test_no_file_that_is_replaced_each_day_is_mounted_for_the_vault(tmp_path: Pa
 
 
 def test_memory_follows_node_toml(tmp_path: Path) -> None:
-    change = ("[policy]", "[vault]\nmemory_gib = 2.5\n\n[policy]")
+    change = ("# memory_gib = 8", "memory_gib = 2.5")
     assert "MemoryMax=4G\n" in rendered(tmp_path, change)["solblom-vault.service"]
 
 

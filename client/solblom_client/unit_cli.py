@@ -1,5 +1,6 @@
 """`solblom node unit systemd`: print the services of this node, or write them into a folder."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def unit(
     made = systemd_files(config, file, program)
     for path in dict.fromkeys(hidden_paths(config, file, program)):
         say(f"{path} lies where services do not look: move it, for example below /srv or /var/lib")
+    if not os.access(program, os.X_OK):
+        say(f"There is no program at {program}: give --solblom")
     if into is not None:
         for name, text in made.items():
             write_new(into / name, text.encode(), mode=0o644)

@@ -11,10 +11,12 @@ from solblom_server.certificates import FOLDER as TLS
 from solblom_server.coordinator import DATABASE_FILE
 from solblom_server.database import Database
 from solblom_server.front import FrontSettings, create_front
+from solblom_server.front_connection import ImpatientConnection
 from solblom_server.service_status import STATUS_FILE
 from solblom_server.settings import listens_at, read_network
 
 KEYS_SECONDS = 1.0
+CONNECTIONS = 500
 HEADER_BYTES = 64 * 1024
 """Of a request; Flower's have about 1 KiB."""
 
@@ -51,11 +53,11 @@ def main() -> None:
         port=port,
         ssl_certfile=home / TLS / "server.pem",
         ssl_keyfile=home / TLS / "server.key",
-        http="h11",  # httptools takes headers without end, of anybody who reaches the port
+        http=ImpatientConnection,  # h11: httptools takes headers without end, of anybody
         h11_max_incomplete_event_size=HEADER_BYTES,
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
-        limit_concurrency=500,
+        limit_concurrency=CONNECTIONS,
     )

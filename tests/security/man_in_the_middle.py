@@ -140,6 +140,7 @@ class ManInTheMiddle:
         }
         url = f"{self.upstream}/v1/fleet/{call}"
         found = self._client.post(url, content=body, headers=kept)
+        self.recorded += [body, found.content]
         return found.status_code, found.content
 
     def _give_order(self, site: str, headers: dict[str, str], body: bytes, content: bytes) -> bytes:

@@ -26,7 +26,7 @@ from flwr.proto.fab_pb2 import Fab
 
 from network_lab import NetworkLab
 from solblom_client.fleet import FleetConnection, FleetSettings
-from solblom_client.link import Link
+from solblom_client.link import Link, LinkStatus
 from solblom_client.link_errors import LinkError
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.transport_key import public_transport_pem, read_transport_key
@@ -43,6 +43,7 @@ class RealNetwork:
     lab: NetworkLab
     guests: int = 0
     links: list[tuple[Link, threading.Thread]] = field(default_factory=list)
+    statuses: dict[str, list[LinkStatus]] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -111,9 +112,9 @@ class RealNetwork:
         with self.control() as control:
             return control.status(run)
 
-    def start_link(self, connection: Any, vault: Any) -> Link:
-        """Let a real link run on a thread."""
-        link = Link(connection, vault)
+    def start_link(self, site: str, connection: Any, vault: Any) -> Link:
+        """Let a real link run on a thread; what it says of itself is kept."""
+        link = Link(connection, vault, report=self.statuses.setdefault(site, []).append)
         thread = threading.Thread(target=link.run, daemon=True)
         thread.start()
         self.links.append((link, thread))

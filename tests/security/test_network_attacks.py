@@ -4,6 +4,7 @@ Who is not enrolled gets nowhere, who is enrolled gets no further than its own m
 the control plane runs no code at a hospital.
 """
 
+import contextlib
 import os
 import socket
 import ssl
@@ -32,6 +33,8 @@ from solblom_client.link_errors import LinkError
 from solblom_client.transport_key import public_transport_pem
 from solblom_server.coordinator import create_coordinator
 from solblom_server.front import FLEET_CALLS, MAX_BODY_BYTES
+from solblom_server.front_connection import HEAD_SECONDS
+from solblom_server.front_process import CONNECTIONS
 
 MIB = 1024**2
 
@@ -335,6 +338,30 @@ def test_endless_headers_are_cut_off(network: RealNetwork) -> None:
         assert status in (0, 400, 431), status
     assert kib() - before < 16 * 1024, "the front kept what it refused"
     assert network.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n") == 404, "it still serves"
+
+
+def test_silent_connections_shut_nobody_out(network: RealNetwork) -> None:
+    """Anybody may open as many as the front takes; those who say nothing, or drip, are gone within ten seconds."""
+    context = ssl.create_default_context(cafile=network.authority)
+    request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+    def opened() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", network.port), 20)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    honest = network.connection(network.key("north"))
+    silent = [opened() for _ in range(CONNECTIONS)]
+    try:
+        for line in silent[::2]:
+            line.sendall(request[:-2])  # a head that does not end
+        wait_for(lambda: network.send(request) == 404, 2 * HEAD_SECONDS + 10)
+        assert honest.connect(network.lab.database.links()["north"].node_id or 0)
+        with contextlib.suppress(ConnectionError):
+            assert silent[0].recv(100) == b"", "a head that does not end is not waited for"
+    finally:
+        for line in silent:
+            line.close()
+        honest.close()
 
 
 def test_a_node_that_pins_an_authority_speaks_to_no_other_coordinator_of_that_name(

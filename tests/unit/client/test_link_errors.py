@@ -110,7 +110,7 @@ def test_a_clock_that_is_ten_minutes_wrong_is_named_with_the_difference(
 def test_a_refused_key_with_a_right_clock_or_none_is_an_unknown_node(
     authority: Authority, date: str | None
 ) -> None:
-    answer = page(401, b"{}", kind="application/json", date=NOW)
+    answer = page(401, b"{}", kind="application/json", date=dt.datetime.now(dt.UTC))
     if date is not None:
         answer = page(401, b"{}", kind="application/json").replace(
             b"connection", f"date: {date}\r\nconnection".encode()

@@ -23,7 +23,7 @@ test: $(VENV)/.installed ## Run the tests (under 8 minutes)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/.installed ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed ## Style and format
 	$(BIN)/ruff format --check .

@@ -29,6 +29,7 @@ from solblom_simulation.hospitals import (
 WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("cut"),  # set up once, in one worker
     pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
 ]
 SITES = ("north", "south", "west")

@@ -29,6 +29,7 @@ from network_lab import children
 WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("cables"),  # set up once, in one worker
     pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
 ]
 SITES = ("north", "south", "west")

@@ -26,6 +26,7 @@ from solblom_simulation.hospitals import SimulationPolicy, create_federation
 CONF = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+pytestmark = pytest.mark.xdist_group("nginx")  # set up once, in one worker
 CLOSED = (
     "/",
     "/health",

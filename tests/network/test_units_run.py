@@ -73,6 +73,7 @@ def why_not() -> str | None:
 WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("units"),  # set up once, in one worker
     pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
 ]
 

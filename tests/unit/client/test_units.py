@@ -97,8 +97,9 @@ def test_a_path_that_systemd_reads_as_something_else_is_refused(tmp_path: Path, 
 
 
 def test_a_path_that_services_do_not_see_is_named(tmp_path: Path) -> None:
-    config = config_at(tmp_path, ("/data/ro/cardiology.csv", "/home/it/a.csv"))
-    assert hidden_paths(config, PLACE / "node.toml", SOLBLOM) == [Path("/home/it/a.csv")]
+    below_home = Path("/home") / "it" / "a.csv"
+    config = config_at(tmp_path, ("/data/ro/cardiology.csv", str(below_home)))
+    assert hidden_paths(config, PLACE / "node.toml", SOLBLOM) == [below_home]
 
 
 def test_the_command_writes_all_files_and_overwrites_none(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ timestamp, so against a man in the middle with a trusted certificate only the se
 
 import json
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ from solblom_protocol.seal import MAX_SEALED_BYTES
 
 HEARTBEAT_SECONDS = 60.0
 """How often Flower is told to expect us: it calls a node offline after twice as long without a word."""
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, UPLOAD_SECONDS = 0.02, 0.5, 10.0
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 MAX_OBJECTS = (
     MAX_SEALED_BYTES // 1_000_000
@@ -258,13 +260,19 @@ class FleetConnection:
         return Node(node_id=self.node_id)
 
     def _pull_object(self, run_id: int, name: str) -> bytes:
+        """Return a part of a message; its head may be there before it is, so look again soon."""
         request = PullObjectRequest(node=self._node, run_id=run_id, object_id=name)
-        response = self._call(self._client.PullObject, request)
-        if not response.object_found:
-            raise LinkError("SB-629", "A part of the message is gone")
-        if not response.object_available:
-            raise LinkError("SB-620", "A part of the message is not there yet")
-        return response.object_content
+        ends, pause = time.monotonic() + UPLOAD_SECONDS, FIRST_RETRY_SECONDS
+        while True:
+            response = self._call(self._client.PullObject, request)
+            if not response.object_found:
+                raise LinkError("SB-629", "A part of the message is gone")
+            if response.object_available:
+                return response.object_content
+            if time.monotonic() > ends:
+                raise LinkError("SB-620", "A part of the message is not there yet")
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
 
     def _push_object(self, run_id: int, session: str, name: str, content: bytes) -> bool:
         request = PushObjectRequest(

@@ -26,7 +26,7 @@ from solblom_server.exchange import RunContext, utc_now
 from solblom_server.file_transport import EXCHANGE
 from solblom_server.grids.courier import CourierGrid
 from solblom_server.grids.files import FileGrid
-from solblom_server.grids.fleet import FleetGrid
+from solblom_server.grids.fleet import FleetGrid, look_again_soon
 from solblom_server.grids.mixed import MixedGrid
 from solblom_server.releases import run_releases
 from solblom_server.rounds import initial_model, run_rounds
@@ -133,6 +133,7 @@ def _couriers(
     by_file = [s for s in roster if links[s].route == "files" or links[s].node_id is None]
     exchange, home = coordinator.home / EXCHANGE, coordinator.home
     files = FileGrid({addresses[site]: exchange / site for site in by_file})
+    look_again_soon()
     fleet = FleetGrid(
         grid,
         [addresses[site] for site in roster if site not in by_file],

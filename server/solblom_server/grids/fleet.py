@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
 from solblom_protocol.errors import CODES
 from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, STATE, STATES
@@ -34,6 +35,8 @@ READERS = 6
 """Replies that may be in memory at once; each is up to a model."""
 STUCK_SECONDS = 10.0
 """A reply that takes longer gives its place up to another; Flower may block for 180 s."""
+
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, UPLOAD_SECONDS = 0.02, 0.5, 60.0
 
 Report = Callable[[int, str, str | None], None]
 """Called with (Flower node id, state, code) when something is heard of a node."""
@@ -60,6 +63,19 @@ class _Wire:
     message_id: str
     is_question: bool
     done: threading.Event = field(default_factory=threading.Event)
+
+
+def look_again_soon() -> None:
+    """Let Flower look for a reply's parts again after 20 ms, where it would wait 1, 2, 4 … seconds, for three minutes.
+
+    A reply's head is there before its parts: with Flower's own pauses that costs each round over a second.
+    """
+    pull_objects.__kwdefaults__ = (pull_objects.__kwdefaults__ or {}) | {
+        "initial_backoff": FIRST_RETRY_SECONDS,
+        "backoff_cap": LONGEST_RETRY_SECONDS,
+        "max_time": UPLOAD_SECONDS,
+        "max_tries_per_object": None,
+    }
 
 
 class FleetGrid(CourierGrid):

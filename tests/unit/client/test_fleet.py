@@ -119,9 +119,12 @@ def test_a_part_that_is_cut_or_another_one_is_seen() -> None:
     assert refused(objects, tree).code == "SB-627"
 
 
-def test_a_part_that_is_gone_and_one_that_is_not_there_yet_are_told_apart() -> None:
+def test_a_part_that_is_gone_and_one_that_is_not_there_yet_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     objects, tree = stored(sealed(b"abc"))
     objects.available = False
+    monkeypatch.setattr(fleet, "UPLOAD_SECONDS", 0.1)
     assert refused(objects, tree).code == "SB-620"  # tried again
     objects.contents.clear()
     assert refused(objects, tree).code == "SB-629"  # given up

@@ -7,6 +7,7 @@ import ast
 import inspect
 import subprocess
 import sys
+import time
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from flwr.app import Context, Message, Metadata
 from flwr.proto import control_pb2, fab_pb2, node_pb2, run_pb2
 from flwr.serverapp import Grid
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.run import Run
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
@@ -27,12 +29,12 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 import solblom_server
 from solblom_protocol.flower import FAB_HASH, build_fab
-from solblom_server.grids.fleet import FleetGrid
+from solblom_server.grids.fleet import FleetGrid, look_again_soon
 from solblom_server.superlink import EVERYDAY
 
 SERVER = Path(solblom_server.__file__).parent
 PUBLIC = ("flwr.app", "flwr.serverapp")
-PRIVATE_PLACES = {"superlink.py", "courier.py", "local.py"}
+PRIVATE_PLACES = {"superlink.py", "courier.py", "local.py", "fleet.py"}
 FIELDS: dict[Any, set[str]] = {
     control_pb2.RegisterNodeRequest: {"public_key", "name"},
     control_pb2.RegisterNodeResponse: {"node_id"},
@@ -186,3 +188,28 @@ def test_everyday_lines_of_the_log_are_flowers_words() -> None:
     for mark in EVERYDAY:
         if mark.startswith(b"[Fleet."):
             assert mark.decode() in source
+
+
+def test_flower_looks_for_a_replys_parts_again_at_once_and_not_after_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With Flower's own pauses every round takes over a second longer, and a reply cut off blocks for minutes."""
+    monkeypatch.setattr(pull_objects, "__kwdefaults__", dict(pull_objects.__kwdefaults__))
+    assert {"initial_backoff", "backoff_cap", "max_time", "max_tries_per_object"} <= set(
+        pull_objects.__kwdefaults__
+    )
+    look_again_soon()
+    calls: list[float] = []
+
+    def pull(name: str) -> bytes:
+        calls.append(time.monotonic())
+        if len(calls) < 4:
+            raise ObjectUnavailableError(name)
+        return b"part"
+
+    assert pull_objects(["a" * 64], pull) == {"a" * 64: b"part"}
+    assert calls[-1] - calls[0] < 0.8
+    bound = inspect.signature(pull_objects).bind([], pull)
+    bound.apply_defaults()
+    assert bound.arguments["max_time"] == 60.0
+    assert bound.arguments["max_concurrent_pulls"] >= 1

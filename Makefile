@@ -19,7 +19,7 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Train across four real hospitals on this machine and leave a verified model
 	@$(BIN)/solblom demo heart $(DEMO_ARGS)
 
-test: $(VENV)/.installed ## Run the tests (under 8 minutes)
+test: $(VENV)/.installed ## Run the tests
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/.installed ## Run all tests, the slow ones too

@@ -291,7 +291,10 @@ def test_a_run_killed_after_a_round_is_resumed_to_the_same_model(
     assert charged == [[1, 2, 3]] * len(SITES)
 
 
-def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
+def test_an_interrupted_command_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("integration.federation.ROUNDS", 100)  # time enough on a busy machine
     federation = Federation(tmp_path / "home")
     study = str(federation.home / "study.signed.json")
     command = ["solblom", "study", "start", study, "--home", str(federation.home)]

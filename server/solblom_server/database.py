@@ -261,6 +261,13 @@ class Database:
         """Return all runs, newest last."""
         return [_run(r) for r in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
 
+    def unfinished_runs(self) -> list[RunRow]:
+        """Return the runs that are open, being evaluated or about to stop, newest last."""
+        rows = self._connection.execute(
+            "SELECT * FROM runs WHERE status IN ('open', 'evaluating', 'stopping') ORDER BY rowid"
+        )
+        return [_run(r) for r in rows]
+
     def end_run(self, run_id: str, status: str, reason: str | None, *, now: dt.datetime) -> None:
         """Record how a run ended."""
         with self.transaction():

@@ -2,7 +2,7 @@
 
 A stock SuperLink serves its control plane on the same port as its fleet calls: whoever reaches it may
 start code on every hospital (measured: facts of flwr 1.41). So it listens on loopback, and this
-filter stands before it. `deploy/nginx.conf` does the same with nginx.
+filter stands before it. `deploy/nginx.conf` may stand before it.
 
 Passed: nine calls, POST only, of keys that are enrolled. What a removed hospital sends ends here.
 """

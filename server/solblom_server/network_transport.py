@@ -1,17 +1,14 @@
 """`--transport network`: the hospitals behind the coordinator's service, each by HTTPS or by file as enrolled."""
 
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from solblom_protocol.errors import RunError
-from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, RunRow
 from solblom_server.service_status import service_status
-from solblom_server.transports import PROGRESS
+from solblom_server.transports import PROGRESS, RealHospitals
 from solblom_verify.wording import counted
 
 TRANSPORTS = frozenset({"network", "simulated-network"})
@@ -23,10 +20,8 @@ WITHOUT_SERVICE_SECONDS = 90.0
 """How long a service may be away (a restart) before a waiting command says so and ends."""
 
 
-class NetworkTransport:
+class NetworkTransport(RealHospitals):
     """The enrolled hospitals of a home folder; their runs are conducted by the service, not by this process."""
-
-    simulation = False
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -63,16 +58,6 @@ class NetworkTransport:
             time.sleep(LOOK_SECONDS)
 
     patience_seconds = WITHOUT_SERVICE_SECONDS
-
-    def evaluate(
-        self,
-        document: StudyDocument,
-        weights: bytes,
-        sites: Collection[str],
-        left_out: dict[str, str],
-    ) -> dict[str, Any] | None:
-        """Return nothing: where hospitals are real, no exact metric exists (privacy.md rule 9)."""
-        return None
 
     def close(self) -> None:
         """Leave the service as it is."""

@@ -50,7 +50,7 @@ class Service:
 
     def __init__(self, home: Path, *, say: Say) -> None:
         self._home, self._say = home, say
-        self._coordinator = Coordinator.open(home)
+        self._database = Coordinator.open(home).database()
         self._address = read_network(home).address
         self._port = free_port()  # of the SuperLink: the same in all its lives, the front knows it
         self._stop = threading.Event()
@@ -99,7 +99,7 @@ class Service:
     def _start_superlink(self) -> None:
         if self._superlink is not None:
             self._superlink.control.close()
-            self._end_conductors()
+            _end_conductors(self._home)
             end_process(self._superlink.process)
         process = start_superlink(self._home, self._port)
         link = _Superlink(process, Control(self._home, self._port))
@@ -131,34 +131,27 @@ class Service:
 
     def _register(self, link: _Superlink) -> None:
         """Let enrolled hospitals in, and removed ones out."""
-        database = self._coordinator.database()
-        try:
-            wanted = {s: r for s, r in database.links().items() if r.route == "network"}
-            for site, (key, node_id) in list(link.registered.items()):
-                if site not in wanted or wanted[site].transport_key != key:
-                    link.control.unregister(node_id)
-                    del link.registered[site]
-            for site, row in wanted.items():
-                if site not in link.registered:
-                    node_id = link.control.register(row.transport_key.encode(), site)
-                    link.registered[site] = (row.transport_key, node_id)
-                    database.set_node_id(site, node_id)
-        finally:
-            database.close()
+        wanted = {s: r for s, r in self._database.links().items() if r.route == "network"}
+        for site, (key, node_id) in list(link.registered.items()):
+            if site not in wanted or wanted[site].transport_key != key:
+                link.control.unregister(node_id)
+                del link.registered[site]
+        for site, row in wanted.items():
+            if site not in link.registered:
+                node_id = link.control.register(row.transport_key.encode(), site)
+                link.registered[site] = (row.transport_key, node_id)
+                self._database.set_node_id(site, node_id)
 
     def _submit_open_runs(self, link: _Superlink) -> None:
         """Hand every open run to Flower that no living process conducts."""
-        database = self._coordinator.database()
-        try:
-            rows = [r for r in database.runs() if r.transport in TRANSPORTS]
-            for row in rows:
-                if row.status == "stopping" and not is_conducted(self._home, row.id):
+        for row in self._database.unfinished_runs():
+            if row.transport not in TRANSPORTS:
+                continue
+            if row.status == "stopping":
+                if not is_conducted(self._home, row.id):
                     reason = "SB-509: Stopped by a person"
-                    database.end_run(row.id, "stopped", reason, now=dt.datetime.now(dt.UTC))
-        finally:
-            database.close()
-        for row in rows:
-            if row.status in ("open", "evaluating") and not self._is_under_way(link, row.id):
+                    self._database.end_run(row.id, "stopped", reason, now=dt.datetime.now(dt.UTC))
+            elif not self._is_under_way(link, row.id):
                 link.submitted[row.id] = (link.control.start(row.id), time.monotonic())
                 self._say(f"Handed {row.id} to Flower")
 
@@ -178,13 +171,6 @@ class Service:
         link.control.stop(flower_run)
         return False
 
-    def _end_conductors(self) -> None:
-        """End ServerApps of a SuperLink that died, by id: they would keep their runs' locks for a minute."""
-        for path in (self._home / "runs").glob("*/conductor.lock"):
-            if is_conducted(self._home, path.parent.name):
-                with contextlib.suppress(ValueError, OSError):
-                    os.kill(int(path.read_text()), signal.SIGKILL)
-
     def _write_status(self) -> None:
         data = {
             "pid": os.getpid(),
@@ -200,10 +186,11 @@ class Service:
     def _end(self) -> None:
         if self._front is not None:
             end_process(self._front)
-        self._end_conductors()  # first: a SuperLink waits for those who talk to it
+        _end_conductors(self._home)  # first: a SuperLink waits for those who talk to it
         if self._superlink is not None:
             self._superlink.control.close()
             end_process(self._superlink.process)
+        self._database.close()
         (self._home / STATUS_FILE).unlink(missing_ok=True)
 
 
@@ -226,6 +213,11 @@ def _end_leftovers(home: Path) -> None:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
             if str(home.resolve()).encode() in words or str(home).encode() in words:
                 os.killpg(pid, signal.SIGKILL)
+    _end_conductors(home)
+
+
+def _end_conductors(home: Path) -> None:
+    """End ServerApps of a SuperLink that died, by id: they would keep their runs' locks for a minute."""
     for path in (home / "runs").glob("*/conductor.lock"):
         if is_conducted(home, path.parent.name):
             with contextlib.suppress(ValueError, OSError):

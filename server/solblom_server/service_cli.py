@@ -38,8 +38,10 @@ def status(home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None
     folder = find_home(home)
     found, rows = service_status(folder), node_rows(folder)
     database = Database(folder / DATABASE_FILE)
-    runs = [r for r in database.runs() if r.status in ("open", "stopping", "evaluating")]
-    at_work = [{"run": r.id, "transport": r.transport, "status": r.status} for r in runs]
+    at_work = [
+        {"run": r.id, "transport": r.transport, "status": r.status}
+        for r in database.unfinished_runs()
+    ]
     database.close()
     if as_json:
         data = {"running": found is not None, "service": found, "nodes": rows, "runs": at_work}

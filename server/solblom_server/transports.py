@@ -50,6 +50,22 @@ class Transport(Protocol):
         ...
 
 
+class RealHospitals:
+    """What transports to real hospitals share: nobody has all data, so nobody has exact metrics."""
+
+    simulation = False
+
+    def evaluate(
+        self,
+        document: StudyDocument,
+        weights: bytes,
+        sites: Collection[str],
+        left_out: dict[str, str],
+    ) -> dict[str, Any] | None:
+        """Return nothing: where hospitals are real, no exact metric exists (privacy.md rule 9)."""
+        return None
+
+
 def open_transport(name: str, home: Path) -> Transport:
     """Return the transport of that name for the federation in `home`.
 

@@ -6,10 +6,11 @@ stays on this disk until it is answered; a node that is silent is asked whether 
 work, or answered already; and each message is read by a thread of its own.
 """
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +50,6 @@ class _Order:
     name: str
     node: int
     message: Message
-    pushed: bool = True
     ask_after_seconds: float = 0.0
     asks_at: float = 0.0
     wires: list["_Wire"] = field(default_factory=list)
@@ -102,17 +102,6 @@ class FleetGrid(CourierGrid):
         self._places = _Places(READERS, clock)
         spool.mkdir(parents=True, exist_ok=True)
 
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message of the run that Flower has started."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Write each order to disk, then send it; its content name is the message's id."""
         accepted: list[str] = []
@@ -125,7 +114,7 @@ class FleetGrid(CourierGrid):
             message.content = RecordDict()  # the file holds it; memory need not
             order = _Order(name, message.metadata.dst_node_id, message)
             order.ask_after_seconds = len(sealed) * SECONDS_PER_BYTE
-            self._file(order).write_bytes(sealed)
+            self._file(name).write_bytes(sealed)
             self._orders[name] = order
             self._send_order(order, sealed)
             accepted.append(name)
@@ -151,13 +140,13 @@ class FleetGrid(CourierGrid):
 
     def holds_order(self, node: int, order: str) -> bool:
         """Tell whether the order still waits to be answered, also since before a restart."""
-        return (self._spool / f"{order}.order").is_file()
+        return self._file(order).is_file()
 
     def take_up(self, message: Message, order: str) -> str:
         """Ask the node about an order that was sent earlier; return its message id."""
         message.metadata.__dict__["_message_id"] = order
         message.content = RecordDict()
-        taken = _Order(order, message.metadata.dst_node_id, message, pushed=False)
+        taken = _Order(order, message.metadata.dst_node_id, message)
         self._orders[order] = taken
         self._ask(taken)
         return order
@@ -165,13 +154,14 @@ class FleetGrid(CourierGrid):
     def withdraw(self, node: int, order: str) -> None:
         """Forget an order that nobody waits for any more, and remove its file."""
         self._forget({order})
-        (self._spool / f"{order}.order").unlink(missing_ok=True)
+        self._file(order).unlink(missing_ok=True)
 
-    def _file(self, order: _Order) -> Path:
-        return self._spool / f"{order.name}.order"
+    def _file(self, order: str) -> Path:
+        """Return where an order lies until it is answered, by its name."""
+        return self._spool / f"{order}.order"
 
     def _send_order(self, order: _Order, sealed: bytes) -> None:
-        order.pushed = self._send(order, wire_content(sealed), ORDER)
+        self._send(order, wire_content(sealed), ORDER)
         self._ask_later(order)
 
     def _ask(self, order: _Order) -> None:
@@ -184,8 +174,8 @@ class FleetGrid(CourierGrid):
         order.asks_at = self._clock() + order.ask_after_seconds
         order.ask_after_seconds = min(1.5 * order.ask_after_seconds, LONGEST_ASK_SECONDS)
 
-    def _send(self, order: _Order, content: RecordDict, message_type: str) -> bool:
-        """Push one Flower message and start to read its reply; False when Flower does not take it."""
+    def _send(self, order: _Order, content: RecordDict, message_type: str) -> None:
+        """Push one Flower message and start to read its reply; what Flower does not take is sent later."""
         group = order.message.metadata.group_id
         message = self.create_message(content, message_type, order.node, group)
         try:
@@ -194,11 +184,10 @@ class FleetGrid(CourierGrid):
             ids = []  # the SuperLink is away: the node is asked later
         if not ids:
             self._report(order.node, "unknown to Flower", None)
-            return False
+            return
         wire = _Wire(order.name, ids[0], is_question=message_type == ASK)
         order.wires.append(wire)
         threading.Thread(target=self._read, args=(wire,), daemon=True).start()
-        return True
 
     def _ask_the_silent(self) -> None:
         """Ask about every order whose time has come; a question that got no answer is given up."""
@@ -255,7 +244,7 @@ class FleetGrid(CourierGrid):
         state = _state(reply)
         self._report(order.node, state or "not understood", None)
         if state == "unknown":
-            self._send_order(order, self._file(order).read_bytes())
+            self._send_order(order, self._file(order.name).read_bytes())
         return None
 
     def _forget(self, names: set[str]) -> None:
@@ -263,7 +252,7 @@ class FleetGrid(CourierGrid):
             order = self._orders.pop(name)
             for wire in order.wires:
                 wire.done.set()
-            self._file(order).unlink(missing_ok=True)
+            self._file(name).unlink(missing_ok=True)
 
 
 class _Places:
@@ -274,35 +263,22 @@ class _Places:
         self._since: dict[int, float] = {}
         self._changed = threading.Condition()
 
-    def one(self) -> "_Place":
-        """Return a place to be entered."""
-        return _Place(self)
-
-    def enter(self) -> None:
-        """Wait for a place."""
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Wait for a place, hold it, and give it back."""
+        me = threading.get_ident()
         with self._changed:
             while (
                 sum(self._clock() - t < STUCK_SECONDS for t in self._since.values()) >= self._count
             ):
                 self._changed.wait(1.0)
-            self._since[threading.get_ident()] = self._clock()
-
-    def leave(self) -> None:
-        """Give the place back."""
-        with self._changed:
-            self._since.pop(threading.get_ident(), None)
-            self._changed.notify()
-
-
-class _Place:
-    def __init__(self, places: _Places) -> None:
-        self._places = places
-
-    def __enter__(self) -> None:
-        self._places.enter()
-
-    def __exit__(self, *about: object) -> None:
-        self._places.leave()
+            self._since[me] = self._clock()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._since.pop(me, None)
+                self._changed.notify()
 
 
 def _state(reply: Message) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 
 from solblom_server.grids.courier import CourierGrid, KeepsOrders
 
@@ -16,18 +16,6 @@ class MixedGrid(CourierGrid):
         self._grids = list(dict.fromkeys(self._couriers.values()))
         self._carried_by: dict[str, CourierGrid] = {}
         self.poll_seconds = min(getattr(grid, "poll_seconds", 0.2) for grid in self._grids)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message as the node's courier makes it."""
-        grid = self._couriers[dst_node_id]
-        return grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hand each message to its node's courier."""

@@ -42,6 +42,7 @@ from report import Goal, Table, finish, load_average
 
 from solblom_protocol.messages import timestamp
 from solblom_protocol.order import OrderHeader, RosterEntry, read_order, write_order
+from solblom_protocol.seal import lock
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 
@@ -250,7 +251,7 @@ def roster_cost(nodes: int) -> Roster:
     )
 
     def write() -> bytes:
-        return write_order(header, b"", key=signing, recipient=sealing.public_key()).sealed
+        return write_order(header, lock(b""), key=signing, recipient=sealing.public_key()).sealed
 
     sealed = write()
     read = partial(read_order, sealed, key=sealing, coordinator=signing.public_key())

@@ -25,6 +25,7 @@ from solblom_protocol.messages import timestamp
 from solblom_protocol.order import OrderHeader, RosterEntry, write_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import Refusal, Result, read_reply
+from solblom_protocol.seal import lock
 from solblom_protocol.study import Study, StudyDocument, sign_study
 from solblom_protocol.toml_file import parse
 from solblom_server.rounds import initial_model
@@ -269,7 +270,7 @@ path = "patients.csv"
         weights = initial_model(document)[0] if array is None else array
         header = self.header(document, weights, **changes)
         return write_order(
-            header, weights, key=self.coordinator.signing, recipient=self.public.sealing
+            header, lock(weights), key=self.coordinator.signing, recipient=self.public.sealing
         ).sealed
 
     def evaluation(self, document: StudyDocument, **changes: Any) -> bytes:

@@ -20,6 +20,7 @@ from solblom_protocol.errors import RefusedError
 from solblom_protocol.layout import Float32, Layout, pack, to_grid
 
 TAIL = 12.0  # standard deviations beyond the expected norm of the noise
+BLOCK = 65_536  # values judged at a time: they stay in the processor's cache
 ROUNDING = 2.0**-24 * 1.001  # of a float32, relative
 MAX_ABSOLUTE = 2.0**20  # far inside the int64 ring of the fold: 2^20 * 2^24 * 2^16 nodes < 2^63
 
@@ -45,15 +46,22 @@ def export_update(
     after = np.concatenate(
         [parameters[t.name].detach().cpu().numpy().reshape(-1) for t in layout.tensors]
     )
-    update = after.astype(np.float64) - before.astype(np.float64)
-    if not bool(np.isfinite(update).all()):
-        raise RefusedError("SB-213", "The update has values that are not finite")
-    norm, bound = float(np.linalg.norm(update)), norm_bound(before, settings, trace)
-    if norm > bound or float(np.abs(update).max(initial=0.0)) > MAX_ABSOLUTE:
+    update = np.empty_like(after)
+    squares, largest = 0.0, 0.0
+    for start in range(0, after.size, BLOCK):
+        part = slice(start, start + BLOCK)
+        moved = after[part].astype(np.float64) - before[part]
+        if not bool(np.isfinite(moved).all()):
+            raise RefusedError("SB-213", "The update has values that are not finite")
+        squares += float(np.dot(moved, moved))
+        largest = max(largest, float(moved.max()), -float(moved.min()))
+        update[part] = to_grid(moved)
+    norm, bound = math.sqrt(squares), norm_bound(before, settings, trace)
+    if norm > bound or largest > MAX_ABSOLUTE:
         raise RefusedError(
             "SB-213", f"The update's norm is {norm:.3g}; at most {bound:.3g} is possible"
         )
-    return pack([to_grid(update)])
+    return pack([update])
 
 
 def norm_bound(before: Float32, settings: TrainingSettings, trace: TrainingTrace) -> float:

@@ -22,6 +22,7 @@ from solblom_client.link_errors import LinkError
 from solblom_protocol.errors import SolblomError
 from solblom_protocol.flower import (
     ASK,
+    BODY,
     FAB_HASH,
     ORDER,
     ORDER_NAME,
@@ -381,13 +382,15 @@ def _sealed_in(message: Message) -> bytes | None:
 
     Not through `array_records`: that view is a cycle, and would hold the order's bytes on.
     """
-    record = message.content.get(RECORD)
-    if isinstance(record, ArrayRecord) and SEALED in record:
-        return bytes(record[SEALED].data)
-    if isinstance(record, ConfigRecord):
-        value = record.get(SEALED)
-        return value if isinstance(value, bytes) else None
-    return None
+    record, body = message.content.get(RECORD), message.content.get(BODY)
+    head = record.get(SEALED) if isinstance(record, ConfigRecord) else None
+    if not isinstance(head, bytes):
+        return None
+    if body is None:
+        return head
+    if not isinstance(body, ArrayRecord) or SEALED not in body:
+        return None
+    return head + body[SEALED].data
 
 
 def _reply_to(

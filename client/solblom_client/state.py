@@ -13,7 +13,7 @@ from pathlib import Path
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
-SCHEMA_VERSION = 2  # 1: development before 0.1.0, without kinds of charges and their chain
+SCHEMA_VERSION = 3  # 1 and 2: development before 0.1.0; 2 had replies inside
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE events (
@@ -30,7 +30,8 @@ CREATE TABLE orders (
 ) STRICT;
 CREATE TABLE receipts (digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL) STRICT;
 CREATE TABLE results (
-  request TEXT PRIMARY KEY, work TEXT NOT NULL, sealed BLOB NOT NULL
+  request TEXT PRIMARY KEY, work TEXT NOT NULL, reply TEXT NOT NULL,
+  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE local_parameters (
   run TEXT NOT NULL, round INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, round)
@@ -78,6 +79,11 @@ class VaultState:
         if version == 0 or damage != "ok":
             raise IntegrityError("SB-402", "The node's ledger is damaged")
         self._lock_path = path.with_suffix(".lock")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the state file."""
+        return self._path.parent
 
     def close(self) -> None:
         """Close the file."""

@@ -1,18 +1,31 @@
 """What the vault remembers besides the ledger: orders seen, receipts made, replies stored, parameters that stay."""
 
 import datetime as dt
+from dataclasses import dataclass
 
 from solblom_client.gate import RunHistory
 from solblom_client.state import VaultState
+from solblom_protocol.mailbox import MailFile, read_mail, write_mail
 from solblom_protocol.messages import parse_timestamp, timestamp
-from solblom_protocol.order import Order
+from solblom_protocol.order import Order, OrderHeader
+
+REPLIES_FOLDER = "replies"
+
+
+@dataclass(frozen=True)
+class StoredReply:
+    """What a request was answered with. `sealed` is None where its file is gone or was changed."""
+
+    work: str
+    sealed: bytes | None
 
 
 class Store:
-    """The vault's memory in its state file."""
+    """The vault's memory: its state file, and replies as files beside it, because they are as large as models."""
 
     def __init__(self, state: VaultState) -> None:
         self._state = state
+        self._replies = state.folder / REPLIES_FOLDER
 
     def latest_time(self) -> dt.datetime | None:
         """Return the newest moment at which an order was accepted."""
@@ -46,23 +59,57 @@ class Store:
             (order.digest, header.run, header.kind, header.round, header.attempt, timestamp(now)),
         )
 
-    def stored_reply(self, request: str) -> tuple[str, bytes] | None:
-        """Return (work digest, sealed reply) of a request that was answered."""
-        rows = self._state.query("SELECT work, sealed FROM results WHERE request = ?", (request,))
-        if not rows or not isinstance(rows[0][1], bytes):
+    def stored_reply(self, request: str) -> StoredReply | None:
+        """Return the reply of a request that was answered."""
+        rows = self._state.query("SELECT work, reply FROM results WHERE request = ?", (request,))
+        if not rows:
             return None
-        return str(rows[0][0]), rows[0][1]
+        sealed = read_mail(self._file(request, str(rows[0][1])))
+        return StoredReply(str(rows[0][0]), sealed)
 
-    def keep_reply(self, request: str, work: str, sealed: bytes) -> None:
-        """Store a reply; call inside the transaction that marks its charge as spent."""
+    def keep_reply(self, request: str, work: str, sealed: bytes, header: OrderHeader) -> None:
+        """Store a reply; call inside the transaction that marks its charge as spent, and `sweep` after it.
+
+        Replies of earlier rounds are forgotten: the gate refuses to go back (SB-207), so they could
+        never be given out again.
+
+        Raises:
+            ConfigurationError: SB-601, the disk does not take it.
+        """
+        file = write_mail(self._replies, sealed, answers=_plain(request))
+        run = f"{header.study}/{header.run}"
         self._state.execute(
-            "INSERT OR REPLACE INTO results VALUES (?, ?, ?)", (request, work, sealed)
+            "DELETE FROM results WHERE run = ? AND kind = ? AND round < ?",
+            (run, header.kind, header.round),
+        )
+        self._state.execute(
+            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
+            (request, work, file.digest, run, header.kind, header.round),
         )
 
     def erase_reply(self, request: str) -> None:
         """Erase a stored reply: its cohort has changed (privacy.md rule 10)."""
         with self._state.transaction():
             self._state.execute("DELETE FROM results WHERE request = ?", (request,))
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the files of replies that nothing refers to: forgotten ones, and those of a crash.
+
+        Raises:
+            OSError: a file cannot be removed.
+        """
+        if not self._replies.is_dir():
+            return
+        rows = self._state.query("SELECT request, reply FROM results")
+        kept = {self._file(str(request), str(reply)).path.name for request, reply in rows}
+        for path in self._replies.iterdir():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+    def _file(self, request: str, reply: str) -> MailFile:
+        name = _plain(request)
+        return MailFile(self._replies / f"{name}.{reply}.reply", reply, name)
 
     def keep_receipt(self, digest: str, run: str, round_number: int) -> None:
         """Note a receipt that this node made; call inside a transaction."""
@@ -108,3 +155,7 @@ class Store:
 
     def _knows(self, table: str, digest: str) -> bool:
         return bool(self._state.query(f"SELECT 1 FROM {table} WHERE digest = ?", (digest,)))  # noqa: S608
+
+
+def _plain(digest: str) -> str:
+    return digest.removeprefix("sha256:")

@@ -85,7 +85,7 @@ def train(
     """
     path = choose_path(task, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    anchor = [p.detach().clone() for p in parameters]
+    anchor = [p.detach().clone() for p in parameters] if settings.proximal else None
     optimizer = KeyedDPOptimizer(
         torch.optim.SGD(parameters, lr=settings.learning_rate),
         stream=noise,

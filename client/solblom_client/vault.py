@@ -179,11 +179,11 @@ class Vault:
         counts = self._count(order, approval, model, source, units, local)
         rows = cohort.row_bytes(units)
         found_work = work_digest(request, approval, rows, counts=counts, local=local)
-        if stored is not None and stored[0] == found_work:
+        if stored is not None and stored.work == found_work and stored.sealed is not None:
             self._log.write_once_an_hour(
                 "reply-again", now=self._clock(), kind=order.digest, order=order.digest
             )
-            return stored[1]
+            return stored.sealed
         if stored is not None:
             self._store.erase_reply(request.digest)
         if reservation.work not in (None, found_work) or reservation.status == "spent":
@@ -402,7 +402,7 @@ class Vault:
         sealed, receipt_digest = write_result(receipt, data, key=key, recipient=recipient)
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
-                self._store.keep_reply(work.request.digest, work.digest, sealed)
+                self._store.keep_reply(work.request.digest, work.digest, sealed, header)
                 if header.kind == "train":
                     self._store.keep_local_parameters(run_key(work.order), header.round, local)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
@@ -411,6 +411,8 @@ class Vault:
                 # It shows that something changed here, and counts as a refusal would (privacy.md
                 # rule 5; docs/adr/0006): noted with the answer, or no answer leaves.
                 self._store.note_strike(header.study)
+        with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
+            self._store.sweep()
         self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
         return sealed
 

@@ -7,6 +7,7 @@ leaves (privacy.md rule 3). It leaves out expiry, courier and attempt: same inpu
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from solblom_client.approval import Approval
@@ -147,7 +148,7 @@ def read_model(order: Order, approval: Approval) -> OrderedModel | None:
     if len(order.array) != 4 * expected.size:
         raise RefusedError("SB-212", "The order's model has another size than its layout")
     weights = unpack(order.array, expected)
-    if not bool(torch.isfinite(torch.from_numpy(weights.copy())).all()):
+    if not bool(np.isfinite(weights).all()):
         raise RefusedError("SB-212", "The order's model has values that are not finite")
     return OrderedModel(expected, weights)
 

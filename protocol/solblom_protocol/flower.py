@@ -10,7 +10,9 @@ import io
 import zipfile
 
 RECORD = "solblom"
-"""The one record of a message."""
+"""The record of a message."""
+BODY = "body"
+"""A second record, in a large order: the locked model. Flower stores the same bytes to several nodes once."""
 SEALED = "sealed"
 """Name of the sealed bytes in an order or a reply: an array, or a plain value where they are small."""
 SMALL_BYTES = 4 * 1024**2

@@ -1,7 +1,8 @@
 """An order: the coordinator asks one node for one update or one release. Signed, then sealed to that node.
 
 The order repeats nothing of the study except its digest: the node trains with the settings that its
-own people approved. The array beside the header is the global model.
+own people approved. The array beside the header is the global model, locked once for all nodes of the
+round; its key is sealed to each beside the header.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from solblom_protocol.messages import (
     parse_timestamp,
     unframe,
 )
-from solblom_protocol.seal import seal, unseal
+from solblom_protocol.seal import LockedArray, seal, split_body, unlock, unseal
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
 
@@ -98,12 +99,17 @@ class SealedOrder:
 
 
 def write_order(
-    header: OrderHeader, array: bytes, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
+    header: OrderHeader, array: LockedArray, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
 ) -> SealedOrder:
-    """Sign the header and seal it with its array to the node."""
+    """Sign the header and seal it, with the key of its array, to the node."""
     envelope = sign_envelope(header.payload(), ORDER_PAYLOAD_TYPE, [key])
-    message = frame(envelope, array)
-    return SealedOrder(digest(envelope), seal(message, kind="order", recipient=recipient))
+    return SealedOrder(digest(envelope), seal_order(envelope, array, recipient=recipient))
+
+
+def seal_order(envelope: bytes, array: LockedArray, *, recipient: X25519PublicKey) -> bytes:
+    """Return a signed envelope and the array's key sealed to the node, and the locked array behind them."""
+    message = frame(envelope, array.key)
+    return seal(message, kind="order", recipient=recipient, body=array.ciphertext)
 
 
 def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519PublicKey) -> Order:
@@ -114,7 +120,7 @@ def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519Publ
         signature.
     """
     try:
-        envelope, array = unframe(unseal(sealed, kind="order", key=key))
+        envelope, array_key = unframe(unseal(sealed, kind="order", key=key))
     except IntegrityError as error:
         raise RefusedError("SB-202", error.message) from None
     signer = key_id(coordinator)
@@ -132,6 +138,10 @@ def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519Publ
         raise RefusedError("SB-202", error.message) from None
     if header.coordinator != signer:
         raise RefusedError("SB-201", "The order names another coordinator than the pinned one")
+    try:
+        array = unlock(LockedArray(array_key, split_body(sealed)[1]))
+    except IntegrityError as error:
+        raise RefusedError("SB-202", error.message) from None
     if digest(array) != header.base_model:
         raise RefusedError("SB-202", "The order's array is not the model that its header names")
     return Order(header, digest(envelope), array)

@@ -1,26 +1,34 @@
 """Seal a message from vault to coordinator and back: HPKE (RFC 9180), whatever carries it.
 
 Flower's own node signature covers a timestamp only, and hospitals inspect TLS (privacy.md rule 11).
-The sealed bytes are `magic ‖ header length ‖ header ‖ HPKE ciphertext`. The header says in clear
-who the message is for, and is bound to the ciphertext as HPKE `info`, so that a changed header
+The sealed bytes are `magic ‖ header length ‖ header ‖ HPKE ciphertext ‖ body`. The header says in
+clear who the message is for, and is bound to the ciphertext as HPKE `info`, so that a changed header
 opens nothing. Who *sent* it is proved by the signed envelope inside, which names its recipient
 (sign, then encrypt, with the names inside).
+
+The body is an array that several recipients get: the round's model. It is locked once, under a key of
+its own that each recipient finds in its own sealed part, so the same bytes serve all hospitals
+(docs/adr/0008). What it must be stands, as a digest, in the signed envelope.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from solblom_protocol.errors import IntegrityError
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
-MAGIC = b"SBSEAL1\n"
+MAGIC = b"SBSEAL2\n"
 MAX_HEADER_BYTES = 4096
 MAX_SEALED_BYTES = 2 * 1024**3
+KEY_BYTES = 32
+_ONLY_NONCE = bytes(12)  # a key locks one array, so the nonce may be constant (RFC 8439 §2.8)
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 Kind = Literal["order", "reply"]
@@ -28,10 +36,19 @@ Kind = Literal["order", "reply"]
 
 @dataclass(frozen=True)
 class SealHeader:
-    """What a courier may read: the kind of message and the recipient's sealing key."""
+    """What a courier may read: the kind of message, the recipient's sealing key, the length of the body."""
 
     kind: Kind
     recipient: str
+    body: int = 0
+
+
+@dataclass(frozen=True)
+class LockedArray:
+    """An array encrypted once for all who get `key`."""
+
+    key: bytes
+    ciphertext: bytes | memoryview
 
 
 def sealing_key_id(public: X25519PublicKey) -> str:
@@ -39,11 +56,37 @@ def sealing_key_id(public: X25519PublicKey) -> str:
     return digest(public.public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
-def seal(message: bytes, *, kind: Kind, recipient: X25519PublicKey) -> bytes:
-    """Return `message` so that only the holder of the recipient's key can read it."""
-    header = canonical_json({"kind": kind, "recipient": sealing_key_id(recipient)})
+def lock(array: bytes) -> LockedArray:
+    """Encrypt an array under a new key (ChaCha20-Poly1305, RFC 8439)."""
+    key = os.urandom(KEY_BYTES)
+    return LockedArray(key, ChaCha20Poly1305(key).encrypt(_ONLY_NONCE, array, None))
+
+
+def unlock(locked: LockedArray) -> bytes:
+    """Return the array.
+
+    Raises:
+        IntegrityError: SB-405, another key, or changed.
+    """
+    try:
+        return ChaCha20Poly1305(locked.key).decrypt(_ONLY_NONCE, locked.ciphertext, None)
+    except (InvalidTag, ValueError):
+        raise IntegrityError("SB-405", "The array was changed on its way") from None
+
+
+def seal(
+    message: bytes,
+    *,
+    kind: Kind,
+    recipient: X25519PublicKey,
+    body: bytes | memoryview = b"",
+) -> bytes:
+    """Return `message` so that only the holder of the recipient's key can read it; `body` follows as it is."""
+    header = canonical_json(
+        {"body": len(body), "kind": kind, "recipient": sealing_key_id(recipient)}
+    )
     ciphertext = _SUITE.encrypt(message, recipient, info=header)
-    return MAGIC + len(header).to_bytes(4, "big") + header + ciphertext
+    return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, ciphertext, body))
 
 
 def read_header(sealed: bytes) -> SealHeader:
@@ -55,8 +98,18 @@ def read_header(sealed: bytes) -> SealHeader:
     return _split(sealed)[0]
 
 
+def split_body(sealed: bytes) -> tuple[bytes, memoryview]:
+    """Return what is sealed to one recipient, and the body that several may share, which is not copied.
+
+    Raises:
+        IntegrityError: SB-405, the bytes are not a sealed message.
+    """
+    start = len(sealed) - read_header(sealed).body
+    return sealed[:start], memoryview(sealed)[start:]
+
+
 def unseal(sealed: bytes, *, kind: Kind, key: X25519PrivateKey) -> bytes:
-    """Return the message inside.
+    """Return the message inside; the body, if any, is `split_body`'s.
 
     Raises:
         IntegrityError: SB-405, not a sealed message of this kind, for another key, or changed.
@@ -64,6 +117,8 @@ def unseal(sealed: bytes, *, kind: Kind, key: X25519PrivateKey) -> bytes:
     header, header_bytes, ciphertext = _split(sealed)
     if header.kind != kind:
         raise IntegrityError("SB-405", "The sealed message is of another kind")
+    if header.body and kind == "reply":
+        raise IntegrityError("SB-405", "A sealed reply has no body")
     if header.recipient != sealing_key_id(key.public_key()):
         raise IntegrityError("SB-405", "The sealed message is for another recipient")
     try:
@@ -84,9 +139,12 @@ def _split(sealed: bytes) -> tuple[SealHeader, bytes, bytes]:
         value = parse_canonical(header_bytes)
     except ValueError:
         raise IntegrityError("SB-405", "The sealed message's header is malformed") from None
-    if not isinstance(value, dict) or set(value) != {"kind", "recipient"}:
+    if not isinstance(value, dict) or set(value) != {"body", "kind", "recipient"}:
         raise IntegrityError("SB-405", "The sealed message's header has unexpected members")
-    kind, recipient = value["kind"], value["recipient"]
-    if kind not in ("order", "reply") or not isinstance(recipient, str):
+    kind, recipient, body = value["kind"], value["recipient"], value["body"]
+    if kind not in ("order", "reply") or not isinstance(recipient, str) or type(body) is not int:
         raise IntegrityError("SB-405", "The sealed message's header has a wrong value")
-    return SealHeader(kind, recipient), header_bytes, sealed[start + length :]
+    if not 0 <= body <= len(sealed) - start - length:
+        raise IntegrityError("SB-405", "The sealed message's body is cut")
+    header = SealHeader(kind, recipient, body)
+    return header, header_bytes, sealed[start + length : len(sealed) - body]

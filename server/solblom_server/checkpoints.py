@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from solblom_protocol.errors import IntegrityError
 from solblom_server.optimisers import ServerState
@@ -16,18 +16,17 @@ from solblom_verify.canonical import canonical_json, digest
 def write_checkpoint(folder: Path, round_number: int, state: ServerState) -> None:
     """Write the state after a round (0: before round 1)."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Any] = {
+    parts = {
         "averaged": state.averaged,
         "averaged_count": np.array([state.averaged_count], dtype=np.int64),
         "model": state.model,
         "momentum": state.momentum,
     }
-    data = save(tensors, metadata={"digest": _digest(tensors)})
+    tensors = {name: array for name, array in parts.items() if array is not None}
     target = folder / f"round-{round_number:05d}.safetensors"
     partial = target.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
+    save_file(tensors, partial, metadata={"digest": _digest(tensors)})
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(target)
     for old in folder.glob("round-*.safetensors"):
@@ -50,7 +49,8 @@ def read_checkpoint(folder: Path, round_number: int) -> ServerState:
         if _digest(tensors) != expected:
             raise ValueError("the checkpoint's numbers have changed")
         count = int(tensors["averaged_count"][0])
-        return ServerState(tensors["model"], tensors["momentum"], tensors["averaged"], count)
+        momentum, averaged = tensors.get("momentum"), tensors.get("averaged")
+        return ServerState(tensors["model"], momentum, averaged, count)
     except Exception as error:
         raise IntegrityError(
             "SB-405", f"The checkpoint of round {round_number} is unreadable"
@@ -60,7 +60,12 @@ def read_checkpoint(folder: Path, round_number: int) -> ServerState:
 def _digest(tensors: dict[str, Any]) -> str:
     """Return the digest of names, types, shapes and values: safetensors has no checksum of its own."""
     parts = [
-        [name, str(array.dtype), list(array.shape), digest(array.tobytes())]
+        [
+            name,
+            str(array.dtype),
+            list(array.shape),
+            digest(np.ascontiguousarray(array).view("u1").data),
+        ]
         for name, array in sorted(tensors.items())
     ]
     return digest(canonical_json(parts))

@@ -24,6 +24,7 @@ from solblom_protocol.order import OrderHeader, OrderKind, RosterEntry, write_or
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import Receipt, Refusal, Result, read_reply
+from solblom_protocol.seal import LockedArray, lock
 from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow
@@ -86,6 +87,11 @@ class Question:
     def base_model(self) -> str:
         """Digest of the model; hashed once, not once a node."""
         return digest(self.array)
+
+    @cached_property
+    def locked(self) -> LockedArray:
+        """The model as it travels: encrypted once, so that a courier may carry the same bytes to all."""
+        return lock(self.array)
 
 
 @dataclass
@@ -201,7 +207,7 @@ def _order_message(
         last_receipt=receipt,
     )
     order = write_order(
-        header, question.array, key=context.coordinator.signing, recipient=node.sealing
+        header, question.locked, key=context.coordinator.signing, recipient=node.sealing
     )
     context.database.add_order(
         order.digest,

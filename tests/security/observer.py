@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from lab import LabHospital
 from solblom_client import vault as vault_module
 from solblom_client.policy import load_node_config
-from solblom_protocol.messages import frame, unframe
-from solblom_protocol.order import ORDER_PAYLOAD_TYPE
+from solblom_protocol.messages import unframe
+from solblom_protocol.order import ORDER_PAYLOAD_TYPE, seal_order
 from solblom_protocol.result import REFUSAL_PAYLOAD_TYPE, Refusal, Result
-from solblom_protocol.seal import seal, unseal
+from solblom_protocol.seal import lock, unseal
 from solblom_verify.canonical import JsonValue, canonical_json
 from solblom_verify.envelope import key_id, open_envelope, sign_envelope
 
@@ -137,4 +137,4 @@ def forge(
 ) -> bytes:
     """Sign any JSON as an order and seal it, whatever the models say."""
     envelope = sign_envelope(canonical_json(payload), payload_type, [key])
-    return seal(frame(envelope, array), kind="order", recipient=recipient)
+    return seal_order(envelope, lock(array), recipient=recipient)

@@ -280,8 +280,8 @@ def test_a_changed_cohort_erases_the_stored_reply_even_when_the_budget_is_spent(
     patient = training_patients(hospital)[1]
     hospital.write_consent([f"{patient},withdrawn,"])
     observer.refusal(hospital.order(study, round=3, attempt=2))
-    stored = hospital.vault._state.query("SELECT count(*) FROM results")
-    assert stored == [(2,)]
+    assert hospital.vault._state.query("SELECT count(*) FROM results") == [(0,)]
+    assert not list((hospital.config.state / "replies").iterdir())
 
 
 def test_a_stored_reply_is_not_given_out_when_consent_cannot_be_read(

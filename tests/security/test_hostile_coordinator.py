@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lab import LabCoordinator, LabHospital, study_document
 from security.observer import Observer, forge
-from solblom_protocol.messages import as_json, frame, timestamp, unframe
-from solblom_protocol.order import RosterEntry, write_order
+from solblom_protocol.messages import as_json, timestamp, unframe
+from solblom_protocol.order import RosterEntry, seal_order, write_order
 from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Result
-from solblom_protocol.seal import seal, unseal
+from solblom_protocol.seal import LockedArray, lock, seal, split_body, unseal
 from solblom_protocol.study import StudyDocument
 from solblom_server.rounds import initial_model
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
@@ -60,7 +60,7 @@ def test_an_order_signed_by_another_coordinator_is_refused(
     hospital, weights = observer.hospital, initial_model(study)[0]
     sealed = write_order(
         hospital.header(study, weights),
-        weights,
+        lock(weights),
         key=Ed25519PrivateKey.generate(),
         recipient=hospital.public.sealing,
     ).sealed
@@ -82,11 +82,11 @@ def test_a_header_changed_after_signing_is_refused(
     weights = initial_model(study)[0]
     honest = write_order(
         hospital.header(study, weights),
-        weights,
+        lock(weights),
         key=hospital.coordinator.signing,
         recipient=sealing.public_key(),
     ).sealed
-    envelope, array = unframe(unseal(honest, kind="order", key=sealing))
+    envelope, array_key = unframe(unseal(honest, kind="order", key=sealing))
     other = forge(
         as_json(hospital.header(study, weights, round=2)),
         weights,
@@ -96,8 +96,8 @@ def test_a_header_changed_after_signing_is_refused(
     members: Any = parse_canonical(envelope)
     payload: Any = parse_canonical(unframe(unseal(other, kind="order", key=sealing))[0])
     members["payload"] = payload["payload"]
-    message = frame(canonical_json(members), array)
-    sealed = seal(message, kind="order", recipient=hospital.public.sealing)
+    locked = LockedArray(array_key, split_body(honest)[1])
+    sealed = seal_order(canonical_json(members), locked, recipient=hospital.public.sealing)
     observer.assert_refused(sealed, "SB-201", named=False)
 
 
@@ -124,7 +124,7 @@ def test_an_order_sealed_to_another_recipient_key_is_refused(
     hospital, weights = observer.hospital, initial_model(study)[0]
     sealed = write_order(
         hospital.header(study, weights),
-        weights,
+        lock(weights),
         key=hospital.coordinator.signing,
         recipient=X25519PrivateKey.generate().public_key(),
     ).sealed
@@ -139,7 +139,7 @@ def test_an_order_replayed_at_another_hospital_is_refused(
     weights = initial_model(study)[0]
     resealed = write_order(
         south.header(study, weights),
-        weights,
+        lock(weights),
         key=south.coordinator.signing,
         recipient=observer.hospital.public.sealing,
     ).sealed

@@ -24,7 +24,7 @@ from solblom_client.vault import Vault
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.order import OrderHeader, RosterEntry, write_order
-from solblom_protocol.seal import unseal
+from solblom_protocol.seal import lock, unseal
 from solblom_protocol.study import parse_document
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.rounds import initial_model
@@ -125,7 +125,7 @@ class Attacker:
             last_receipt=None,
         )
         key, sealing = self.stranger.signing, nodes[site].sealing
-        return write_order(header, array, key=key, recipient=sealing).sealed
+        return write_order(header, lock(array), key=key, recipient=sealing).sealed
 
 
 @dataclass

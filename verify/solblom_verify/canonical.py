@@ -91,7 +91,7 @@ def parse_json(data: bytes, *, max_bytes: int = MAX_BYTES) -> JsonValue:
     return value
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """Name a byte string: `sha256:` and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 

@@ -32,7 +32,11 @@ class MultilayerPerceptron(nn.Module):
     def __init__(self, features: int, hidden: Sequence[int], *, seed: int) -> None:
         super().__init__()
         sizes = [features, *hidden, 1]
-        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        # Without torch's own first values, which the next lines would overwrite.
+        layers = [
+            nn.utils.skip_init(nn.Linear, a, b)  # type: ignore[no-untyped-call]
+            for a, b in pairwise(sizes)
+        ]
         self.layers = nn.ModuleList(layers)
         generator = torch.Generator().manual_seed(seed)
         for layer in layers:

@@ -2,20 +2,30 @@
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from solblom_protocol.flower import RECORD, SEALED, SMALL_BYTES
+from solblom_protocol.flower import BODY, RECORD, SEALED, SMALL_BYTES
+from solblom_protocol.seal import split_body
 
 
 def sealed_content(sealed: bytes) -> RecordDict:
     """Return sealed bytes as the content of a Flower message."""
-    array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
-    return RecordDict({RECORD: ArrayRecord({SEALED: array})})
+    return RecordDict({RECORD: _array_record(sealed)})
 
 
 def wire_content(sealed: bytes) -> RecordDict:
-    """Return the content for a message through a SuperLink: small ones in fewer objects, each a request."""
-    if len(sealed) > SMALL_BYTES:
-        return sealed_content(sealed)
-    return RecordDict({RECORD: ConfigRecord({SEALED: sealed})})
+    """Return the content of an order through a SuperLink: small ones in fewer objects, each a request.
+
+    A large one's body is a record of its own: Flower names objects by their content, so a model that
+    goes to many nodes is uploaded and stored once.
+    """
+    if len(sealed) <= SMALL_BYTES:
+        return RecordDict({RECORD: ConfigRecord({SEALED: sealed})})
+    head, body = split_body(sealed)
+    return RecordDict({RECORD: ConfigRecord({SEALED: head}), BODY: _array_record(bytes(body))})
+
+
+def _array_record(data: bytes) -> ArrayRecord:
+    array = Array(dtype="uint8", shape=(len(data),), stype="solblom.sealed", data=data)
+    return ArrayRecord({SEALED: array})
 
 
 def sealed_bytes(content: RecordDict) -> bytes | None:

@@ -15,7 +15,7 @@ from solblom_client import link as link_module
 from solblom_client.link import KEPT_ANSWERS, Link, LinkStatus
 from solblom_client.link_errors import LinkError
 from solblom_client.vault_client import VaultUnavailableError
-from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, SEALED, STATE
+from solblom_protocol.flower import ASK, BODY, ORDER, ORDER_NAME, RECORD, SEALED, STATE
 from solblom_protocol.mailbox import content_name
 
 NODE = 7
@@ -92,9 +92,12 @@ class Bench:
             time.sleep(0.005)
 
 
-def order_of(sealed: bytes) -> RecordDict:
-    array = Array(dtype="uint8", shape=(len(sealed),), stype="solblom.sealed", data=sealed)
-    return RecordDict({RECORD: ArrayRecord({SEALED: array})})
+def order_of(sealed: bytes, body: bytes | None = None) -> RecordDict:
+    content = RecordDict({RECORD: ConfigRecord({SEALED: sealed})})
+    if body is not None:
+        array = Array(dtype="uint8", shape=(len(body),), stype="solblom.sealed", data=body)
+        content[BODY] = ArrayRecord({SEALED: array})
+    return content
 
 
 def question_of(name: Any) -> RecordDict:
@@ -134,6 +137,12 @@ def test_an_order_is_answered_with_the_vaults_bytes(bench: Bench) -> None:
     assert sealed_in(bench.reply(bench.order(b"abc"))) == b"cba"
     bench.wait_for(lambda: bench.statuses[-1].replies == 1)
     assert bench.statuses[-1].orders == 1
+
+
+def test_head_and_body_of_a_large_order_reach_the_vault_as_one(bench: Bench) -> None:
+    bench.start()
+    bench.reply(bench.push(order_of(b"head ", b"and body")))
+    assert bench.vault.seen == [b"head and body"]
 
 
 def test_a_lost_order_is_unknown_and_answered_once_it_is_sent_again(bench: Bench) -> None:
@@ -263,6 +272,14 @@ GARBAGE = [
     pytest.param(RecordDict(), ORDER, id="nothing"),
     pytest.param(question_of("0" * 64), ORDER, id="a question as an order"),
     pytest.param(order_of(b"abc"), ASK, id="an order as a question"),
+    pytest.param(
+        RecordDict({BODY: ConfigRecord({SEALED: b"abc"})}), ORDER, id="a body without a head"
+    ),
+    pytest.param(
+        RecordDict({RECORD: ConfigRecord({SEALED: b"abc"}), BODY: ConfigRecord({SEALED: b"abc"})}),
+        ORDER,
+        id="a body that is no array",
+    ),
     pytest.param(RecordDict({RECORD: ConfigRecord({})}), ASK, id="a question without a name"),
     pytest.param(RecordDict({RECORD: ArrayRecord({})}), ORDER, id="an order without an array"),
     pytest.param(RecordDict({"other": ConfigRecord({"x": 1})}), ORDER, id="another record"),

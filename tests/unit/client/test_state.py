@@ -31,23 +31,27 @@ def refused(file: Path) -> IntegrityError:
     return caught.value
 
 
-def test_a_new_state_has_layout_2_and_opens(file: Path) -> None:
+def test_a_new_state_has_layout_3_and_opens(file: Path) -> None:
     VaultState(file).close()
     connection = sqlite3.connect(file)
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
 
 
-def test_a_state_of_layout_1_is_refused_with_what_to_do(file: Path) -> None:
-    error = refused(with_layout(file, 1))
-    assert "vault.sqlite has layout 1; this version of Solblom reads layout 2" in error.message
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_state_of_an_earlier_layout_is_refused_with_what_to_do(file: Path, version: int) -> None:
+    error = refused(with_layout(file, version))
+    assert (
+        f"vault.sqlite has layout {version}; this version of Solblom reads layout 3"
+        in error.message
+    )
     assert error.hint.startswith("Keep the file")
     assert "set up the node anew" in error.hint
 
 
 def test_a_state_of_a_later_layout_asks_for_the_newer_version(file: Path) -> None:
-    error = refused(with_layout(file, 3))
-    assert "layout 3" in error.message
+    error = refused(with_layout(file, 4))
+    assert "layout 4" in error.message
     assert error.hint == "Install the newer Solblom that wrote it"
 
 

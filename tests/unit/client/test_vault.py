@@ -70,6 +70,32 @@ def test_other_work_gets_independent_noise_and_a_new_charge(
     assert hospital.charges() == 2
 
 
+def test_only_the_newest_reply_of_a_run_is_kept_and_what_a_crash_left_is_swept(
+    hospital: LabHospital,
+) -> None:
+    study = study_document()
+    hospital.approve(study)
+    replies = hospital.config.state / "replies"
+    hospital.ask(hospital.order(study))
+    (first,) = replies.iterdir()
+    (replies / f"{'0' * 64}.{'1' * 64}.reply").write_bytes(b"left by a crash")
+    hospital.ask(hospital.order(study, round=2))
+    (second,) = replies.iterdir()
+    assert first != second
+
+
+def test_a_stored_reply_that_was_changed_on_disk_is_not_given_out(hospital: LabHospital) -> None:
+    study = study_document()
+    hospital.approve(study)
+    before = hospital.ask(hospital.order(study))
+    (file,) = (hospital.config.state / "replies").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    again = hospital.ask(hospital.order(study, attempt=2))
+    assert isinstance(before, Result)
+    assert isinstance(again, Result)
+    assert again.update == before.update  # the same work draws the same noise
+
+
 def test_a_changed_cohort_erases_the_stored_reply_and_is_charged_again(
     hospital: LabHospital,
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from solblom_protocol.errors import CODES, REFUSAL_CODES, IntegrityError, RefusedError
 from solblom_protocol.messages import frame, parse_timestamp, unframe
-from solblom_protocol.order import ORDER_PAYLOAD_TYPE, Order, read_order, write_order
+from solblom_protocol.order import ORDER_PAYLOAD_TYPE, Order, read_order, seal_order, write_order
 from solblom_protocol.result import (
     RECEIPT_PAYLOAD_TYPE,
     REFUSAL_PAYLOAD_TYPE,
@@ -19,7 +19,7 @@ from solblom_protocol.result import (
     write_refusal,
     write_result,
 )
-from solblom_protocol.seal import seal
+from solblom_protocol.seal import lock, seal
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id, sign_envelope
 from unit.protocol.samples import (
@@ -36,10 +36,12 @@ from unit.protocol.samples import (
     receipt,
 )
 
+LOCKED = lock(ARRAY)
+
 
 def sealed_order(**changes: Any) -> bytes:
     recipient = NODE_SEALING.public_key()
-    return write_order(order_header(**changes), ARRAY, key=COORDINATOR, recipient=recipient).sealed
+    return write_order(order_header(**changes), LOCKED, key=COORDINATOR, recipient=recipient).sealed
 
 
 def opened_order(sealed: bytes) -> Order:
@@ -55,7 +57,7 @@ def order_refusal(sealed: bytes) -> str:
 def order_of(value: Any, array: bytes = ARRAY) -> bytes:
     """Return whatever value signed and sealed as an order."""
     envelope = sign_envelope(canonical_json(value), ORDER_PAYLOAD_TYPE, [COORDINATOR])
-    return seal(frame(envelope, array), kind="order", recipient=NODE_SEALING.public_key())
+    return seal_order(envelope, lock(array), recipient=NODE_SEALING.public_key())
 
 
 def header_value() -> dict[str, Any]:
@@ -108,13 +110,13 @@ def test_an_order_comes_back_with_header_and_model() -> None:
 
 def test_an_order_is_named_by_its_signed_envelope() -> None:
     recipient = NODE_SEALING.public_key()
-    written = write_order(order_header(), ARRAY, key=COORDINATOR, recipient=recipient)
+    written = write_order(order_header(), LOCKED, key=COORDINATOR, recipient=recipient)
     assert opened_order(written.sealed).digest == written.digest
 
 
 def test_an_order_signed_by_a_stranger_is_refused() -> None:
     forged = write_order(
-        order_header(), ARRAY, key=STRANGER, recipient=NODE_SEALING.public_key()
+        order_header(), LOCKED, key=STRANGER, recipient=NODE_SEALING.public_key()
     ).sealed
     assert order_refusal(forged) == "SB-201"
 
@@ -125,7 +127,7 @@ def test_an_order_that_names_another_coordinator_than_its_signer_is_refused() ->
 
 def test_an_order_sealed_to_another_node_cannot_be_read() -> None:
     other = write_order(
-        order_header(), ARRAY, key=COORDINATOR, recipient=STRANGER_SEALING.public_key()
+        order_header(), LOCKED, key=COORDINATOR, recipient=STRANGER_SEALING.public_key()
     ).sealed
     assert order_refusal(other) == "SB-202"
 
@@ -136,7 +138,7 @@ def test_an_order_with_another_model_than_its_header_names_is_refused() -> None:
 
 def test_a_signed_receipt_does_not_pass_as_an_order() -> None:
     envelope = sign_envelope(order_header().payload(), RECEIPT_PAYLOAD_TYPE, [COORDINATOR])
-    sealed = seal(frame(envelope, ARRAY), kind="order", recipient=NODE_SEALING.public_key())
+    sealed = seal_order(envelope, LOCKED, recipient=NODE_SEALING.public_key())
     assert order_refusal(sealed) == "SB-201"
 
 
@@ -148,7 +150,7 @@ def test_every_flipped_byte_of_an_order_is_refused() -> None:
         assert order_refusal(bytes(changed)) == "SB-202", position
 
 
-@pytest.mark.parametrize("sealed", [b"", b"SBSEAL1\n", bytes(1000), b"\xff" * 64])
+@pytest.mark.parametrize("sealed", [b"", b"SBSEAL2\n", bytes(1000), b"\xff" * 64])
 def test_bytes_that_are_no_order_are_refused(sealed: bytes) -> None:
     assert order_refusal(sealed) == "SB-202"
 

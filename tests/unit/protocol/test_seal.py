@@ -5,7 +5,17 @@ from typing import Literal
 import pytest
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.seal import MAGIC, read_header, seal, sealing_key_id, unseal
+from solblom_protocol.seal import (
+    MAGIC,
+    LockedArray,
+    lock,
+    read_header,
+    seal,
+    sealing_key_id,
+    split_body,
+    unlock,
+    unseal,
+)
 from solblom_verify.canonical import canonical_json
 from unit.protocol.samples import NODE_SEALING, STRANGER_SEALING
 
@@ -52,6 +62,50 @@ def test_the_header_names_kind_and_recipient(sealed: bytes) -> None:
     assert (header.kind, header.recipient) == ("order", sealing_key_id(NODE_PUBLIC))
 
 
+def test_a_body_travels_behind_the_sealed_part_as_it_is() -> None:
+    sealed = seal(MESSAGE, kind="order", recipient=NODE_PUBLIC, body=b"a model for many")
+    assert unseal(sealed, kind="order", key=NODE_SEALING) == MESSAGE
+    head, body = split_body(sealed)
+    assert (head + bytes(body), bytes(body)) == (sealed, b"a model for many")
+
+
+def test_a_body_of_another_length_than_the_header_says_opens_nothing() -> None:
+    sealed = seal(MESSAGE, kind="order", recipient=NODE_PUBLIC, body=b"four")
+    for changed in (sealed + b"\0", sealed[:-1]):
+        assert_refused(changed)
+
+
+@pytest.mark.parametrize("length", [-1, 10**9, True, "4", 4.0, None])
+def test_a_header_with_an_impossible_body_is_refused(sealed: bytes, length: object) -> None:
+    recipient = sealing_key_id(NODE_PUBLIC)
+    value = {"body": length, "kind": "order", "recipient": recipient}
+    text = str(value).replace("'", '"').replace("True", "true").replace("None", "null")
+    assert_refused(with_header(sealed, text.replace(" ", "").encode()))
+
+
+def test_a_reply_with_a_body_is_refused() -> None:
+    sealed = seal(MESSAGE, kind="reply", recipient=NODE_PUBLIC, body=b"more")
+    with pytest.raises(IntegrityError, match="no body"):
+        unseal(sealed, kind="reply", key=NODE_SEALING)
+
+
+def test_a_locked_array_opens_with_its_key_alone_and_unchanged() -> None:
+    array = bytes(range(256)) * 100
+    locked = lock(array)
+    assert unlock(locked) == array
+    assert array[:64] not in locked.ciphertext
+    assert lock(array).key != locked.key
+    for key, ciphertext in (
+        (lock(array).key, locked.ciphertext),
+        (b"", locked.ciphertext),
+        (locked.key, locked.ciphertext[:-1] + bytes([locked.ciphertext[-1] ^ 1])),
+        (locked.key, b""),
+    ):
+        with pytest.raises(IntegrityError) as caught:
+            unlock(LockedArray(key, ciphertext))
+        assert caught.value.code == "SB-405"
+
+
 def test_another_key_opens_nothing(sealed: bytes) -> None:
     with pytest.raises(IntegrityError, match="another recipient") as caught:
         unseal(sealed, kind="order", key=STRANGER_SEALING)
@@ -60,7 +114,9 @@ def test_another_key_opens_nothing(sealed: bytes) -> None:
 
 def test_a_message_readdressed_to_a_stranger_opens_nothing(sealed: bytes) -> None:
     stranger = sealing_key_id(STRANGER_SEALING.public_key())
-    readdressed = with_header(sealed, canonical_json({"kind": "order", "recipient": stranger}))
+    readdressed = with_header(
+        sealed, canonical_json({"body": 0, "kind": "order", "recipient": stranger})
+    )
     with pytest.raises(IntegrityError, match="changed on its way"):
         unseal(readdressed, kind="order", key=STRANGER_SEALING)
 

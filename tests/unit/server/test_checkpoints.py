@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,9 @@ STATE = ServerState(
 )
 
 
-def bits(state: ServerState) -> tuple[bytes, bytes, bytes, int]:
+def bits(state: ServerState) -> list[Any]:
     arrays = (state.model, state.momentum, state.averaged)
-    model, momentum, averaged = (array.tobytes() for array in arrays)
-    return model, momentum, averaged, state.averaged_count
+    return [None if a is None else a.tobytes() for a in arrays] + [state.averaged_count]
 
 
 def files(folder: Path) -> list[str]:
@@ -31,6 +31,13 @@ def files(folder: Path) -> list[str]:
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "new", 3, STATE)
     assert bits(read_checkpoint(tmp_path / "new", 3)) == bits(STATE)
+
+
+def test_a_state_without_momentum_and_average_comes_back_without_them(tmp_path: Path) -> None:
+    plain = ServerState(STATE.model, None, None, 0)
+    write_checkpoint(tmp_path, 1, plain)
+    assert bits(read_checkpoint(tmp_path, 1)) == bits(plain)
+    assert (tmp_path / "round-00001.safetensors").stat().st_size < 400
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:

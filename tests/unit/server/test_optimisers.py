@@ -68,7 +68,18 @@ def test_a_step_leaves_the_state_before_as_it_was() -> None:
     before = ServerState.initial(START.copy())
     step(before, MEANS[0], training(server_momentum=0.9), round_number=1)
     assert np.array_equal(before.model, START)
-    assert not before.momentum.any()
+    assert before.momentum is None
+
+
+def test_a_state_keeps_only_what_the_study_needs() -> None:
+    plain, rich = (
+        after_all_rounds(training()),
+        training(server_momentum=0.9, averaging="second-half"),
+    )
+    assert (plain.momentum, plain.averaged) == (None, None)
+    state = after_all_rounds(rich)
+    assert state.momentum is not None
+    assert state.averaged is not None
 
 
 def test_the_released_model_is_float32() -> None:

@@ -49,11 +49,12 @@ class Federation:
     seed: int = SEED
     quorum: int = 3
     approving: Iterable[str] = SITES
+    study_epsilon: float = PRIVACY["epsilon"]  # what each hospital allows a study
     document: StudyDocument = field(init=False)
     envelope: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        policy = SimulationPolicy(study_epsilon=PRIVACY["epsilon"])
+        policy = SimulationPolicy(study_epsilon=self.study_epsilon)
         tables = small_tables(self.home.parent / f"{self.home.name}-tables")
         create_federation(self.home, seed=self.seed, tables=tables, policy=policy)
         self.document = study(self.home, quorum=self.quorum)

@@ -7,7 +7,7 @@ from solblom_client.gate import RunHistory
 from solblom_client.state import VaultState
 from solblom_protocol.mailbox import MailFile, read_mail, write_mail
 from solblom_protocol.messages import parse_timestamp, timestamp
-from solblom_protocol.order import Order, OrderHeader
+from solblom_protocol.order import Order
 
 REPLIES_FOLDER = "replies"
 
@@ -67,7 +67,9 @@ class Store:
         sealed = read_mail(self._file(request, str(rows[0][1])))
         return StoredReply(str(rows[0][0]), sealed)
 
-    def keep_reply(self, request: str, work: str, sealed: bytes, header: OrderHeader) -> None:
+    def keep_reply(
+        self, request: str, work: str, sealed: bytes, *, run: str, kind: str, round_number: int
+    ) -> None:
         """Store a reply; call inside the transaction that marks its charge as spent, and `sweep` after it.
 
         Replies of earlier rounds are forgotten: the gate refuses to go back (SB-207), so they could
@@ -77,21 +79,29 @@ class Store:
             ConfigurationError: SB-601, the disk does not take it.
         """
         file = write_mail(self._replies, sealed, answers=_plain(request))
-        run = f"{header.study}/{header.run}"
         self._state.execute(
             "DELETE FROM results WHERE run = ? AND kind = ? AND round < ?",
-            (run, header.kind, header.round),
+            (run, kind, round_number),
         )
         self._state.execute(
             "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)",
-            (request, work, file.digest, run, header.kind, header.round),
+            (request, work, file.digest, run, kind, round_number),
         )
 
     def erase_reply(self, request: str) -> None:
-        """Erase a stored reply: its cohort has changed (privacy.md rule 10)."""
+        """Erase a stored reply: its cohort has changed (privacy.md rule 10).
+
+        The file first: a crash in between leaves the row, and the reply is erased when asked for again.
+
+        Raises:
+            OSError: the file cannot be removed.
+        """
+        for (reply,) in self._state.query(
+            "SELECT reply FROM results WHERE request = ?", (request,)
+        ):
+            self._file(request, str(reply)).path.unlink(missing_ok=True)
         with self._state.transaction():
             self._state.execute("DELETE FROM results WHERE request = ?", (request,))
-        self.sweep()
 
     def sweep(self) -> None:
         """Remove the files of replies that nothing refers to: forgotten ones, and those of a crash.

@@ -375,8 +375,45 @@ class Vault:
     ) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""
         self._check_consent_again(work)
+        header, run = work.order.header, run_key(work.order)
+        receipt = self._receipt(work, data, committed, bits=bits, named=named)
+        key, recipient = self._keys.signing, self._coordinator.sealing
+        sealed, receipt_digest = write_result(receipt, data, key=key, recipient=recipient)
+        with self._state.transaction():
+            if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
+                self._store.keep_reply(
+                    work.request.digest,
+                    work.digest,
+                    sealed,
+                    run=run,
+                    kind=header.kind,
+                    round_number=header.round,
+                )
+                if header.kind == "train":
+                    self._store.keep_local_parameters(run, header.round, local)
+            self._store.keep_receipt(receipt_digest, header.run, header.round)
+            self.ledger.mark_spent(work.reservation)
+            if work.second_answer:
+                # It shows that something changed here, and counts as a refusal would (privacy.md
+                # rule 5; docs/adr/0006): noted with the answer, or no answer leaves.
+                self._store.note_strike(header.study)
+        with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
+            self._store.sweep()
+        self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
+        return sealed
+
+    def _receipt(
+        self,
+        work: Work,
+        data: bytes,
+        committed: str,
+        *,
+        bits: Literal[24, 0],
+        named: tuple[NamedRelease, ...],
+    ) -> Receipt:
+        """Return what this node signs about a piece of work."""
         header = work.order.header
-        receipt = Receipt(
+        return Receipt(
             schema="solblom.receipt/1",
             kind=header.kind,
             site=self._config.node.site,
@@ -398,23 +435,6 @@ class Vault:
             outside_epsilon=list(named),
             simulation=self._config.node.simulation,
         )
-        key, recipient = self._keys.signing, self._coordinator.sealing
-        sealed, receipt_digest = write_result(receipt, data, key=key, recipient=recipient)
-        with self._state.transaction():
-            if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
-                self._store.keep_reply(work.request.digest, work.digest, sealed, header)
-                if header.kind == "train":
-                    self._store.keep_local_parameters(run_key(work.order), header.round, local)
-            self._store.keep_receipt(receipt_digest, header.run, header.round)
-            self.ledger.mark_spent(work.reservation)
-            if work.second_answer:
-                # It shows that something changed here, and counts as a refusal would (privacy.md
-                # rule 5; docs/adr/0006): noted with the answer, or no answer leaves.
-                self._store.note_strike(header.study)
-        with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
-            self._store.sweep()
-        self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
-        return sealed
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same

@@ -40,7 +40,7 @@ class SealHeader:
 
     kind: Kind
     recipient: str
-    body: int = 0
+    body: int
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lab import LabHospital, study_document
+from solblom_client.state import VaultState
 from solblom_models.accountant import pld_epsilon
 from solblom_protocol.layout import is_on_grid, unpack
 from solblom_protocol.result import Refusal, Result
@@ -94,6 +95,26 @@ def test_a_stored_reply_that_was_changed_on_disk_is_not_given_out(hospital: LabH
     assert isinstance(before, Result)
     assert isinstance(again, Result)
     assert again.update == before.update  # the same work draws the same noise
+    assert hospital.charges() == 2
+
+
+def test_a_crash_while_a_reply_is_erased_leaves_no_file(
+    hospital: LabHospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_document()
+    hospital.approve(study)
+    hospital.ask(hospital.order(study))
+    store = hospital.vault._store
+    ((request,),) = hospital.vault._state.query("SELECT request FROM results")
+    with monkeypatch.context() as broken:
+        broken.setattr(VaultState, "transaction", _crash)
+        with pytest.raises(RuntimeError, match="power"):
+            store.erase_reply(str(request))
+    assert not list((hospital.config.state / "replies").iterdir())
+
+
+def _crash(self: VaultState) -> None:
+    raise RuntimeError("power cut")
 
 
 def test_a_changed_cohort_erases_the_stored_reply_and_is_charged_again(

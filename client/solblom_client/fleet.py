@@ -238,14 +238,18 @@ class FleetConnection:
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
             objects = get_all_nested_objects(reply)
+            tree = get_object_tree(reply)
             request = PushMessagesRequest(
                 node=self._node,
                 messages_list=[message_to_proto(remove_content_from_message(reply))],
-                message_object_trees=[get_object_tree(reply)],
+                message_object_trees=[tree],
                 clientapp_runtime_list=[seconds],
             )
             response = self._call(self._client.PushMessages, request)
-            for name in response.objects_to_push:
+            wanted = set(response.objects_to_push)
+            # In the order in which Flower pulls them: it finds each part when it asks.
+            names = dict.fromkeys(part.object_id for part in iterate_object_tree(tree))
+            for name in (n for n in names if n in wanted):
                 content = objects[name].deflate()
                 if not self._push_object(run_id, response.session_id, name, content):
                     return False

@@ -35,8 +35,10 @@ from solblom_protocol.mailbox import content_name
 
 HEARTBEAT_SECONDS = 20.0
 QUICK_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 3.0
-QUICK_FOR_SECONDS = 20.0
-"""Polls slow down to IDLE_POLL_SECONDS as the last message lies further back than this."""
+POLL_SHARE = 0.1
+"""Each pause is a tenth of the silence so far: a round waits a tenth longer at most, with few requests."""
+WORKING_POLL_SECONDS = 1.0
+"""While an order is at work no other comes, only a question about it. Each request costs all hospitals time."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0
 SEND_FOR_SECONDS = 6 * 3600.0
 """How long a reply is tried to be sent: an outage of this length loses nothing."""
@@ -134,12 +136,15 @@ class Link:
         self._orders: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
         self._stop = threading.Event()
         self._allowed_runs: set[int] = set()
-        self._quick_until = 0.0
+        self._last_message = float("-inf")
+        self._free = threading.Event()  # nothing is at work
+        self._free.set()
         self._noting = threading.Lock()
 
     def stop(self) -> None:
         """Let `run` end after what it is doing now."""
         self._stop.set()
+        self._free.set()
 
     def run(self) -> None:
         """Connect and move messages; come back by itself after every trouble, until `stop`."""
@@ -180,19 +185,20 @@ class Link:
             head = self._connection.next_head()
             self._note(last_contact=time.time())
             if head is None:
-                self._stop.wait(self._poll_seconds())
+                self._wait_to_poll()
                 continue
-            self._quick_until = time.monotonic() + QUICK_FOR_SECONDS
+            self._last_message = time.monotonic()
             message = self._fetch(*head)
             if message is not None:
                 self._take_if_wanted(message, paused=paused)
 
-    def _poll_seconds(self) -> float:
-        """Return how long to wait: short while a run is talking to us, longer the longer it is silent."""
-        silent = time.monotonic() - self._quick_until
-        if silent <= 0:
-            return QUICK_POLL_SECONDS
-        return min(IDLE_POLL_SECONDS, QUICK_POLL_SECONDS + silent / 20)
+    def _wait_to_poll(self) -> None:
+        """Wait: long while an order is at work, else short after a message and longer the longer it is silent."""
+        if not self._free.is_set():
+            self._free.wait(WORKING_POLL_SECONDS)
+            return
+        silent = time.monotonic() - self._last_message
+        self._stop.wait(min(IDLE_POLL_SECONDS, max(QUICK_POLL_SECONDS, POLL_SHARE * silent)))
 
     def _fetch(self, run_id: int, tree: ObjectTree) -> Message | None:
         """Return a message whole, whatever happens to the line meanwhile; None when it is gone."""
@@ -276,6 +282,7 @@ class Link:
             known = name in self._desk.working
             answer = None if known else self._desk.answers.get(name)
             self._desk.working[name] = message  # the newest asks for us all
+            self._free.clear()
         message.content = RecordDict()
         if answer is not None:
             self._finish(name, sealed=answer)
@@ -330,6 +337,8 @@ class Link:
             with self._desk.lock:
                 if self._desk.working[name] is message:
                     del self._desk.working[name]
+                    if not self._desk.working:
+                        self._free.set()
                     return
 
     def _answer(
@@ -354,7 +363,7 @@ class Link:
                 self._stop.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
-                self._quick_until = time.monotonic() + QUICK_FOR_SECONDS
+                self._last_message = time.monotonic()
                 if sealed is not None:
                     self._note(replies=self._status.replies + 1, code=None, trouble=None)
                 return

@@ -27,10 +27,14 @@ from solblom_verify.canonical import canonical_json, digest
 
 @dataclass(frozen=True)
 class OrderedModel:
-    """The model of an order: names and shapes, and the weights."""
+    """The model of an order: names and shapes, the weights, and the approved net, not yet with these weights.
+
+    Building a large net takes longer than filling it, so the net that gave the layout is used.
+    """
 
     layout: Layout
     weights: Float32
+    net: torch.nn.Module
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ def read_model(order: Order, approval: Approval) -> OrderedModel | None:
             raise RefusedError("SB-212", "An order for Table 1 carries a model")
         return None
     task = approval.task
-    expected = layout_of(task.build(approval.document), local=task.local_parameters)
+    net = task.build(approval.document)
+    expected = layout_of(net, local=task.local_parameters)
     # Compared as bytes: in Python true equals 1, and another spelling would be another request.
     if canonical_json(order.header.layout) != canonical_json(list(expected.to_json())):
         raise RefusedError("SB-212", "The order's model has other tensors than the approved net")
@@ -150,15 +155,14 @@ def read_model(order: Order, approval: Approval) -> OrderedModel | None:
     weights = unpack(order.array, expected)
     if not bool(np.isfinite(weights).all()):
         raise RefusedError("SB-212", "The order's model has values that are not finite")
-    return OrderedModel(expected, weights)
+    return OrderedModel(expected, weights, net)
 
 
 def build_model(approval: Approval, model: OrderedModel, local: bytes) -> torch.nn.Module:
-    """Return the approved net with the order's weights and the hospital's own parameters."""
-    net = approval.task.build(approval.document)
-    load_flat(net, model.layout, model.weights)
-    load_local(net, approval.task.local_parameters, local)
-    return net
+    """Return the order's net with its weights and the hospital's own parameters; once for each order."""
+    load_flat(model.net, model.layout, model.weights)
+    load_local(model.net, approval.task.local_parameters, local)
+    return model.net
 
 
 def run_key(order: Order) -> str:

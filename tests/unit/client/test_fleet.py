@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PullObjectResponse
+from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+from flwr.proto.message_pb2 import (
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+    PushObjectResponse,
+)
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_id,
     get_object_tree,
+    iterate_object_tree,
 )
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -37,6 +45,16 @@ class Objects:
             object_available=found and self.available,
             object_content=self.contents.get(request.object_id, b""),
         )
+
+    def PushMessages(self, request: PushMessagesRequest) -> PushMessagesResponse:  # noqa: N802 - Flower's
+        """Want everything but the last part, named in no order, as Flower names it."""
+        names = {part.object_id for part in iterate_object_tree(request.message_object_trees[0])}
+        return PushMessagesResponse(objects_to_push=sorted(names)[:-1], session_id="1")
+
+    def PushObject(self, request: PushObjectRequest) -> PushObjectResponse:  # noqa: N802 - Flower's
+        self.asked.append(request.object_id)
+        self.contents[request.object_id] = request.object_content
+        return PushObjectResponse(stored=True)
 
     def close(self) -> None:
         pass
@@ -95,6 +113,17 @@ def test_a_message_arrives_as_it_was_sent() -> None:
     found = connection(objects).fetch(1, tree)
     assert found.content.array_records["solblom"]["sealed"].data == b"abc" * 1000
     assert found.metadata.message_id == tree.object_id
+
+
+def test_parts_are_sent_in_the_order_in_which_flower_pulls_them_and_only_those_it_wants() -> None:
+    """The coordinator pulls one after another: in another order each would be waited for in turn."""
+    objects, reply = Objects(), sealed(b"abc" * 4_000_000)
+    _, tree = stored(reply)
+    assert connection(objects).send(reply, seconds=0.0)
+    pulled = [part.object_id for part in iterate_object_tree(tree)]
+    assert len(pulled) > 5
+    assert objects.asked == [name for name in pulled if name != max(pulled)]
+    assert all(get_object_id(content) == name for name, content in objects.contents.items())
 
 
 def test_a_changed_byte_in_any_part_is_seen() -> None:

@@ -125,6 +125,7 @@ def code_in(reply: Message) -> str:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(link_module, "QUICK_POLL_SECONDS", 0.005)
     monkeypatch.setattr(link_module, "IDLE_POLL_SECONDS", 0.005)
+    monkeypatch.setattr(link_module, "WORKING_POLL_SECONDS", 0.02)
     monkeypatch.setattr(link_module, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(link_module, "LONGEST_PAUSE_SECONDS", 0.02)
     made = Bench()
@@ -163,6 +164,33 @@ def test_a_question_about_the_order_at_work_says_so(bench: Bench) -> None:
     assert state_in(bench.reply(bench.ask(b"abc"))) == "working"
     bench.vault.gate.set()
     assert sealed_in(bench.reply(order)) == b"cba"
+
+
+def test_while_an_order_is_at_work_flower_is_asked_seldom_and_at_once_when_it_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request costs the coordinator as much as a megabyte; a pause that is not cut short costs a round."""
+    monkeypatch.setattr(link_module, "WORKING_POLL_SECONDS", 3 * SECONDS)
+    bench.vault.gate.clear()
+    bench.start()
+    first = bench.order(b"abc")
+    bench.wait_for(lambda: bench.vault.seen == [b"abc"])
+    asked = bench.door.calls.count("next_head")
+    time.sleep(0.2)  # forty pauses of an idle link
+    assert bench.door.calls.count("next_head") <= asked + 1
+    second = bench.order(b"def")
+    bench.vault.gate.set()
+    assert sealed_in(bench.reply(first)) == b"cba"
+    assert sealed_in(bench.reply(second)) == b"fed"
+
+
+def test_a_link_asks_less_often_the_longer_it_is_silent() -> None:
+    link, pauses = Bench().link, []
+    link._stop.wait = lambda seconds=None: pauses.append(seconds) or False  # type: ignore[method-assign, assignment]
+    for silent in (0.0, 0.5, 4.0, 600.0):
+        link._last_message = time.monotonic() - silent
+        link._wait_to_poll()
+    assert pauses == pytest.approx([0.1, 0.1, 0.4, 3.0], abs=0.02)
 
 
 def test_a_lost_answer_is_given_again_without_the_vault(bench: Bench) -> None:

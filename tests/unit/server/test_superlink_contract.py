@@ -11,7 +11,7 @@ import time
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flwr
 import httpx
@@ -29,7 +29,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 import solblom_server
 from solblom_protocol.flower import FAB_HASH, build_fab
-from solblom_server.grids.fleet import FleetGrid, look_again_soon
+from solblom_server.grids.fleet import FleetGrid, _Wire, look_again_soon
 from solblom_server.superlink import EVERYDAY
 
 SERVER = Path(solblom_server.__file__).parent
@@ -212,4 +212,24 @@ def test_flower_looks_for_a_replys_parts_again_at_once_and_not_after_seconds(
     bound = inspect.signature(pull_objects).bind([], pull)
     bound.apply_defaults()
     assert bound.arguments["max_time"] == 60.0
-    assert bound.arguments["max_concurrent_pulls"] >= 1
+    assert bound.arguments["max_concurrent_pulls"] == 1
+
+
+def test_a_nodes_reply_is_looked_for_seldom_until_three_quarters_of_its_usual_time(
+    tmp_path: Path,
+) -> None:
+    """Each look is a request that keeps the SuperLink from carrying models; a late look costs a round."""
+    grid = FleetGrid(cast(Any, None), [7], tmp_path)
+    wire = _Wire("order", 7, "message", is_question=False)
+    assert grid._pull_pause(wire, 0.0) == 0.1
+    grid._usual_seconds[7] = 8.0
+    assert [grid._pull_pause(wire, waited) for waited in (0.0, 5.5, 6.0, 7.5)] == [
+        1.0,
+        0.5,
+        0.12,
+        0.15,
+    ]
+    question = _Wire("order", 7, "message", is_question=True)
+    assert grid._pull_pause(question, 0.0) == 0.1
+    grid._usual_seconds[7] = 1.6
+    assert grid._pull_pause(wire, 0.0) == 0.2

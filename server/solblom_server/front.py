@@ -5,17 +5,18 @@ start code on every hospital (measured: facts of flwr 1.41). So it listens on lo
 filter stands before it. `deploy/nginx.conf` may stand before it.
 
 Passed: nine calls, POST only, of keys that are enrolled. What a removed hospital sends ends here.
+Requests come over HTTP and go on over gRPC, where a SuperLink takes a model with a third of the work
+(docs/adr/0009). Nothing of a request goes on but its body and six headers.
 """
 
 import base64
 import binascii
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
+import grpc
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -37,17 +38,34 @@ PATHS = frozenset(f"/v1/fleet/{call}" for call in FLEET_CALLS)
 KEY_HEADER = "flwr-public-key"
 MAX_BODY_BYTES = 16 * 1024**2  # Flower's chunks have 5 MiB
 UNKNOWN_KEY = 412  # what Flower says to a key that it does not know
-_PASSED_IN = (b"content-type", b"accept", b"user-agent")
-_PREFIXES_IN = (b"flwr-", b"x-flwr-", b"traceparent")
-_PASSED_BACK = ("content-type", "flwr-version-incompatibility-message")
+UNSIGNED = 401  # and to one without a signature
+UPSTREAM_SECONDS = 60.0
+PROTOBUF = "application/protobuf"
+BINARY_HEADERS = (KEY_HEADER, "flwr-signature")
+TEXT_HEADERS = (
+    "flwr-timestamp",
+    "flwr-package-name",
+    "flwr-package-version",
+    "flwr-component-name",
+)
+STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.FAILED_PRECONDITION: 412,
+    grpc.StatusCode.INTERNAL: 500,
+}
+"""What Flower says over gRPC, as it says it over HTTP; anything else is 503, and is tried again."""
 
+Metadata = list[tuple[str, str | bytes]]
 MayPass = Callable[[bytes], bool]
 """Tells whether a transport key (raw bytes as Flower sends them) belongs to an enrolled hospital."""
 
 
 @dataclass(frozen=True)
 class FrontSettings:
-    """Where the SuperLink answers (on loopback), and the authority to believe there."""
+    """Where the SuperLink's gRPC door is (host:port on loopback), and the authority to believe there."""
 
     upstream: str
     authority: Path
@@ -55,12 +73,12 @@ class FrontSettings:
 
 def create_front(settings: FrontSettings, may_pass: MayPass) -> Starlette:
     """Return the filter as an ASGI application."""
-    upstream: list[aiohttp.ClientSession] = []
+    upstream: list[Upstream] = []
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with _session(settings) as session:
-            upstream.append(session)
+        async with _channel(settings) as channel:
+            upstream.append(Upstream(channel))
             yield
 
     async def pass_on(request: Request) -> Response:
@@ -74,12 +92,11 @@ def create_front(settings: FrontSettings, may_pass: MayPass) -> Starlette:
             return Response(status_code=400)
         if body is None:
             return Response(status_code=413)
-        try:
-            # Not request.url: it is made with the Host header, which the sender chooses.
-            path = request.scope["path"]
-            return await _ask(upstream[0], path, body, _headers(request))
-        except (TimeoutError, aiohttp.ClientError):
-            return Response(status_code=503)  # the SuperLink is starting
+        metadata = _metadata(request)
+        if metadata is None:
+            return Response(status_code=UNSIGNED)
+        # Not request.url: it is made with the Host header, which the sender chooses.
+        return await upstream[0].ask(request.scope["path"], body, metadata)
 
     routes = [Route(path, pass_on, methods=["POST"]) for path in sorted(PATHS)]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={405: _not_found})
@@ -87,35 +104,42 @@ def create_front(settings: FrontSettings, may_pass: MayPass) -> Starlette:
     return app
 
 
-def _session(settings: FrontSettings) -> aiohttp.ClientSession:
-    """Return the connections to the SuperLink: no proxy, no cookies, bodies as they come.
-
-    aiohttp and not httpx: its parser is compiled, which halves the front's work for a large model.
-    """
-    tls = ssl.create_default_context(cafile=settings.authority)
-    return aiohttp.ClientSession(
+def _channel(settings: FrontSettings) -> grpc.aio.Channel:
+    """Return the connection to the SuperLink's gRPC door; it comes back by itself after a restart."""
+    return grpc.aio.secure_channel(
         settings.upstream,
-        connector=aiohttp.TCPConnector(ssl=tls, limit=200, keepalive_timeout=3.0),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=60.0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("Accept-Encoding", "User-Agent"),
-        auto_decompress=False,
-        trust_env=False,
+        grpc.ssl_channel_credentials(settings.authority.read_bytes()),
+        options=(
+            ("grpc.max_send_message_length", 2 * MAX_BODY_BYTES),
+            ("grpc.max_receive_message_length", 2 * MAX_BODY_BYTES),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ),
     )
 
 
-async def _ask(
-    session: aiohttp.ClientSession, path: str, body: bytes, headers: list[tuple[str, str]]
-) -> Response:
-    """Pass a call on; return the SuperLink's answer.
+class Upstream:
+    """The SuperLink's calls, by the path of the request that asks for them; bodies pass unread."""
 
-    Raises:
-        aiohttp.ClientError, asyncio.TimeoutError: it does not answer.
-    """
-    async with session.post(path, data=body, headers=headers, allow_redirects=False) as answer:
-        content = await answer.read()
-        back = {k: v for k, v in answer.headers.items() if k.lower() in _PASSED_BACK}
-        return Response(content, status_code=answer.status, headers=back)
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._calls = {
+            f"/v1/fleet/{call}": channel.unary_unary(f"/flwr.proto.Fleet/{rpc_name(call)}")
+            for call in FLEET_CALLS
+        }
+
+    async def ask(self, path: str, body: bytes, metadata: Metadata) -> Response:
+        """Pass a call on; return the SuperLink's answer as Flower says it over HTTP, without its words."""
+        try:
+            answer = await self._calls[path](body, metadata=metadata, timeout=UPSTREAM_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return Response(status_code=STATUSES.get(error.code(), 503))
+        return Response(answer, media_type=PROTOBUF)
+
+
+def rpc_name(call: str) -> str:
+    """Return Flower's gRPC name of a call: `push-object` is `PushObject`."""
+    return "".join(word.capitalize() for word in call.split("-"))
 
 
 def _not_found(request: Request, error: Exception) -> Response:
@@ -142,10 +166,16 @@ async def _read(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _headers(request: Request) -> list[tuple[str, str]]:
-    """Return what Flower reads, as it came: its own headers, and the kind of content."""
-    return [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in request.headers.raw
-        if name in _PASSED_IN or name.startswith(_PREFIXES_IN)
-    ]
+def _metadata(request: Request) -> Metadata | None:
+    """Return what Flower reads, under its names for gRPC; None where a value is none that Flower writes."""
+    found: Metadata = []
+    for raw, value in request.headers.raw:
+        name = raw.decode("latin-1")
+        try:
+            if name in BINARY_HEADERS:
+                found.append((f"{name}-bin", base64.b64decode(value, validate=True)))
+            elif name in TEXT_HEADERS:
+                found.append((name, value.decode("ascii")))
+        except (binascii.Error, ValueError):
+            return None
+    return found

@@ -42,9 +42,9 @@ def main() -> None:
     """Serve until SIGTERM; the first argument is the coordinator's folder."""
     home = Path(sys.argv[1])
     host, port = listens_at(read_network(home))
-    upstream = json.loads((home / STATUS_FILE).read_text())["superlink_port"]
+    upstream = json.loads((home / STATUS_FILE).read_text())["superlink_fleet_port"]
     app = create_front(
-        FrontSettings(f"https://127.0.0.1:{upstream}", home / TLS / "authority.pem"),
+        FrontSettings(f"127.0.0.1:{upstream}", home / TLS / "authority.pem"),
         EnrolledKeys(Database(home / DATABASE_FILE)),
     )
     uvicorn.run(

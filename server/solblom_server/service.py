@@ -52,7 +52,8 @@ class Service:
         self._home, self._say = home, say
         self._database = Coordinator.open(home).database()
         self._address = read_network(home).address
-        self._port = free_port()  # of the SuperLink: the same in all its lives, the front knows it
+        # Of the SuperLink: the same in all its lives, the front knows the second.
+        self._port, self._fleet_port = free_port(), free_port()
         self._stop = threading.Event()
         self._superlink: _Superlink | None = None
         self._front: subprocess.Popen[bytes] | None = None
@@ -101,7 +102,7 @@ class Service:
             self._superlink.control.close()
             _end_conductors(self._home)
             end_process(self._superlink.process)
-        process = start_superlink(self._home, self._port)
+        process = start_superlink(self._home, self._port, self._fleet_port)
         link = _Superlink(process, Control(self._home, self._port))
         self._superlink = link
         self._write_status()
@@ -177,6 +178,7 @@ class Service:
             "address": self._address,
             "superlink": None if self._superlink is None else self._superlink.process.pid,
             "superlink_port": self._port,
+            "superlink_fleet_port": self._fleet_port,
             "front": None if self._front is None else self._front.pid,
         }
         partial = self._home / f".{STATUS_FILE}"

@@ -42,6 +42,8 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
 """Nothing phones home, and nothing is installed because a message says so."""
+GRPC_DOOR = {"FLWR_INTERNAL_GRPC_FLEET_API": "1"}
+"""Flower opens its fleet's gRPC door only where this says so (docs/adr/0009)."""
 LOG_BYTES = 16 * 1024**2
 EVERYDAY = (b'" 200', b"[Fleet.P", b"[Fleet.C", b"[Fleet.G", b"[Fleet.S", b"ControlServicer.List")
 """Lines of every request: left out, or the log grew with every round."""
@@ -56,8 +58,11 @@ class FleetNode:
     online: bool
 
 
-def start_superlink(home: Path, port: int) -> "subprocess.Popen[bytes]":
+def start_superlink(home: Path, port: int, fleet_port: int) -> "subprocess.Popen[bytes]":
     """Start a SuperLink in a session of its own; its words go to log/superlink.txt.
+
+    At `port` it serves everything over HTTP, at `fleet_port` the fleet's calls over gRPC: a model passes
+    there with a third of the work (docs/adr/0009).
 
     Raises:
         RunError: SB-632, it is not installed beside this Python.
@@ -70,6 +75,7 @@ def start_superlink(home: Path, port: int) -> "subprocess.Popen[bytes]":
     command = [
         found,
         *("--host", "127.0.0.1", "--port", str(port)),
+        *("--fleet-api-address", f"127.0.0.1:{fleet_port}"),
         *("--ssl-ca-certfile", str(tls / "authority.pem")),
         *("--ssl-certfile", str(tls / "inside.pem"), "--ssl-keyfile", str(tls / "inside.key")),
         "--enable-supernode-auth",
@@ -89,7 +95,7 @@ def start_superlink(home: Path, port: int) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env=os.environ | QUIET | own,
+        env=os.environ | QUIET | GRPC_DOOR | own,
     )
     log = home / "log" / "superlink.txt"
     log.parent.mkdir(parents=True, exist_ok=True)

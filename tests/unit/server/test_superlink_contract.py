@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import flwr
+import grpc
 import httpx
 import pytest
 from flwr.app import Context, Message, Metadata
-from flwr.proto import control_pb2, fab_pb2, node_pb2, run_pb2
+from flwr.common import constant
+from flwr.proto import control_pb2, fab_pb2, fleet_pb2, node_pb2, run_pb2
 from flwr.serverapp import Grid
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.run import Run
@@ -29,8 +32,9 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 import solblom_server
 from solblom_protocol.flower import FAB_HASH, build_fab
+from solblom_server.front import BINARY_HEADERS, FLEET_CALLS, STATUSES, TEXT_HEADERS, rpc_name
 from solblom_server.grids.fleet import FleetGrid, _Wire, look_again_soon
-from solblom_server.superlink import EVERYDAY
+from solblom_server.superlink import EVERYDAY, GRPC_DOOR
 
 SERVER = Path(solblom_server.__file__).parent
 PUBLIC = ("flwr.app", "flwr.serverapp")
@@ -233,3 +237,31 @@ def test_a_nodes_reply_is_looked_for_seldom_until_three_quarters_of_its_usual_ti
     assert grid._pull_pause(question, 0.0) == 0.1
     grid._usual_seconds[7] = 1.6
     assert grid._pull_pause(wire, 0.0) == 0.2
+
+
+def test_each_call_of_the_front_has_flowers_grpc_name_and_takes_the_same_message() -> None:
+    """The front passes bodies unread: a call with another message would be misread."""
+    methods = fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].methods_by_name
+    for call in FLEET_CALLS:
+        assert methods[rpc_name(call)].input_type.name == f"{rpc_name(call)}Request"
+
+
+def test_the_front_says_what_flower_says_over_http() -> None:
+    """The link reads statuses: 412 unknown, 401 not signed, 403 the run has ended."""
+    pairs = {(spec.status_code, spec.http_status_code) for spec in API_ERROR_MAP.values()}
+    assert set(STATUSES.items()) <= pairs
+    for code, status in pairs - {(grpc.StatusCode.INVALID_ARGUMENT, 415)}:
+        assert STATUSES.get(code, 503) == status or code.name in ("UNIMPLEMENTED", "ALREADY_EXISTS")
+
+
+def test_the_fronts_headers_are_those_that_flower_reads_over_grpc() -> None:
+    assert {f"{name}-bin" for name in BINARY_HEADERS} == {
+        constant.PUBLIC_KEY_HEADER,
+        constant.SIGNATURE_HEADER,
+    }
+    versions = RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()
+    assert set(TEXT_HEADERS) == {constant.TIMESTAMP_HEADER, *(name for name, _ in versions)}
+
+
+def test_flowers_grpc_door_opens_by_the_variable_that_we_set() -> None:
+    assert GRPC_DOOR == {constant.FLWR_INTERNAL_GRPC_FLEET_API: "1"}

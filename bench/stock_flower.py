@@ -100,7 +100,7 @@ def stock_round_seconds(folder: Path, *, rounds: int, minutes: float = 15.0) -> 
     for name, text in files.items():
         (app / "toy" / f"{name}.py").write_text(text)
     port = free_port()
-    superlink = start_superlink(home, port)
+    superlink = start_superlink(home, port, free_port())
     nodes: list[subprocess.Popen[bytes]] = []
     try:
         control = Control(home, port)

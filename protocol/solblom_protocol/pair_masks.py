@@ -1,0 +1,82 @@
+"""Masks that cancel in the sum: each pair of hospitals shares one, which one adds and the other subtracts.
+
+The first form of privacy.md rule 8, all or nothing (Bonawitz et al. 2017, section 4.1, without its
+recovery): if one hospital's vector is missing, the sum of the others stays uniform.
+
+A mask hides one vector only. Two vectors under the same mask give away their difference, so a vault
+never answers a round with two different vectors.
+"""
+
+from collections.abc import Mapping
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.ring import Ring, Words
+from solblom_verify.canonical import JsonValue, canonical_json
+
+
+def run_pair_key(mine: X25519PrivateKey, peer: X25519PublicKey, *, run: str, roster: str) -> bytes:
+    """Return what two hospitals share for a run: X25519, then HKDF-SHA256 over the run and the roster's digest.
+
+    Another roster, also one with a single other key, gives unrelated masks: no sum of it opens.
+
+    Raises:
+        IntegrityError: SB-405, the peer's key is no point of large order.
+    """
+    try:
+        secret = mine.exchange(peer)
+    except ValueError:
+        raise IntegrityError("SB-405", "A hospital's mask key is not one") from None
+    return _expand(secret, {"purpose": "pair", "run": run, "roster": roster})
+
+
+def round_pair_key(pair_key: bytes, *, kind: str, number: int, base_model: str) -> bytes:
+    """Return the key of one round's mask: fresh for each kind, number and model of a round."""
+    inputs: dict[str, JsonValue] = {
+        "purpose": "round",
+        "kind": kind,
+        "round": number,
+        "base_model": base_model,
+    }
+    return _expand(pair_key, inputs)
+
+
+def masked(ring: Ring, values: Words, *, site: str, masks: Mapping[str, Words]) -> Words:
+    """Return a hospital's vector under its masks, one for each peer: added towards later names, else subtracted.
+
+    Raises:
+        ValueError: a mask shared with oneself.
+    """
+    if site in masks:
+        raise ValueError("a hospital shares no mask with itself")
+    total = values
+    for peer, mask in masks.items():
+        total = ring.add(total, mask) if site < peer else ring.subtract(total, mask)
+    return total
+
+
+def open_sum(ring: Ring, vectors: Mapping[str, Words], *, roster: frozenset[str]) -> Words:
+    """Return the sum of all masked vectors, in which the masks cancel.
+
+    Raises:
+        IntegrityError: SB-404, a hospital of the roster is missing, or one is not in it; names them.
+    """
+    missing, strange = sorted(roster - set(vectors)), sorted(set(vectors) - roster)
+    if missing or strange or not vectors:
+        names = ", ".join(missing + strange) or "all"
+        raise IntegrityError(
+            "SB-404", f"The masked sum cannot be opened: missing or not in the roster: {names}"
+        )
+    first, *others = (vectors[site] for site in sorted(vectors))
+    total = first
+    for vector in others:
+        total = ring.add(total, vector)
+    return total
+
+
+def _expand(secret: bytes, inputs: dict[str, JsonValue]) -> bytes:
+    info = b"solblom/mask/v1\x00" + canonical_json(inputs)
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)

@@ -180,3 +180,18 @@ def test_a_new_study_starts_from_the_preset_that_was_asked_for(solblom: Solblom)
 def test_a_new_study_from_an_unknown_preset_is_refused_and_leaves_nothing(solblom: Solblom) -> None:
     assert solblom("study", "new", "mine", "--preset", "magic").exit_code == 3
     assert not Path("mine").exists()
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "glibc.malloc.hugetlb=1"), ("a=b", "a=b")])
+def test_processes_that_a_command_starts_ask_for_large_pages_unless_a_person_chose(
+    given: str | None, kept: str
+) -> None:
+    """Copies of a large model are four times dearer without; a hospital's own setting stands."""
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    if given is not None:
+        environment["GLIBC_TUNABLES"] = given
+    show = "import os, solblom_protocol.cli; print(os.environ['GLIBC_TUNABLES'])"
+    done = subprocess.run(
+        [sys.executable, "-c", show], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == kept

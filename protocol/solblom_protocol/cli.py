@@ -18,8 +18,8 @@ from solblom_protocol import __version__
 # Nothing phones home (architecture.md); must be set before Flower is imported anywhere.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-# For the processes that a command starts: glibc asks the kernel for large pages. A model of 45 MB is
-# copied four times faster then (bench/network.py: a round takes a sixth less).
+# For the processes that a command starts: glibc asks the kernel for large pages, and copies of a large
+# model take less time (docs/adr/0009).
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 GROUP = "solblom.commands"

@@ -5,7 +5,7 @@ start code on every hospital (measured: facts of flwr 1.41). So it listens on lo
 filter stands before it. `deploy/nginx.conf` may stand before it.
 
 Passed: nine calls, POST only, of keys that are enrolled. What a removed hospital sends ends here.
-Requests come over HTTP and go on over gRPC, where a SuperLink takes a model with a third of the work
+Requests come over HTTP and go on over gRPC, where a SuperLink has less work with a model
 (docs/adr/0009). Nothing of a request goes on but its body and six headers.
 """
 

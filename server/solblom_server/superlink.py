@@ -61,8 +61,8 @@ class FleetNode:
 def start_superlink(home: Path, port: int, fleet_port: int) -> "subprocess.Popen[bytes]":
     """Start a SuperLink in a session of its own; its words go to log/superlink.txt.
 
-    At `port` it serves everything over HTTP, at `fleet_port` the fleet's calls over gRPC: a model passes
-    there with a third of the work (docs/adr/0009).
+    At `port` it serves everything over HTTP, at `fleet_port` the fleet's calls over gRPC: a model takes
+    less work there (docs/adr/0009).
 
     Raises:
         RunError: SB-632, it is not installed beside this Python.

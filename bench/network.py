@@ -13,6 +13,7 @@ and disk do not grow with rounds.
 """
 
 import argparse
+import contextlib
 import datetime as dt
 import os
 import sys
@@ -95,9 +96,8 @@ def _disk_bytes(home: Path) -> int:
         if Path(folder) == home:
             folders[:] = [name for name in folders if name != "sites"]
         for name in files:
-            path = Path(folder) / name
-            if path.is_file():
-                total += path.stat().st_size
+            with contextlib.suppress(FileNotFoundError):  # a journal that is gone again
+                total += (Path(folder) / name).stat().st_size
     return total
 
 

@@ -23,7 +23,7 @@ def pack_release(counts: NDArray[np.int64], values: Sequence[float] = ()) -> byt
 
 
 def unpack_release(
-    data: bytes, *, cells: int, named: int
+    data: bytes | memoryview, *, cells: int, named: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return counts, shape (cells,), and named values, shape (named * 3,).
 

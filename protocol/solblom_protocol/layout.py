@@ -90,7 +90,7 @@ def pack(values: Sequence[NDArray[Any]]) -> bytes:
     return b"".join(np.ascontiguousarray(v, dtype="<f4").view("u1").data for v in values)
 
 
-def unpack(data: bytes, layout: Layout) -> Float32:
+def unpack(data: bytes | memoryview, layout: Layout) -> Float32:
     """Return the flat float32 array of `layout.size` values.
 
     Raises:

@@ -39,9 +39,12 @@ class Mailbox:
     strange: tuple[str, ...]
 
 
-def content_name(data: bytes) -> str:
-    """Return the name that follows from a message's bytes: their SHA-256 in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
+def content_name(*parts: bytes | memoryview) -> str:
+    """Return the name that follows from a message's bytes, in one piece or several: their SHA-256 in hexadecimal."""
+    name = hashlib.sha256()
+    for part in parts:
+        name.update(part)
+    return name.hexdigest()
 
 
 def list_mail(folder: Path) -> Mailbox:

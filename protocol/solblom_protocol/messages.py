@@ -67,8 +67,8 @@ def frame(envelope: bytes, array: bytes) -> bytes:
     return len(envelope).to_bytes(4, "big") + envelope + array
 
 
-def unframe(message: bytes) -> tuple[bytes, bytes]:
-    """Return envelope and array of a framed message.
+def unframe(message: bytes) -> tuple[bytes, memoryview]:
+    """Return envelope and array of a framed message; the array is not copied.
 
     Raises:
         IntegrityError: SB-405, cut or too large.
@@ -76,7 +76,7 @@ def unframe(message: bytes) -> tuple[bytes, bytes]:
     length = int.from_bytes(message[:4], "big")
     if len(message) < 4 or length > MAX_ENVELOPE_BYTES or len(message) < 4 + length:
         raise IntegrityError("SB-405", "The message is cut or too large")
-    return message[4 : 4 + length], message[4 + length :]
+    return message[4 : 4 + length], memoryview(message)[4 + length :]
 
 
 def as_json(model: BaseModel) -> Any:

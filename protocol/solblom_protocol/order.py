@@ -26,7 +26,13 @@ from solblom_protocol.messages import (
     parse_timestamp,
     unframe,
 )
-from solblom_protocol.seal import LockedArray, seal, split_body, unlock, unseal
+from solblom_protocol.seal import (
+    LockedArray,
+    seal_head,
+    split_body,
+    unlock,
+    unseal,
+)
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
 
@@ -92,10 +98,22 @@ class Order:
 
 @dataclass(frozen=True)
 class SealedOrder:
-    """An order ready for a courier. `digest` names the signed envelope inside."""
+    """An order ready for a courier.
+
+    Attributes:
+        digest: names the signed envelope inside.
+        head: what is sealed to this node alone.
+        body: the locked model, the same for all nodes of the round.
+    """
 
     digest: str
-    sealed: bytes
+    head: bytes
+    body: bytes | memoryview
+
+    @property
+    def sealed(self) -> bytes:
+        """The bytes that travel, in one piece."""
+        return b"".join((self.head, self.body))
 
 
 def write_order(
@@ -103,13 +121,15 @@ def write_order(
 ) -> SealedOrder:
     """Sign the header and seal it, with the key of its array, to the node."""
     envelope = sign_envelope(header.payload(), ORDER_PAYLOAD_TYPE, [key])
-    return SealedOrder(digest(envelope), seal_order(envelope, array, recipient=recipient))
+    return seal_order(envelope, array, recipient=recipient)
 
 
-def seal_order(envelope: bytes, array: LockedArray, *, recipient: X25519PublicKey) -> bytes:
+def seal_order(envelope: bytes, array: LockedArray, *, recipient: X25519PublicKey) -> SealedOrder:
     """Return a signed envelope and the array's key sealed to the node, and the locked array behind them."""
-    message = frame(envelope, array.key)
-    return seal(message, kind="order", recipient=recipient, body=array.ciphertext)
+    head = seal_head(
+        frame(envelope, array.key), kind="order", recipient=recipient, body=len(array.ciphertext)
+    )
+    return SealedOrder(digest(envelope), head, array.ciphertext)
 
 
 def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519PublicKey) -> Order:
@@ -139,7 +159,7 @@ def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519Publ
     if header.coordinator != signer:
         raise RefusedError("SB-201", "The order names another coordinator than the pinned one")
     try:
-        array = unlock(LockedArray(array_key, split_body(sealed)[1]))
+        array = unlock(LockedArray(bytes(array_key), split_body(sealed)[1]))
     except IntegrityError as error:
         raise RefusedError("SB-202", error.message) from None
     if digest(array) != header.base_model:

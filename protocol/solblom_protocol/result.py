@@ -119,7 +119,7 @@ class Result:
 
     receipt: Receipt
     envelope: bytes
-    update: bytes
+    update: bytes | memoryview
 
     @property
     def receipt_digest(self) -> str:
@@ -163,7 +163,7 @@ def read_reply(sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey) 
     return Result(receipt, envelope, array)
 
 
-def _read_refusal(envelope: bytes, array: bytes, keys: dict[str, Ed25519PublicKey]) -> Refusal:
+def _read_refusal(envelope: bytes, array: memoryview, keys: dict[str, Ed25519PublicKey]) -> Refusal:
     try:
         opened = open_envelope(envelope, payload_type=REFUSAL_PAYLOAD_TYPE, keys=keys)
     except EnvelopeError as error:

@@ -82,11 +82,14 @@ def seal(
     body: bytes | memoryview = b"",
 ) -> bytes:
     """Return `message` so that only the holder of the recipient's key can read it; `body` follows as it is."""
-    header = canonical_json(
-        {"body": len(body), "kind": kind, "recipient": sealing_key_id(recipient)}
-    )
+    return b"".join((seal_head(message, kind=kind, recipient=recipient, body=len(body)), body))
+
+
+def seal_head(message: bytes, *, kind: Kind, recipient: X25519PublicKey, body: int) -> bytes:
+    """Return what precedes a body of that many bytes, which several sealed messages may share."""
+    header = canonical_json({"body": body, "kind": kind, "recipient": sealing_key_id(recipient)})
     ciphertext = _SUITE.encrypt(message, recipient, info=header)
-    return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, ciphertext, body))
+    return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, ciphertext))
 
 
 def read_header(sealed: bytes) -> SealHeader:
@@ -127,7 +130,7 @@ def unseal(sealed: bytes, *, kind: Kind, key: X25519PrivateKey) -> bytes:
         raise IntegrityError("SB-405", "The sealed message was changed on its way") from None
 
 
-def _split(sealed: bytes) -> tuple[SealHeader, bytes, bytes]:
+def _split(sealed: bytes) -> tuple[SealHeader, bytes, memoryview]:
     start = len(MAGIC) + 4
     if len(sealed) > MAX_SEALED_BYTES or not sealed.startswith(MAGIC) or len(sealed) < start:
         raise IntegrityError("SB-405", "The bytes are not a sealed message")
@@ -147,4 +150,4 @@ def _split(sealed: bytes) -> tuple[SealHeader, bytes, bytes]:
     if not 0 <= body <= len(sealed) - start - length:
         raise IntegrityError("SB-405", "The sealed message's body is cut")
     header = SealHeader(kind, recipient, body)
-    return header, header_bytes, sealed[start + length : len(sealed) - body]
+    return header, header_bytes, memoryview(sealed)[start + length : len(sealed) - body]

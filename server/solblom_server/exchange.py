@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from solblom_protocol.errors import IntegrityError, RunError
+from solblom_protocol.flower import SMALL_BYTES
 from solblom_protocol.layout import Layout
 from solblom_protocol.mailbox import content_name
 from solblom_protocol.messages import parse_timestamp, timestamp
@@ -29,7 +30,12 @@ from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow
 from solblom_server.grids.courier import KeepsOrders
-from solblom_server.grids.sealed import sealed_bytes, sealed_content
+from solblom_server.grids.sealed import (
+    sealed_bytes,
+    sealed_content,
+    shared_body,
+    shared_content,
+)
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.wording import counted
 
@@ -81,7 +87,7 @@ class Question:
     array: bytes
     layout: Layout
     event: PrivacyEvent
-    take: Callable[[str, bytes], None]
+    take: Callable[[str, bytes | memoryview], None]
 
     @cached_property
     def base_model(self) -> str:
@@ -92,6 +98,11 @@ class Question:
     def locked(self) -> LockedArray:
         """The model as it travels: encrypted once, so that a courier may carry the same bytes to all."""
         return lock(self.array)
+
+    @cached_property
+    def body(self) -> ArrayRecord:
+        """The locked model as a record of Flower's, which orders share."""
+        return shared_body(self.locked.ciphertext)
 
 
 @dataclass
@@ -216,11 +227,13 @@ def _order_message(
         site,
         attempt,
         kind=kind,
-        sealed=content_name(order.sealed),
+        sealed=content_name(order.head, order.body),
         now=now,
     )
     collection.attempts[site] = collection.attempts.get(site, 0) + 1
-    content = sealed_content(order.sealed)
+    is_large = len(order.head) + len(order.body) > SMALL_BYTES
+    shares = is_large and getattr(context.grid, "shares_bodies", False)
+    content = shared_content(order.head, question.body) if shares else sealed_content(order.sealed)
     return context.grid.create_message(content, "train", context.addresses[site], str(number))
 
 

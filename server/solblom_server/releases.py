@@ -44,7 +44,7 @@ class CountSum:
     def __post_init__(self) -> None:
         self.total = np.zeros(self.cells, dtype=np.int64)
 
-    def add(self, site: str, data: bytes) -> None:
+    def add(self, site: str, data: bytes | memoryview) -> None:
         """Add one hospital's counts, exactly.
 
         Raises:

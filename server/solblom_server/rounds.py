@@ -66,7 +66,7 @@ def _exchange_round(context: RunContext, number: int, model: bytes) -> Fold:
     """
     fold = Fold(context.layout.size)
 
-    def take(site: str, update: bytes) -> None:
+    def take(site: str, update: bytes | memoryview) -> None:
         fold.add(unpack(update, context.layout).astype(np.float32))
 
     question = Question("train", number, model, context.layout, context.document.round_event, take)

@@ -137,4 +137,4 @@ def forge(
 ) -> bytes:
     """Sign any JSON as an order and seal it, whatever the models say."""
     envelope = sign_envelope(canonical_json(payload), payload_type, [key])
-    return seal_order(envelope, lock(array), recipient=recipient)
+    return seal_order(envelope, lock(array), recipient=recipient).sealed

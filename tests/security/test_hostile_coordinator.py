@@ -97,7 +97,7 @@ def test_a_header_changed_after_signing_is_refused(
     payload: Any = parse_canonical(unframe(unseal(other, kind="order", key=sealing))[0])
     members["payload"] = payload["payload"]
     locked = LockedArray(array_key, split_body(honest)[1])
-    sealed = seal_order(canonical_json(members), locked, recipient=hospital.public.sealing)
+    sealed = seal_order(canonical_json(members), locked, recipient=hospital.public.sealing).sealed
     observer.assert_refused(sealed, "SB-201", named=False)
 
 

@@ -31,9 +31,11 @@ class CourierGrid(Grid):
 
     Attributes:
         most_waiting: how many orders may wait in it at a time; None: all that there are.
+        shares_bodies: whether orders whose body is a record of its own may be given to it.
     """
 
     most_waiting: int | None = None
+    shares_bodies = False
 
     def __init__(self, nodes: Iterable[int]) -> None:
         self._addresses = list(nodes)

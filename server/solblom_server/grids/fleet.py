@@ -23,7 +23,12 @@ from solblom_protocol.errors import CODES
 from solblom_protocol.flower import ASK, ORDER, ORDER_NAME, RECORD, STATE, STATES
 from solblom_protocol.mailbox import content_name
 from solblom_server.grids.courier import CourierGrid
-from solblom_server.grids.sealed import sealed_bytes, sealed_content, wire_content
+from solblom_server.grids.sealed import (
+    sealed_bytes,
+    sealed_content,
+    sealed_parts,
+    wire_content,
+)
 
 FIRST_ASK_SECONDS, LONGEST_ASK_SECONDS = 8.0, 120.0
 SECONDS_PER_BYTE = 1e-6
@@ -86,6 +91,7 @@ class FleetGrid(CourierGrid):
     """A Grid over Flower's own: `grid` is the one that a SuperLink gives to its ServerApp."""
 
     poll_seconds = 0.0  # pull_messages waits by itself
+    shares_bodies = True
 
     def __init__(
         self,
@@ -111,17 +117,18 @@ class FleetGrid(CourierGrid):
         """Write each order to disk, then send it; its content name is the message's id."""
         accepted: list[str] = []
         for message in messages:
-            sealed = sealed_bytes(message.content)
-            if sealed is None:
+            content, parts = message.content, sealed_parts(message.content)
+            if not parts:
                 raise ValueError("the fleet grid carries sealed messages only")
-            name = content_name(sealed)
+            name = content_name(*parts)
             message.metadata.__dict__["_message_id"] = name
             message.content = RecordDict()  # the file holds it; memory need not
             order = _Order(name, message.metadata.dst_node_id, message)
-            order.ask_after_seconds = len(sealed) * SECONDS_PER_BYTE
-            self._file(name).write_bytes(sealed)
+            order.ask_after_seconds = sum(len(part) for part in parts) * SECONDS_PER_BYTE
+            with self._file(name).open("wb") as file:
+                file.writelines(parts)
             self._orders[name] = order
-            self._send_order(order, sealed)
+            self._send_order(order, content if len(parts) > 1 else wire_content(parts[0]))
             accepted.append(name)
         return accepted
 
@@ -165,8 +172,8 @@ class FleetGrid(CourierGrid):
         """Return where an order lies until it is answered, by its name."""
         return self._spool / f"{order}.order"
 
-    def _send_order(self, order: _Order, sealed: bytes) -> None:
-        self._send(order, wire_content(sealed), ORDER)
+    def _send_order(self, order: _Order, content: RecordDict) -> None:
+        self._send(order, content, ORDER)
         self._ask_later(order)
 
     def _ask(self, order: _Order) -> None:
@@ -258,7 +265,7 @@ class FleetGrid(CourierGrid):
         state = _state(reply)
         self._report(order.node, state or "not understood", None)
         if state == "unknown":
-            self._send_order(order, self._file(order.name).read_bytes())
+            self._send_order(order, wire_content(self._file(order.name).read_bytes()))
         return None
 
     def _forget(self, names: set[str]) -> None:

@@ -15,6 +15,7 @@ class MixedGrid(CourierGrid):
         self._couriers = dict(couriers)
         self._grids = list(dict.fromkeys(self._couriers.values()))
         self._carried_by: dict[str, CourierGrid] = {}
+        self.shares_bodies = any(grid.shares_bodies for grid in self._grids)
         self.poll_seconds = min(getattr(grid, "poll_seconds", 0.2) for grid in self._grids)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:

@@ -20,7 +20,27 @@ def wire_content(sealed: bytes) -> RecordDict:
     if len(sealed) <= SMALL_BYTES:
         return RecordDict({RECORD: ConfigRecord({SEALED: sealed})})
     head, body = split_body(sealed)
-    return RecordDict({RECORD: ConfigRecord({SEALED: head}), BODY: _array_record(bytes(body))})
+    return shared_content(head, shared_body(body))
+
+
+def shared_body(body: bytes | memoryview) -> ArrayRecord:
+    """Return a body as a record that the orders of a round share: Flower cuts and names it once."""
+    return _array_record(bytes(body))
+
+
+def shared_content(head: bytes, body: ArrayRecord) -> RecordDict:
+    """Return the content of an order whose body several orders share."""
+    return RecordDict({RECORD: ConfigRecord({SEALED: head}), BODY: body})
+
+
+def sealed_parts(content: RecordDict) -> tuple[bytes, ...]:
+    """Return the sealed bytes in a message's content in the pieces in which they are there; none: ()."""
+    record, body = content.get(RECORD), content.get(BODY)
+    if isinstance(record, ConfigRecord) and isinstance(body, ArrayRecord) and SEALED in body:
+        head = record.get(SEALED)
+        return (head, bytes(body[SEALED].data)) if isinstance(head, bytes) else ()
+    whole = _whole_bytes(content)
+    return () if whole is None else (whole,)
 
 
 def _array_record(data: bytes) -> ArrayRecord:
@@ -29,7 +49,13 @@ def _array_record(data: bytes) -> ArrayRecord:
 
 
 def sealed_bytes(content: RecordDict) -> bytes | None:
-    """Return the sealed bytes in a message's content; None where there are none.
+    """Return the sealed bytes in a message's content in one piece; None where there are none."""
+    parts = sealed_parts(content)
+    return parts[0] if len(parts) == 1 else b"".join(parts) or None
+
+
+def _whole_bytes(content: RecordDict) -> bytes | None:
+    """Return the bytes of a content without a body.
 
     Not through `content.array_records`: that view and its own check refer to each other, so it
     would hold the bytes until Python's cyclic collector comes by, one model a message.

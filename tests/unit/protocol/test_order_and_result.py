@@ -57,7 +57,7 @@ def order_refusal(sealed: bytes) -> str:
 def order_of(value: Any, array: bytes = ARRAY) -> bytes:
     """Return whatever value signed and sealed as an order."""
     envelope = sign_envelope(canonical_json(value), ORDER_PAYLOAD_TYPE, [COORDINATOR])
-    return seal_order(envelope, lock(array), recipient=NODE_SEALING.public_key())
+    return seal_order(envelope, lock(array), recipient=NODE_SEALING.public_key()).sealed
 
 
 def header_value() -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_an_order_with_another_model_than_its_header_names_is_refused() -> None:
 
 def test_a_signed_receipt_does_not_pass_as_an_order() -> None:
     envelope = sign_envelope(order_header().payload(), RECEIPT_PAYLOAD_TYPE, [COORDINATOR])
-    sealed = seal_order(envelope, LOCKED, recipient=NODE_SEALING.public_key())
+    sealed = seal_order(envelope, LOCKED, recipient=NODE_SEALING.public_key()).sealed
     assert order_refusal(sealed) == "SB-201"
 
 

@@ -26,7 +26,8 @@ from solblom_protocol.order import OrderHeader, RosterEntry, write_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import Refusal, Result, read_reply
 from solblom_protocol.seal import lock
-from solblom_protocol.study import Study, StudyDocument, sign_study
+from solblom_protocol.study import StudyDocument, sign_study
+from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
 from solblom_server.rounds import initial_model
 from solblom_verify.canonical import digest
@@ -260,6 +261,7 @@ path = "patients.csv"
             "noise": "local",
             "previous_order": None,
             "last_receipt": None,
+            "mask_keys": (),
         }
         return OrderHeader(**(values | changes))
 

@@ -18,7 +18,7 @@ from solblom_client.approval_summary import ApprovalSummary, summarise
 from solblom_client.cohort import Cohort, join_cohort
 from solblom_client.connectors.table import open_source
 from solblom_client.forecast import forecast
-from solblom_client.gate import check_policy
+from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
 from solblom_client.policy import DatasetTable, NodeConfig
@@ -126,6 +126,7 @@ def prepare(config: NodeConfig, keys: NodeKeys, envelope: bytes, *, now: dt.date
     document = open_study(envelope, {k: who.signing for k, who in known.items()})
     check_dates(document.study, today=now.date())
     check_policy(document, config.policy)
+    check_roster(document, site=config.node.site, node=key_id(keys.signing.public_key()))
     check_promise(document)
     task = check_task(document)
     choose_path(task, task.build(document))
@@ -249,10 +250,10 @@ def revoke(config: NodeConfig, study: str) -> None:
         raise RefusedError("SB-203", "The study is not approved at this hospital")
     # The approval goes first: without it no root is ever adopted, whatever happens next.
     (folder / "approval.dsse.json").unlink(missing_ok=True)
-    root = folder / "noise.root"
-    if root.is_file():
-        root.write_bytes(os.urandom(SECRET_BYTES))
-        root.unlink()
+    for secret in (folder / "noise.root", *folder.glob("mask-*.key")):
+        if secret.is_file():
+            secret.write_bytes(os.urandom(SECRET_BYTES))
+            secret.unlink()
 
 
 def approval_folder(config: NodeConfig, study: str) -> Path:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from solblom_client.cohort import Cohort
 from solblom_client.forecast import Forecast
 from solblom_client.policy import DatasetTable
-from solblom_models.accountant import format_epsilon
+from solblom_models.accountant import alone_epsilon, format_epsilon, two_hospitals_epsilon
 from solblom_models.flat import layout_of
 from solblom_models.task import Task
 from solblom_protocol.key_files import fingerprint
@@ -30,6 +30,7 @@ class ApprovalSummary:
         rounds_to_come: rounds not charged yet.
         rounds_that_fit: how many of them the lifetime budget admits.
         warnings: what the person should know before saying yes.
+        secure_sum: with whom this hospital adds up under masks, and what is assumed of them.
     """
 
     study: str
@@ -53,6 +54,7 @@ class ApprovalSummary:
     rounds_to_come: int
     rounds_that_fit: int
     warnings: tuple[str, ...]
+    secure_sum: tuple[str, ...] = ()
 
     def lines(self) -> list[tuple[str, str]]:
         """Return (label, text) in the order in which a person reads; an empty label continues."""
@@ -67,6 +69,10 @@ class ApprovalSummary:
         found += [("promise", self.promise)]
         found += [
             ("will leave" if not number else "", line) for number, line in enumerate(self.leaves)
+        ]
+        found += [
+            ("adds up with" if not number else "", line)
+            for number, line in enumerate(self.secure_sum)
         ]
         lifetime = (
             f"epsilon {self.lifetime_now} now, {self.lifetime_after} after the study, "
@@ -110,6 +116,7 @@ def summarise(
         rounds_to_come=expected.rounds_to_come,
         rounds_that_fit=expected.rounds_that_fit,
         warnings=tuple(_warnings(document, expected)),
+        secure_sum=tuple(_secure_sum(document)),
     )
 
 
@@ -142,6 +149,10 @@ def what_leaves(document: StudyDocument, task: Task) -> list[str]:
     study, training = document.study, document.study.training
     size = layout_of(task.build(document), local=task.local_parameters).size
     noise = "WITHOUT NOISE" if document.noise_multiplier is None else "with noise"
+    if document.secure_sum is not None:
+        noise = (
+            "with a share of the noise, under masks that only the sum of all hospitals takes off"
+        )
     updates = counted(training.rounds, "update")
     found = [
         f"{updates} of {counted(size, 'number')} {noise}, each with a signed receipt that gives the "
@@ -156,6 +167,26 @@ def what_leaves(document: StudyDocument, task: Task) -> list[str]:
         found.append(f"Table 1 of all patients, counts with noise: {names}")
     if evaluation.named:
         found.append(f"WITHOUT NOISE, outside epsilon: {', '.join(evaluation.named)}")
+    return found
+
+
+def _secure_sum(document: StudyDocument) -> list[str]:
+    """Return who adds up together, by name and fingerprint, and what the promise assumes of them."""
+    plan, table = document.secure_sum, document.study.secure_sum
+    if plan is None or table is None:
+        return []
+    delta = document.study.privacy.delta
+    training = [document.round_event] * document.study.training.rounds
+    found = [f"{m.site}  {fingerprint(m.key)}" for m in plan.roster.members]
+    found += [
+        f"threshold: all {len(plan.roster.members)}; if one is missing, no sum is opened and nobody learns one",
+        f"assumed: at most {counted(table.colluders, 'hospital')} of them with the coordinator; each of the "
+        "others adds its share of the noise",
+        f"if all of them work together: epsilon {format_epsilon(alone_epsilon(document))} for your "
+        "patients, from your own share alone",
+        f"a patient of two of these hospitals: epsilon "
+        f"{format_epsilon(two_hospitals_epsilon(training, delta))} from the training",
+    ]
     return found
 
 

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from solblom_client.training import TrainingSettings, TrainingTrace
 from solblom_models.flat import layout_of
@@ -62,6 +63,20 @@ def export_update(
             "SB-213", f"The update's norm is {norm:.3g}; at most {bound:.3g} is possible"
         )
     return pack([update])
+
+
+def export_sum(sums: dict[str, torch.Tensor], layout: Layout) -> NDArray[np.float64]:
+    """Return a clipped sum in the order of the layout, float64, before noise and masks.
+
+    Raises:
+        RefusedError: SB-213, other tensors than ordered.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in layout.tensors}
+    if {name: tuple(value.shape) for name, value in sums.items()} != shapes:
+        raise RefusedError("SB-213", "The clipped sum has other tensors than the order asked for")
+    parts = [sums[t.name].cpu().double().numpy().reshape(-1) for t in layout.tensors]
+    whole: NDArray[np.float64] = np.concatenate(parts)
+    return whole
 
 
 def norm_bound(before: Float32, settings: TrainingSettings, trace: TrainingTrace) -> float:

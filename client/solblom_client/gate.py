@@ -8,10 +8,13 @@ import datetime as dt
 from dataclasses import dataclass
 
 from solblom_client.policy import PolicyTable
+from solblom_models.accountant import alone_epsilon, format_epsilon
 from solblom_protocol.errors import RefusedError
+from solblom_protocol.mask_keys import open_mask_keys
 from solblom_protocol.messages import parse_timestamp
 from solblom_protocol.order import OrderHeader
 from solblom_protocol.study import StudyDocument
+from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted, format_delta
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)
@@ -79,8 +82,7 @@ def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
     study = document.study
     if study.task.name not in policy.tasks:
         raise RefusedError("SB-205", f"policy.tasks does not list {study.task.name}")
-    if study.privacy.noise == "shared":
-        raise RefusedError("SB-205", "Shared noise needs the secure sum, which this version lacks")
+    _check_shared_noise(document, policy)
     unnamed = sorted(set(study.evaluation.named) - set(policy.named_releases))
     if unnamed:
         raise RefusedError(
@@ -106,6 +108,76 @@ def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
         )
 
 
+def _check_shared_noise(document: StudyDocument, policy: PolicyTable) -> None:
+    """Refuse to rely on other hospitals' noise beyond what this hospital allows (privacy.md rule 7).
+
+    Raises:
+        RefusedError: SB-205; SB-204, what this node alone guarantees is too little.
+    """
+    if document.secure_sum is None:
+        return
+    rule = policy.shared_noise
+    if not rule.allow:
+        raise RefusedError(
+            "SB-205",
+            "The study lets each hospital add only a share of the noise; policy.shared_noise.allow is "
+            "false",
+        )
+    if document.honest_nodes < rule.min_honest_nodes:
+        raise RefusedError(
+            "SB-205",
+            f"The study counts the noise of {counted(document.honest_nodes, 'hospital')}; "
+            f"policy.shared_noise.min_honest_nodes is {rule.min_honest_nodes}",
+        )
+    alone = alone_epsilon(document)
+    if alone > rule.alone_epsilon:
+        raise RefusedError(
+            "SB-204",
+            f"If all others work together, the study costs epsilon {format_epsilon(alone)}; "
+            f"policy.shared_noise.alone_epsilon is {rule.alone_epsilon:g}",
+        )
+
+
+def check_roster(document: StudyDocument, *, site: str, node: str) -> None:
+    """Refuse a secure sum in which this node does not take part under its own key.
+
+    Raises:
+        RefusedError: SB-216.
+    """
+    if document.secure_sum is None:
+        return
+    keys = {member: key_id(key) for member, key in document.secure_sum.roster.keys.items()}
+    if keys.get(site) != node:
+        raise RefusedError(
+            "SB-216", f"The study's roster does not name {site} with this node's key"
+        )
+
+
+def check_secure_sum(header: OrderHeader, document: StudyDocument) -> None:
+    """Refuse an order whose hospitals are not exactly the approved roster, and mask keys where none belong.
+
+    An order only repeats the roster: a coordinator could enrol puppets (privacy.md rule 8).
+
+    Raises:
+        RefusedError: SB-216.
+    """
+    plan = document.secure_sum
+    if plan is None:
+        if header.mask_keys:
+            raise RefusedError("SB-216", "The order carries mask keys; the study has no secure sum")
+        return
+    approved = [(site, key_id(key)) for site, key in plan.roster.keys.items()]
+    if [(entry.site, entry.node) for entry in header.roster] != approved:
+        strange = sorted({(e.site, e.node) for e in header.roster} ^ set(approved))
+        names = ", ".join(sorted({site for site, _ in strange}))
+        raise RefusedError("SB-216", f"The order's hospitals are not the approved roster: {names}")
+    if header.kind == "keys":
+        if header.mask_keys:
+            raise RefusedError("SB-216", "An order for keys carries keys")
+        return
+    open_mask_keys(header.mask_keys, plan.roster, run=header.run, study=header.study)
+
+
 def check_round(header: OrderHeader, document: StudyDocument) -> None:
     """Refuse an order that differs from the approved study.
 
@@ -117,6 +189,7 @@ def check_round(header: OrderHeader, document: StudyDocument) -> None:
         "train": study.training.rounds,
         "evaluate": study.evaluation.releases,
         "describe": 0 if study.table_one is None else 1,
+        "keys": 0 if document.secure_sum is None else 1,
     }[header.kind]
     if header.round > approved:
         raise RefusedError(

@@ -130,6 +130,24 @@ class Ledger:
         work = None if row[2] is None else str(row[2])
         return Reservation(int(str(row[0])), str(row[1]), work, str(row[3]))
 
+    def answered_otherwise(self, request: Request, work: str) -> bool:
+        """Tell whether this round or release of the run was answered with other work."""
+        rows = self._state.query(
+            "SELECT 1 FROM events WHERE study = ? AND run = ? AND kind = ? AND round = ?"
+            " AND status = 'spent' AND work != ? LIMIT 1",
+            (request.study, request.run, request.kind, request.round, work),
+        )
+        return bool(rows)
+
+    def answered(self, study: str, run: str) -> dict[str, int]:
+        """Return how many rounds and releases of a run were answered, by kind."""
+        rows = self._state.query(
+            "SELECT kind, count(DISTINCT round) FROM events WHERE study = ? AND run = ?"
+            " AND status = 'spent' GROUP BY kind",
+            (study, run),
+        )
+        return {str(kind): int(str(count)) for kind, count in rows}
+
     def reserve(
         self, request: Request, *, policy: PolicyTable, limits: StudyLimits, now: dt.datetime
     ) -> Reservation:

@@ -62,6 +62,7 @@ class SharedNoiseTable(_Table):
 
     allow: bool = False
     min_honest_nodes: Annotated[int, Field(ge=2)] = 3
+    alone_epsilon: Positive = 10.0  # per study, if all other hospitals work with the coordinator
 
 
 class PolicyTable(_Table):

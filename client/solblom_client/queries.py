@@ -6,18 +6,21 @@ the noise on each cell is charged exactly so (privacy.md rule 9).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from solblom_client.approval import Approval
 from solblom_client.discrete_gaussian import Counts, discrete_gaussian
 from solblom_client.keystream import KeyStream
+from solblom_client.work import OrderedModel, build_model
 from solblom_models.metrics import auroc_with_interval
-from solblom_models.task import Task, Units
+from solblom_models.task import DescribingTask, Task, Units
 from solblom_protocol.counts import LARGEST_COUNT, pack_release
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.order import NamedRelease
+from solblom_protocol.order import NamedRelease, Order
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,33 @@ class Release:
     counts: Counts
     named: tuple[NamedRelease, ...] = ()
     values: tuple[float, ...] = ()
+
+
+def exact_counts(
+    order: Order,
+    approval: Approval,
+    model: OrderedModel | None,
+    source: Any,
+    units: Units,
+    local: bytes,
+) -> bytes:
+    """Return the exact counts of a release, little-endian int64; they stay here. Empty for training.
+
+    Raises:
+        RefusedError: SB-205, the task counts no Table 1.
+        DataError: the source does not obey the contract.
+    """
+    if order.header.kind == "train":
+        return b""
+    if model is None:
+        if not isinstance(approval.task, DescribingTask):
+            raise RefusedError("SB-205", "The task counts no Table 1")
+        counts = approval.task.table_one_counts(source, units.ids, approval.document)
+    else:
+        net = build_model(approval, model, local)
+        bins = approval.document.study.evaluation.bins
+        counts = score_histogram(approval.task, net, units, bins=bins)
+    return counts.astype("<i8").tobytes()
 
 
 def score_histogram(task: Task, model: torch.nn.Module, units: Units, *, bins: int) -> Counts:

@@ -6,6 +6,7 @@ The realised batch sizes stay in the trace, inside the hospital.
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -63,6 +64,33 @@ class TrainingTrace:
     noise_deviation: float
     clipping_norm: float
     path: GradientPath
+
+
+def clipped_sum(
+    task: Task, model: torch.nn.Module, units: Units, settings: TrainingSettings
+) -> tuple[dict[str, torch.Tensor], TrainingTrace]:
+    """Return the sum of all patients' clipped gradients, by parameter, and no noise: it stays inside the vault.
+
+    One gradient at the ordered weights over everybody (privacy.md rule 7).
+
+    Raises:
+        ConfigurationError: SB-107, the net cannot be trained with patient-level privacy.
+    """
+    path = choose_path(task, model)
+    named: dict[str, Any] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = KeyedDPOptimizer(
+        torch.optim.SGD(list(named.values()), lr=settings.learning_rate),
+        stream=KeyStream(bytes(32)),  # draws nothing: the noise is a share on the grid
+        noise_multiplier=0.0,
+        clipping_norm=settings.clipping_norm,
+        expected_batch_size=settings.expected_batch_size,
+    )
+    with prepared(path, task, model) as put_clipped_sum:
+        put_clipped_sum(optimizer, units, range(len(units.ids)))
+        found = {name: p.summed_grad.detach() for name, p in named.items()}
+    population = len(units.ids)
+    trace = TrainingTrace((population,), population, 0.0, optimizer.max_grad_norm, path)
+    return found, trace
 
 
 def train(

@@ -9,15 +9,15 @@ import contextlib
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from solblom_client import gate
-from solblom_client.approval import Approval, read_approval
+from solblom_client.approval import Approval, approval_folder, read_approval
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
 from solblom_client.connectors.table import open_source
-from solblom_client.export_gate import export_update
+from solblom_client.export_gate import export_sum, export_update
 from solblom_client.keys import commitment, derive, read_node_keys
 from solblom_client.keystream import KeyStream
 from solblom_client.ledger import (
@@ -28,18 +28,20 @@ from solblom_client.ledger import (
     open_ledger,
 )
 from solblom_client.local_parameters import pack_local
+from solblom_client.mask_key_file import MaskKeyFile, erase_when_done, own_mask_key
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import (
     Release,
     add_noise,
+    exact_counts,
     export_release,
-    score_histogram,
     site_auroc,
 )
+from solblom_client.secure_answer import SecureAnswer
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
-from solblom_client.training import TrainingSettings, TrainingTrace, train
+from solblom_client.training import TrainingSettings, TrainingTrace, clipped_sum, train
 from solblom_client.work import (
     OrderedModel,
     Work,
@@ -49,7 +51,8 @@ from solblom_client.work import (
     run_key,
     work_digest,
 )
-from solblom_models.task import DescribingTask, Units
+from solblom_models.task import Units
+from solblom_protocol.counts import pack_values
 from solblom_protocol.errors import (
     REFUSAL_CODES,
     DataError,
@@ -59,8 +62,16 @@ from solblom_protocol.errors import (
 )
 from solblom_protocol.order import NamedRelease, Order, read_order
 from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import Receipt, Refusal, count_band, write_refusal, write_result
+from solblom_protocol.result import (
+    Receipt,
+    Refusal,
+    count_band,
+    write_key_reply,
+    write_refusal,
+    write_result,
+)
 from solblom_protocol.seal import sealing_key_id
+from solblom_protocol.secure_sum import SumPlan
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 
@@ -165,6 +176,8 @@ class Vault:
 
     def _answer(self, order: Order) -> bytes:
         approval = self._pass_gate(order)
+        if order.header.kind == "keys":
+            return self._give_mask_key(order, approval)
         model = read_model(order, approval)
         request = request_of(order, approval)
         stored = self._store.stored_reply(request.digest)
@@ -176,7 +189,7 @@ class Vault:
         source, cohort = self._join(approval)
         units = self._units(order, cohort)
         local = self._store.local_parameters(run_key(order), self._after_round(order, approval))
-        counts = self._count(order, approval, model, source, units, local)
+        counts = exact_counts(order, approval, model, source, units, local)
         rows = cohort.row_bytes(units)
         found_work = work_digest(request, approval, rows, counts=counts, local=local)
         if stored is not None and stored.work == found_work and stored.sealed is not None:
@@ -184,6 +197,8 @@ class Vault:
                 "reply-again", now=self._clock(), kind=order.digest, order=order.digest
             )
             return stored.sealed
+        if approval.document.secure_sum is not None:
+            self._check_one_masked_answer(request, found_work)
         if stored is not None:
             self._store.erase_reply(request.digest)
         if reservation.work not in (None, found_work) or reservation.status == "spent":
@@ -218,6 +233,8 @@ class Vault:
         gate.check_times(header, approval.document, now=now, latest=self._store.latest_time())
         gate.check_policy(approval.document, self._config.policy)
         gate.check_round(header, approval.document)
+        gate.check_roster(approval.document, site=header.site, node=self._node)
+        gate.check_secure_sum(header, approval.document)
         gate.check_chain(header, self._store.history(order))
         if header.study in self._stopped:
             raise RefusedError("SB-210", "The study was stopped: a data refusal could not be noted")
@@ -280,33 +297,33 @@ class Vault:
         rounds = approval.document.study.training.rounds
         return order.header.round if order.header.kind == "train" else rounds + 1
 
-    @staticmethod
-    def _count(
-        order: Order,
-        approval: Approval,
-        model: OrderedModel | None,
-        source: Any,
-        units: Units,
-        local: bytes,
-    ) -> bytes:
-        """Return the exact counts of a release; they stay here."""
-        kind, document = order.header.kind, approval.document
-        if kind == "train":
-            return b""
-        if model is None:
-            if not isinstance(approval.task, DescribingTask):
-                raise RefusedError("SB-205", "The task counts no Table 1")
-            counts = approval.task.table_one_counts(source, units.ids, document)
-        else:
-            net = build_model(approval, model, local)
-            bins = document.study.evaluation.bins
-            counts = score_histogram(approval.task, net, units, bins=bins)
-        return counts.astype("<i8").tobytes()
+    def _give_mask_key(self, order: Order, approval: Approval) -> bytes:
+        """Answer an order for this node's mask key of the run: nothing of it depends on patients."""
+        folder = approval_folder(self._config, order.header.study)
+        message = own_mask_key(order, approval.document, folder)
+        self._log.write("mask-key", now=self._clock(), run=order.header.run)
+        return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
+
+    def _check_one_masked_answer(self, request: Request, work: str) -> None:
+        """Refuse to mask a second vector for a round: two under the same masks give away their difference.
+
+        Raises:
+            RefusedError: SB-207; outside SB-209, since it shows that something changed here.
+        """
+        if self.ledger.answered_otherwise(request, work):
+            raise RefusedError(
+                "SB-207",
+                f"{request.title} of this run was answered for other patients or another model; a masked "
+                "round is answered once",
+                "Start a new run: its masks and noise are new",
+            )
 
     def _train(self, work: Work) -> bytes:
         document, task = work.approval.document, work.approval.task
         if work.model is None:
             raise RefusedError("SB-212", "The order carries no model")
+        if document.secure_sum is not None:
+            return self._train_shared(work, work.model, document.secure_sum)
         noise, committed = self._noise(work)
         net = build_model(work.approval, work.model, work.local)
         settings = TrainingSettings.of(document)
@@ -329,20 +346,45 @@ class Vault:
         local = pack_local(net, task.local_parameters)
         return self._release(work, update, committed, local=local, bits=24)
 
+    def _train_shared(self, work: Work, model: OrderedModel, plan: SumPlan) -> bytes:
+        """Give the clipped sum over all patients with this node's share of the noise, under masks."""
+        noise, committed = self._noise(work)
+        net = build_model(work.approval, model, work.local)
+        settings = TrainingSettings.of(work.approval.document)
+        sums, self.last_trace = clipped_sum(work.approval.task, net, work.units, settings)
+        answer = self._secure_answer(work, plan.training_share, noise)
+        data = answer.of_values(export_sum(sums, model.layout), bits=plan.fractional_bits)
+        return self._release(work, data, committed, bits=plan.fractional_bits)
+
+    def _secure_answer(self, work: Work, share: int, noise: KeyStream) -> SecureAnswer:
+        """Return what masks an answer to this order."""
+        key = MaskKeyFile(self._folder(work), work.order.header.run).read()
+        return SecureAnswer.to(
+            work.order.header, work.approval.document, mine=key, share=share, noise=noise
+        )
+
+    def _folder(self, work: Work) -> Path:
+        return approval_folder(self._config, work.order.header.study)
+
     def _answer_query(self, work: Work) -> bytes:
         """Add the charged noise to the counts; named releases go beside them without noise."""
         noise, committed = self._noise(work)
         counts = np.frombuffer(work.counts, dtype="<i8").astype(np.int64)
-        release = Release(
-            add_noise(counts, deviation=work.request.event.noise_multiplier, stream=noise)
-        )
         named = work.approval.document.study.evaluation.named
+        values: tuple[float, ...] = ()
         if work.model is not None and named:
             net = build_model(work.approval, work.model, work.local)
             values = site_auroc(work.approval.task, net, work.units)
-            release = Release(release.counts, named, values)
-        data = export_release(release, cells=len(counts))
-        return self._release(work, data, committed, named=release.named)
+        released = named if values else ()
+        plan = work.approval.document.secure_sum
+        if plan is not None:
+            share = plan.evaluation_share if work.model is not None else plan.table_one_share
+            answer = self._secure_answer(work, share or 0, noise)
+            data = answer.of_counts(counts) + pack_values(values)
+        else:
+            noisy = add_noise(counts, deviation=work.request.event.noise_multiplier, stream=noise)
+            data = export_release(Release(noisy, released, values), cells=len(counts))
+        return self._release(work, data, committed, named=released)
 
     def _noise(self, work: Work) -> tuple[KeyStream, str]:
         """Return the work's noise and its commitment, which stands in the log before noise is drawn."""
@@ -370,7 +412,7 @@ class Vault:
         committed: str,
         *,
         local: bytes = b"",
-        bits: Literal[24, 0] = 0,
+        bits: int = 0,
         named: tuple[NamedRelease, ...] = (),
     ) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""
@@ -400,6 +442,9 @@ class Vault:
         with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
             self._store.sweep()
         self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
+        if work.approval.document.secure_sum is not None:
+            done = self.ledger.answered(header.study, header.run)
+            erase_when_done(work.order, work.approval.document, self._folder(work), done=done)
         return sealed
 
     def _receipt(
@@ -408,7 +453,7 @@ class Vault:
         data: bytes,
         committed: str,
         *,
-        bits: Literal[24, 0],
+        bits: int,
         named: tuple[NamedRelease, ...],
     ) -> Receipt:
         """Return what this node signs about a piece of work."""

@@ -77,6 +77,7 @@ def event_of(order: Order, approval: Approval) -> PrivacyEvent:
     """
     document = approval.document
     event = {
+        "keys": None,
         "train": document.round_event,
         "evaluate": document.evaluation_event,
         "describe": document.table_one_event,
@@ -89,7 +90,9 @@ def event_of(order: Order, approval: Approval) -> PrivacyEvent:
 def request_of(order: Order, approval: Approval) -> Request:
     """Return the request of an order: the key under which its charge and its reply are found again.
 
-    Table 1 is asked once per study, whatever the run, so neither run nor roster are part of it.
+    Table 1 is asked once per study, whatever the run, so neither run nor roster are part of it; under
+    masks they are, because the masks are the run's. The masks themselves are no input: like the seal,
+    they change what travels and cancel in what is opened.
     """
     header = order.header
     inputs: Any = {
@@ -99,7 +102,7 @@ def request_of(order: Order, approval: Approval) -> Request:
         "code": approval.record.code,
         "dataset": approval.record.dataset,
     }
-    if header.kind != "describe":
+    if header.kind != "describe" or approval.document.secure_sum is not None:
         inputs |= {
             "run": header.run,
             "round": header.round,

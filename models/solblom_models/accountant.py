@@ -26,20 +26,27 @@ from functools import lru_cache
 from typing import Any
 
 from solblom_protocol.privacy_event import EventKind, PrivacyEvent, exact_decimal
-from solblom_protocol.study import MIN_NOISE
+from solblom_protocol.study import MIN_NOISE, StudyDocument
 
 PLD_INTERVAL = 1e-3
 FILTER_ORDERS = tuple(range(2, 65))
+ALL_ORDERS = (*(1 + step / 20 for step in range(1, 200)), *map(float, range(11, 513)))
 MAX_NOISE_MULTIPLIER = 100_000.0
 MIN_NOISE_UNITS = int(MIN_NOISE * 10_000)  # in units of 1e-4
 
-_Merged = tuple[tuple[str, str, str, int], ...]  # (kind, sampling rate, noise multiplier, steps)
+# (kind, sampling rate, noise multiplier, slack, steps)
+_Merged = tuple[tuple[str, str, str, str, int], ...]
 
 
 def pld_epsilon(
     events: Iterable[PrivacyEvent], delta: float, *, interval: float = PLD_INTERVAL
 ) -> float:
-    """Return the epsilon of all events together at `delta`, an upper bound; infinity for unknown events."""
+    """Return the epsilon of all events together at `delta`, an upper bound; infinity for unknown events.
+
+    Where shared noise takes part, by Renyi DP at the best of many orders: of a sum of discrete Gaussians
+    in many dimensions its Renyi divergences are known (Kairouz, Liu & Steinke 2021), no privacy loss
+    distribution. The events are fixed in the signed study, so the order may be chosen afterwards.
+    """
     parts = _parts(events)
     return math.inf if parts is None else max(_pld(part, delta, interval) for part in parts)
 
@@ -47,7 +54,19 @@ def pld_epsilon(
 def rdp_epsilon(events: Iterable[PrivacyEvent], delta: float, *, order: int) -> float:
     """Return the epsilon of all events by Renyi DP at one order fixed in advance; infinity for unknown events."""
     parts = _parts(events)
-    return math.inf if parts is None else max(_rdp(part, delta, order) for part in parts)
+    orders = (float(order),)
+    return math.inf if parts is None else max(_rdp(part, delta, orders) for part in parts)
+
+
+def alone_epsilon(document: StudyDocument) -> float:
+    """Return what a study costs if every other hospital of its secure sum works against this one."""
+    events = [event.alone() for event in document.all_events]
+    return pld_epsilon(events, document.study.privacy.delta)
+
+
+def two_hospitals_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
+    """Return what events cost a patient who is in two hospitals of the secure sum."""
+    return pld_epsilon([event.in_two_hospitals() for event in events], delta)
 
 
 @lru_cache(maxsize=64)
@@ -65,7 +84,7 @@ def filter_order(epsilon_budget: float, delta: float) -> int:
             sigma = 1.0 / math.sqrt(2 * rho) if rho > 0 else math.inf
             fits = (
                 rho > 0
-                and _rdp((("poisson-gaussian", "1", repr(sigma), 1),), delta, order)
+                and _rdp((("poisson-gaussian", "1", repr(sigma), "0", 1),), delta, (float(order),))
                 <= epsilon_budget
             )
             low, high = (rho, high) if fits else (low, rho)
@@ -123,7 +142,7 @@ def _parts(events: Iterable[PrivacyEvent]) -> list[_Merged] | None:
     """Return what the patients of each part of the line pay for; None when something costs infinity."""
     known = list(events)
     for event in known:
-        if event.kind not in ("poisson-gaussian", "discrete-gaussian"):
+        if event.kind not in ("poisson-gaussian", "discrete-gaussian", "shared-gaussian"):
             return None
         event.check()
     spans = [(Decimal(event.patients_from), Decimal(event.patients_to)) for event in known]
@@ -135,9 +154,9 @@ def _parts(events: Iterable[PrivacyEvent]) -> list[_Merged] | None:
 
 
 def _merge(events: Iterable[PrivacyEvent]) -> _Merged:
-    totals: dict[tuple[str, str, str], int] = {}
+    totals: dict[tuple[str, str, str, str], int] = {}
     for event in events:
-        key = (event.kind, event.sampling_rate, event.noise_multiplier)
+        key = (event.kind, event.sampling_rate, event.noise_multiplier, event.slack or "0")
         totals[key] = totals.get(key, 0) + event.steps
     return tuple(sorted((*key, steps) for key, steps in totals.items()))
 
@@ -148,8 +167,10 @@ def _pld(merged: _Merged, delta: float, interval: float) -> float:
 
     if not merged:
         return 0.0
+    if any(entry[0] == "shared-gaussian" for entry in merged):
+        return _rdp(merged, delta, ALL_ORDERS)
     total = privacy_loss_distribution.identity(value_discretization_interval=interval)
-    for kind, rate, noise, steps in merged:
+    for kind, rate, noise, _, steps in merged:
         total = total.compose(_distribution(kind, rate, noise, steps, interval))
     return float(total.get_epsilon_for_delta(delta))
 
@@ -173,15 +194,16 @@ def _distribution(kind: str, rate: str, noise: str, steps: int, interval: float)
 
 
 @lru_cache(maxsize=4096)
-def _rdp(merged: _Merged, delta: float, order: int) -> float:
+def _rdp(merged: _Merged, delta: float, orders: tuple[float, ...]) -> float:
     from dp_accounting import dp_event
     from dp_accounting.rdp import RdpAccountant
 
     if not merged:
         return 0.0
-    accountant = RdpAccountant(orders=[float(order)])
-    for _, rate, noise, steps in merged:
-        event = dp_event.GaussianDpEvent(float(noise))
+    accountant = RdpAccountant(orders=list(orders))
+    for _, rate, noise, slack, steps in merged:
+        # (e^2 / 2)-concentrated with e = 1 / noise + slack: as a Gaussian with that much less noise.
+        event = dp_event.GaussianDpEvent(1.0 / (1.0 / float(noise) + float(slack)))
         if Decimal(rate) != 1:
             event = dp_event.PoissonSampledDpEvent(float(rate), event)
         accountant.compose(event, steps)

@@ -256,7 +256,7 @@ def _manifest(
         "training": {
             "run": contents.run,
             "study": contents.document.digest,
-            "aggregation": {"rule": "plain mean", "arithmetic": "int64 fixed point, 24 bits"},
+            "aggregation": _aggregation(contents.document),
             "rounds": [_round_identity(r) for r in contents.rounds],
             "replay_grade": "not available in this version",
         },
@@ -264,6 +264,16 @@ def _manifest(
         "environment": json.loads(files["code/environment.json"]),
         "evaluation": {"kind": _evaluation_kind(evaluation)},
         "limitations": list(statement["not_covered"]),
+    }
+
+
+def _aggregation(document: StudyDocument) -> dict[str, str]:
+    plan, table = document.secure_sum, document.study.secure_sum
+    if plan is None or table is None:
+        return {"rule": "plain mean", "arithmetic": "int64 fixed point, 24 bits"}
+    return {
+        "rule": f"secure sum of {len(plan.roster.members)} hospitals, plain mean",
+        "arithmetic": f"integers modulo 2^{table.ring_bits}, {plan.fractional_bits} fractional bits",
     }
 
 

@@ -15,6 +15,7 @@ from solblom_models.accountant import (
     format_epsilon,
     pld_epsilon,
     rdp_epsilon,
+    two_hospitals_epsilon,
 )
 from solblom_protocol.messages import as_json
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
@@ -35,6 +36,12 @@ NOT_COVERED = (
 SIMULATED = (
     "This is a simulation: one machine made all the keys, noise included, from a seed that anybody knows",
     "The exact metrics shown in a simulation are outside epsilon",
+)
+
+
+SHARED = (
+    "Rounding of float32 sums of clipped contributions, before they are put on the integer grid",
+    "More colluding hospitals than assumed: then what each hospital's own share gives alone",
 )
 
 
@@ -105,9 +112,10 @@ def privacy_statement(
         mechanism=_mechanism(document),
         sampling=_sampling(document),
         accountant=_accountant(events, privacy.delta),
-        trust="Local: each hospital's updates are private before they leave it; no secure sum is used",
+        trust=_trust(document),
         adversary="Computationally bounded; sees every update, every model and all public constants",
         not_covered=((*SIMULATED, *NOT_COVERED) if simulation else NOT_COVERED)
+        + (SHARED if document.secure_sum is not None else ())
         + _outside(document, charges)
         + (_tuning(document),),
         random_numbers=(
@@ -122,6 +130,7 @@ def privacy_statement(
             site: {
                 "epsilon": format_epsilon(pld_epsilon(found, privacy.delta)),
                 "delta": format_delta(privacy.delta),
+                **_shared_figures(document, found),
             }
             for site, found in events.items()
         },
@@ -131,6 +140,32 @@ def privacy_statement(
     )
     result: dict[str, Any] = as_json(statement)
     return result
+
+
+def _trust(document: StudyDocument) -> str:
+    plan, table = document.secure_sum, document.study.secure_sum
+    if plan is None or table is None:
+        return (
+            "Local: each hospital's updates are private before they leave it; no secure sum is used"
+        )
+    nodes = len(plan.roster.members)
+    return (
+        f"Shared: vectors of {nodes} hospitals add up under masks, and no single one is seen. The loss holds "
+        f"if at most {counted(table.colluders, 'hospital')} of them works with the coordinator; what each "
+        "one's own share of the noise gives alone stands under sites"
+    )
+
+
+def _shared_figures(document: StudyDocument, events: list[PrivacyEvent]) -> dict[str, str]:
+    """Return what holds if all others work together, and for a patient of two hospitals (rule 7)."""
+    if document.secure_sum is None:
+        return {}
+    delta = document.study.privacy.delta
+    alone = pld_epsilon([event.alone() for event in events], delta)
+    return {
+        "epsilon_alone": format_epsilon(alone),
+        "epsilon_in_two_hospitals": format_epsilon(two_hospitals_epsilon(events, delta)),
+    }
 
 
 def _loss(events: dict[str, list[PrivacyEvent]], delta: float) -> str:
@@ -145,6 +180,11 @@ def _mechanism(document: StudyDocument) -> str:
     if document.noise_multiplier is None:
         return "None: training without noise"
     released = document.evaluation_event is not None or document.table_one_event is not None
+    if document.secure_sum is not None:
+        return (
+            "One clipped contribution per patient and round; their sum on an integer grid, a discrete "
+            "Gaussian share of the noise from each hospital, a secure sum (Kairouz, Liu & Steinke 2021)"
+        )
     counts = "; released counts carry discrete Gaussian noise" if released else ""
     return (
         "DP-SGD: one clipped contribution per patient and step, Gaussian noise added by each hospital "
@@ -163,12 +203,19 @@ def _outside(document: StudyDocument, charges: list[Charge]) -> tuple[str, ...]:
 
 def _sampling(document: StudyDocument) -> str:
     training, rate = document.study.training, document.study.privacy.sampling_rate
+    if document.secure_sum is not None:
+        return f"None: all patients in every round; {counted(training.rounds, 'round')} of one step"
     steps = training.rounds * training.local_steps
     return f"Poisson over patients at rate {exact_decimal(rate)}, a public constant; {counted(steps, 'step')}"
 
 
 def _accountant(events: dict[str, list[PrivacyEvent]], delta: float) -> str:
     order = filter_order(8.0, delta)
+    if any(e.kind == "shared-gaussian" for found in events.values() for e in found):
+        return (
+            "Renyi DP (dp-accounting 0.6.0) at the best of 700 orders, of sums of discrete Gaussians with "
+            "their slack, rounded up"
+        )
     second = max((rdp_epsilon(found, delta, order=order) for found in events.values()), default=0.0)
     return (
         f"PLD (dp-accounting 0.6.0, interval {PLD_INTERVAL:g}, pessimistic), rounded up; "

@@ -1,14 +1,20 @@
 """From a study file to the document that is signed: the noise multiplier follows from the promise."""
 
 from solblom_models.accountant import calibrate_noise
+from solblom_models.flat import layout_of
+from solblom_models.shared_noise import add_shared_noise
 from solblom_models.task import Task, find_task
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import Study, StudyDocument
+from solblom_protocol.secure_sum import Roster
+from solblom_protocol.study import StudyDocument, parse_document
+from solblom_protocol.study_tables import Study
 
 
-def resolve(study: Study, contract: Contract) -> StudyDocument:
+def resolve(study: Study, contract: Contract, roster: Roster | None = None) -> StudyDocument:
     """Return the document to sign: the smallest noises, to four decimals, that keep the study's epsilon.
+
+    `roster` names the hospitals of a secure sum, where the study has one.
 
     Table 1 takes its share first, since every patient pays for it. Training patients pay for the
     training with the rest, test patients for the evaluation: nobody is both (privacy.md rule 4).
@@ -17,12 +23,14 @@ def resolve(study: Study, contract: Contract) -> StudyDocument:
         ConfigurationError: SB-105 no noise is enough; SB-103, SB-106 or SB-107 the task refuses the
             study.
     """
+    if (roster is None) != (study.secure_sum is None):
+        raise ConfigurationError("SB-103", "A roster belongs to the table secure_sum")
     try:
-        document = _with_noise(study, contract)
+        document = _with_noise(study, contract, roster)
     except ValueError as error:
         raise ConfigurationError("SB-105", f"The privacy target cannot be met: {error}") from None
     check_task(document)
-    return document
+    return parse_document(document.payload())
 
 
 def check_task(document: StudyDocument) -> Task:
@@ -42,10 +50,29 @@ def check_task(document: StudyDocument) -> Task:
             "where nothing is stored without privacy",
             "Set an epsilon, or use a task whose parameters are all shared",
         )
+    if document.secure_sum is not None and task.local_parameters:
+        raise ConfigurationError(
+            "SB-103",
+            f"The task {task.name} keeps parameters at each hospital; with shared noise they would be "
+            "trained with a share of it only",
+            'Use noise = "local"',
+        )
+    plan = document.secure_sum
+    if plan is not None and plan.values != update_size(document):
+        raise ConfigurationError(
+            "SB-103",
+            f"The secure sum is made for {plan.values} values; an update has {update_size(document)}",
+        )
     return task
 
 
-def _with_noise(study: Study, contract: Contract) -> StudyDocument:
+def update_size(document: StudyDocument) -> int:
+    """Return how many numbers one update has."""
+    task = find_task(document.study.task.name)
+    return layout_of(task.build(document), local=task.local_parameters).size
+
+
+def _with_noise(study: Study, contract: Contract, roster: Roster | None) -> StudyDocument:
     privacy, evaluation, table = study.privacy, study.evaluation, study.table_one
     document = StudyDocument(
         schema="solblom.study/1",
@@ -54,9 +81,12 @@ def _with_noise(study: Study, contract: Contract) -> StudyDocument:
         noise_multiplier=None,
         evaluation_noise=None,
         table_one_noise=None,
+        secure_sum=None,
     )
     if privacy.epsilon == "off":
         return document
+    if roster is not None:
+        return add_shared_noise(document, roster, values=update_size(document))
     if table is not None:
         noise = calibrate_noise(
             table.epsilon, privacy.delta, steps=len(table.variables), kind="discrete-gaussian"

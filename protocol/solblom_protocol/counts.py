@@ -19,7 +19,12 @@ NAMED_VALUES = 3  # site-auroc: value, low, high
 
 def pack_release(counts: NDArray[np.int64], values: Sequence[float] = ()) -> bytes:
     """Return counts and named values as bytes."""
-    return counts.astype("<i8").tobytes() + np.array(values, dtype="<f8").tobytes()
+    return counts.astype("<i8").tobytes() + pack_values(values)
+
+
+def pack_values(values: Sequence[float]) -> bytes:
+    """Return the values that a hospital releases by name as bytes."""
+    return np.array(values, dtype="<f8").tobytes()
 
 
 def unpack_release(

@@ -133,6 +133,11 @@ CODES: dict[str, ErrorCode] = {
         5,
         "Compare the key's fingerprint by phone, then add it to study_signers in node.toml",
     ),
+    "SB-216": ErrorCode(
+        "The secure sum is not the one that was approved",
+        5,
+        "Compare the roster's fingerprints by phone; somebody may have swapped a key or added a hospital",
+    ),
     # Data, inside the hospital
     "SB-301": ErrorCode("A column is missing", 1, "Compare the table's header with the contract"),
     "SB-302": ErrorCode("A value has the wrong type", 1, "Correct it or declare a missing code"),

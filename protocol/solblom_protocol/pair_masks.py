@@ -9,13 +9,17 @@ never answers a round with two different vectors.
 
 from collections.abc import Mapping
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
 
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.ring import Ring, Words
 from solblom_verify.canonical import JsonValue, canonical_json
+
+CHECK_WORDS = 4
 
 
 def run_pair_key(mine: X25519PrivateKey, peer: X25519PublicKey, *, run: str, roster: str) -> bytes:
@@ -58,23 +62,61 @@ def masked(ring: Ring, values: Words, *, site: str, masks: Mapping[str, Words]) 
     return total
 
 
-def open_sum(ring: Ring, vectors: Mapping[str, Words], *, roster: frozenset[str]) -> Words:
-    """Return the sum of all masked vectors, in which the masks cancel.
+def checked(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the vector with check words behind it: each hospital adds 1, so the opened sum counts hospitals.
 
-    Raises:
-        IntegrityError: SB-404, a hospital of the roster is missing, or one is not in it; names them.
+    A sum of 32 bits that does not open looks like numbers; these words say that it is none.
     """
-    missing, strange = sorted(roster - set(vectors)), sorted(set(vectors) - roster)
-    if missing or strange or not vectors:
-        names = ", ".join(missing + strange) or "all"
-        raise IntegrityError(
-            "SB-404", f"The masked sum cannot be opened: missing or not in the roster: {names}"
-        )
-    first, *others = (vectors[site] for site in sorted(vectors))
-    total = first
-    for vector in others:
-        total = ring.add(total, vector)
-    return total
+    return np.concatenate([values, np.ones(CHECK_WORDS, dtype=np.int64)])
+
+
+class OpenedSum:
+    """Masked vectors added up as they arrive; constant memory, any order.
+
+    Args:
+        ring: the ring on which they add up.
+        size: values in a vector, without its check words.
+        roster: the sites whose masks cancel.
+    """
+
+    def __init__(self, ring: Ring, size: int, roster: frozenset[str]) -> None:
+        self._ring, self._size, self._roster = ring, size, roster
+        self._total: Words = ring.encode(np.zeros(size + CHECK_WORDS, dtype=np.int64))
+        self._added: set[str] = set()
+
+    def add(self, site: str, data: bytes | memoryview) -> None:
+        """Add one hospital's masked vector.
+
+        Raises:
+            IntegrityError: SB-404, not of the roster, twice, or of another size; names the hospital.
+        """
+        if site not in self._roster or site in self._added:
+            raise IntegrityError(
+                "SB-404", f"A masked vector of {site} is not in the roster, or came twice"
+            )
+        words = self._ring.words(data)
+        if words.shape != self._total.shape:
+            raise IntegrityError("SB-404", f"The masked vector of {site} has another size")
+        self._total = self._ring.add(self._total, words)
+        self._added.add(site)
+
+    def open(self) -> NDArray[np.int64]:
+        """Return the sum, in which all masks cancel.
+
+        Raises:
+            IntegrityError: SB-404, a hospital of the roster is missing, by name; or the masks do not cancel.
+        """
+        missing = sorted(self._roster - self._added)
+        if missing or not self._added:
+            raise IntegrityError(
+                "SB-404", f"The masked sum cannot be opened: missing: {', '.join(missing) or 'all'}"
+            )
+        values = self._ring.decode(self._total)
+        if not bool((values[self._size :] == len(self._added)).all()):
+            raise IntegrityError(
+                "SB-404", "The masked sum does not open: the hospitals' masks do not cancel"
+            )
+        return values[: self._size]
 
 
 def _expand(secret: bytes, inputs: dict[str, JsonValue]) -> bytes:

@@ -6,13 +6,24 @@ spelling. An event that an accountant does not know costs infinity (fail towards
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from solblom_protocol.errors import IntegrityError
 
-EventKind = Literal["poisson-gaussian", "discrete-gaussian", "no-privacy"]
+EventKind = Literal["poisson-gaussian", "discrete-gaussian", "shared-gaussian", "no-privacy"]
+_MEMBERS = frozenset(
+    (
+        "kind",
+        "sampling_rate",
+        "noise_multiplier",
+        "steps",
+        "patients_from",
+        "patients_to",
+    )
+)
+_SHARED_MEMBERS = frozenset(("alone_noise_multiplier", "slack"))
 
 
 @dataclass(frozen=True)
@@ -25,14 +36,19 @@ class PrivacyEvent:
     events that touch their place only (rule 6: the vault itself verifies that parts are disjoint).
 
     Attributes:
-        kind: `poisson-gaussian` for DP-SGD, `discrete-gaussian` for counts, or `no-privacy` for
-            training without noise (cost: infinity).
+        kind: `poisson-gaussian` for DP-SGD, `discrete-gaussian` for counts, `shared-gaussian` for
+            what leaves inside a secure sum to which each node adds a share of the noise, or
+            `no-privacy` for training without noise (cost: infinity).
         sampling_rate: probability of each patient to be in a step, decimal string in (0, 1].
         noise_multiplier: standard deviation of the noise over the clipping norm, decimal string;
-            for counts: over one patient in one cell.
+            for counts: over one patient in one cell; for shared noise: of all honest nodes'
+            shares together, over the sensitivity on the grid.
         steps: number of noisy sums released; for counts: how many cells one patient is counted in.
         patients_from: where the part of the line begins, decimal string.
         patients_to: where it ends, not included, decimal string.
+        alone_noise_multiplier: shared noise only: of this node's own share.
+        slack: shared noise only: what a sum of shares lacks of one discrete Gaussian, decimal
+            string; added to the root of twice the concentrated loss (Kairouz, Liu & Steinke 2021).
     """
 
     kind: EventKind
@@ -41,10 +57,28 @@ class PrivacyEvent:
     steps: int
     patients_from: str = "0"
     patients_to: str = "1"
+    alone_noise_multiplier: str | None = None
+    slack: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as a JSON object with sorted meaning, for ledgers and receipts."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def alone(self) -> "PrivacyEvent":
+        """Return what holds if every other node of a secure sum works against this one; else the event itself."""
+        if self.alone_noise_multiplier is None:
+            return self
+        return replace(self, noise_multiplier=self.alone_noise_multiplier, slack="0")
+
+    def in_two_hospitals(self) -> "PrivacyEvent":
+        """Return what an opened sum does to a patient of two of its hospitals: the sensitivity doubles."""
+        if self.alone_noise_multiplier is None:
+            return self
+        return replace(
+            self,
+            noise_multiplier=_half(self.noise_multiplier),
+            alone_noise_multiplier=_half(self.alone_noise_multiplier),
+        )
 
     @classmethod
     def from_json(cls, value: Any) -> "PrivacyEvent":
@@ -53,14 +87,9 @@ class PrivacyEvent:
         Raises:
             IntegrityError: a member is missing, extra or out of range.
         """
-        if not isinstance(value, dict) or set(value) != {
-            "kind",
-            "sampling_rate",
-            "noise_multiplier",
-            "steps",
-            "patients_from",
-            "patients_to",
-        }:
+        is_shared = isinstance(value, dict) and value.get("kind") == "shared-gaussian"
+        members = _MEMBERS | _SHARED_MEMBERS if is_shared else _MEMBERS
+        if not isinstance(value, dict) or set(value) != members:
             raise IntegrityError("SB-405", "A privacy event has unexpected members")
         event = cls(**value)
         event.check()
@@ -82,15 +111,36 @@ class PrivacyEvent:
             raise IntegrityError("SB-405", "A privacy event has no noise")
         if type(self.steps) is not int or self.steps < 1:
             raise IntegrityError("SB-405", "A privacy event has no steps")
-        if self.kind == "discrete-gaussian" and rate != 1:
+        if self.kind in ("discrete-gaussian", "shared-gaussian") and rate != 1:
             raise IntegrityError("SB-405", "A privacy event counts a sample of patients")
+        self._check_shared(noise)
         if not 0 <= _decimal(self.patients_from) < _decimal(self.patients_to) <= 1:
             raise IntegrityError("SB-405", "A privacy event has an empty part of the patients")
+
+    def _check_shared(self, noise: Decimal) -> None:
+        """Refuse a share without a sum, and a sum without its share.
+
+        Raises:
+            IntegrityError: SB-405.
+        """
+        shared = self.kind == "shared-gaussian"
+        if shared != (self.alone_noise_multiplier is not None) or shared != (
+            self.slack is not None
+        ):
+            raise IntegrityError("SB-405", "A privacy event has a noise share without a secure sum")
+        if shared and not 0 < _decimal(self.alone_noise_multiplier) <= noise:
+            raise IntegrityError("SB-405", "A node's share is more noise than all shares together")
+        if shared:
+            _decimal(self.slack)
 
 
 def exact_decimal(number: float) -> str:
     """Return a number's shortest exact spelling without an exponent, such as 0.1 or 0.0000001."""
     return format(Decimal(repr(number)), "f")
+
+
+def _half(noise: str) -> str:
+    return format(Decimal(noise) / 2, "f")
 
 
 def _decimal(text: object) -> Decimal:

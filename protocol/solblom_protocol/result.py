@@ -1,4 +1,4 @@
-"""A reply: a result (update and signed receipt) or a refusal (a code, no details). Signed, then sealed.
+"""A reply: a result (update and signed receipt), a mask key, or a refusal (a code, no details). Signed, then sealed.
 
 The receipt is what the artefact keeps for ever: which work was done on whose order, under which
 study, at which price in privacy. It carries no count of patients, only a band, and only keyed
@@ -7,13 +7,14 @@ digests of cohort and consent.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from pydantic import Field, field_validator
 
 from solblom_protocol.errors import REFUSAL_CODES, IntegrityError
+from solblom_protocol.mask_keys import MASK_KEY_PAYLOAD_TYPE, MaskKey, sign_mask_key
 from solblom_protocol.messages import (
     Digest,
     KeyId,
@@ -87,7 +88,7 @@ class Receipt(Message):
     consent: Digest
     patients: str
     code: Digest
-    fixed_point_bits: Literal[24, 0]  # 0: whole numbers
+    fixed_point_bits: Annotated[int, Field(ge=0, le=40)]  # 0: whole numbers
     outside_epsilon: list[NamedRelease]
     simulation: bool
 
@@ -127,6 +128,21 @@ class Result:
         return digest(self.envelope)
 
 
+@dataclass(frozen=True)
+class KeyReply:
+    """A checked answer to an order for keys: what the node signed, and its envelope as it arrived."""
+
+    message: MaskKey
+    envelope: bytes
+
+
+def write_key_reply(
+    message: MaskKey, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
+) -> bytes:
+    """Sign and seal a mask key."""
+    return seal(frame(sign_mask_key(message, key), b""), kind="reply", recipient=recipient)
+
+
 def write_result(
     receipt: Receipt, update: bytes, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
 ) -> tuple[bytes, str]:
@@ -142,7 +158,9 @@ def write_refusal(refusal: Refusal, *, key: Ed25519PrivateKey, recipient: X25519
     return seal(frame(envelope, b""), kind="reply", recipient=recipient)
 
 
-def read_reply(sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey) -> Result | Refusal:
+def read_reply(
+    sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey
+) -> Result | Refusal | KeyReply:
     """Open a node's reply and check that node's signature.
 
     Raises:
@@ -153,7 +171,7 @@ def read_reply(sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey) 
     try:
         opened = open_envelope(envelope, payload_type=RECEIPT_PAYLOAD_TYPE, keys=keys)
     except EnvelopeError:
-        return _read_refusal(envelope, array, keys)
+        return _read_key(envelope, array, keys) or _read_refusal(envelope, array, keys)
     receipt = parse_message(Receipt, opened.payload)
     if receipt.node not in keys:
         raise IntegrityError("SB-403", "The receipt names another node than the one that signed it")
@@ -161,6 +179,20 @@ def read_reply(sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey) 
         raise IntegrityError("SB-404", "The update is not the one that its receipt names")
     receipt.privacy_event()
     return Result(receipt, envelope, array)
+
+
+def _read_key(
+    envelope: bytes, array: memoryview, keys: dict[str, Ed25519PublicKey]
+) -> KeyReply | None:
+    """Return a signed mask key; None when the reply is something else."""
+    try:
+        opened = open_envelope(envelope, payload_type=MASK_KEY_PAYLOAD_TYPE, keys=keys)
+    except EnvelopeError:
+        return None
+    message = parse_message(MaskKey, opened.payload)
+    if message.node not in keys or array:
+        raise IntegrityError("SB-404", "The mask key names another node, or more came with it")
+    return KeyReply(message, envelope)
 
 
 def _read_refusal(envelope: bytes, array: memoryview, keys: dict[str, Ed25519PublicKey]) -> Refusal:

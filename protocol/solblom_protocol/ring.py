@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
-from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.errors import ConfigurationError, IntegrityError
 
 Words = NDArray[Any]
 """Unsigned little-endian integers below 2^bits, in the ring's word size."""
@@ -45,6 +45,19 @@ class Ring:
         """Return elements as signed integers from -2^(bits-1) to 2^(bits-1) - 1."""
         shift = np.uint64(64 - self.bits)
         return (words.astype(np.uint64) << shift).view(np.int64) >> shift.astype(np.int64)
+
+    def words(self, data: bytes | memoryview) -> Words:
+        """Return the elements in bytes as they travel.
+
+        Raises:
+            IntegrityError: SB-404, not whole words, or one that is no element of the ring.
+        """
+        if len(data) % self.word_bytes:
+            raise IntegrityError("SB-404", "A masked vector is cut inside a word")
+        words: Words = np.frombuffer(data, dtype=self._word)
+        if self.bits != 8 * self.word_bytes and bool((words >> np.uint8(self.bits)).any()):
+            raise IntegrityError("SB-404", "A masked vector has numbers outside its ring")
+        return words
 
     def add(self, total: Words, more: Words) -> Words:
         """Return the sum of two arrays."""

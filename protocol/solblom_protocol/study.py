@@ -10,136 +10,41 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.order import NamedRelease
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
+from solblom_protocol.ring import Ring
+from solblom_protocol.secure_sum import (
+    Roster,
+    SumPlan,
+    count_sensitivity,
+    fractional_bits,
+    largest_value,
+    read_roster,
+    shared_event,
+    training_sensitivity,
+)
+from solblom_protocol.study_checks import check_study
+from solblom_protocol.study_tables import Study, Table
 from solblom_protocol.toml_file import parse, read_toml
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 from solblom_verify.envelope import EnvelopeError, open_envelope, sign_envelope
 
 STUDY_PAYLOAD_TYPE = "application/vnd.solblom.study+json"
 MIN_NOISE = 0.25  # smallest noise multiplier of a study with privacy
-MAX_DELTA = 0.01  # delta is a probability of total failure: never more than one in a hundred
+MOST_CELLS = 10_000  # more than any variable of Table 1 has: bounds the slack of shared noise
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Text = Annotated[str, Field(min_length=1, max_length=4000)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Noise = Annotated[str, Field(pattern=r"^[0-9]{1,6}\.[0-9]{4}$")]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class StudyTable(_Table):
-    """Who asks for what, on which legal basis, and until when."""
-
-    name: Name
-    title: Text
-    purpose: Text
-    legal_basis: Annotated[tuple[Text, ...], Field(min_length=1)]
-    duo: tuple[Annotated[str, Field(pattern=r"^DUO:[0-9]{7}$")], ...] = ()  # GA4GH data use terms
-    ends: dt.date  # the last day on which a node takes part, UTC
-
-
-class TaskTable(_Table):
-    """What is learned and from which variables."""
-
-    name: Name
-    target: Text
-    model: dict[str, Any]
-    contract: Text  # file name, relative to the study file
-
-
-class TrainingTable(_Table):
-    """How the rounds go. All of it public."""
-
-    rounds: Annotated[int, Field(ge=1, le=10_000)]
-    strategy: Literal["fedavg", "fedprox"] = "fedavg"
-    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # fedprox: its mu
-    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
-    learning_rate: Positive
-    expected_batch_size: Positive  # divisor of every noisy sum, the same at every hospital
-    server_learning_rate: Positive = 1.0
-    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    averaging: Literal["none", "second-half"] = "none"  # mean of the later rounds' models
-    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0  # initial weights and simulated splits only
-
-
-class PrivacyTable(_Table):
-    """What a patient is promised."""
-
-    unit: Literal["patient", "family"] = "patient"
-    epsilon: float | Literal["off"]
-    delta: float = 1e-5
-    clipping_norm: Positive  # L2 norm of one patient's gradient
-    noise: Literal["local", "shared"] = "local"
-    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # Poisson over patients
-
-
-class CohortTable(_Table):
-    """Who must take part for a round to count."""
-
-    min_nodes: Annotated[int, Field(ge=1)] = 2
-    min_patients: Annotated[int, Field(ge=1)] = 20
-    deadline_minutes: Positive = 60.0
-    quorum: Annotated[int, Field(ge=1)] = 2
-
-
-class SplitTable(_Table):
-    """Which patients are kept for testing: HMAC(the hospital's split key, id) < test_fraction."""
-
-    by: Literal["patient"] = "patient"
-    test_fraction: Fraction = 0.3
-
-
-class EvaluationTable(_Table):
-    """How the model is judged, and what of it may leave a hospital (privacy.md rule 9)."""
-
-    split: SplitTable = SplitTable()
-    releases: Annotated[int, Field(ge=0, le=100)] = 0  # score histograms per study, charged
-    epsilon: float | None = None  # what a test patient pays at most; None: privacy.epsilon
-    bins: Annotated[int, Field(ge=10, le=20)] = 10  # of the score, for each class
-    named: tuple[NamedRelease, ...] = ()  # leave without noise: outside epsilon
-    baselines: tuple[Literal["local", "pooled", "prior"], ...] = ()
-
-
-class TableOneTable(_Table):
-    """Counts that describe the patients, once per study, charged to all of them (rule 9)."""
-
-    epsilon: Positive  # part of privacy.epsilon; the training gets the rest
-    variables: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)]
-
-
-class TuningTable(_Table):
-    """How many configurations were tried, and on whom. Stands in the artefact's privacy statement."""
-
-    configurations_tried: Annotated[int, Field(ge=0)]
-    tried_on: Literal["public", "mock", "same-patients"] = "mock"
-
-
-class Study(_Table):
-    """The study file as it was written."""
-
-    study: StudyTable
-    task: TaskTable
-    training: TrainingTable
-    privacy: PrivacyTable
-    cohort: CohortTable = CohortTable()
-    evaluation: EvaluationTable = EvaluationTable()
-    table_one: TableOneTable | None = None
-    tuning: TuningTable | None = None  # None: the researcher did not say
-
-
-class StudyDocument(_Table):
+class StudyDocument(Table):
     """What is signed: the study, its contract and the noise that follows from them.
 
     The noise multipliers are decimal strings. That of training is None where `privacy.epsilon` is
-    "off", the others where nothing of the kind is released.
+    "off", the others where nothing of the kind is released. With shared noise, `secure_sum` has the
+    whole-number shares from which they follow.
     """
 
     schema_: Literal["solblom.study/1"] = Field(alias="schema")
@@ -148,6 +53,7 @@ class StudyDocument(_Table):
     noise_multiplier: Noise | None
     evaluation_noise: Noise | None
     table_one_noise: Noise | None
+    secure_sum: SumPlan | None
 
     def payload(self) -> bytes:
         """Return the canonical JSON that is signed."""
@@ -162,6 +68,8 @@ class StudyDocument(_Table):
     def round_event(self) -> PrivacyEvent:
         """What one round does to a patient who is in a hospital's training set."""
         training, privacy = self.study.training, self.study.privacy
+        if self.secure_sum is not None:
+            return self._shared_round_event(self.secure_sum)
         return PrivacyEvent(
             kind="no-privacy" if self.noise_multiplier is None else "poisson-gaussian",
             sampling_rate=exact_decimal(privacy.sampling_rate),
@@ -175,12 +83,16 @@ class StudyDocument(_Table):
         """What one released score histogram does to a test patient, who is counted in one cell."""
         if self.evaluation_noise is None:
             return None
+        until = exact_decimal(self.study.evaluation.split.test_fraction)
+        if self.secure_sum is not None:
+            cells = 2 * self.study.evaluation.bins
+            return self._shared_count_event(self.secure_sum.evaluation_share, cells, 1, until)
         return PrivacyEvent(
             kind="discrete-gaussian",
             sampling_rate="1",
             noise_multiplier=self.evaluation_noise,
             steps=1,
-            patients_to=exact_decimal(self.study.evaluation.split.test_fraction),
+            patients_to=until,
         )
 
     @property
@@ -188,11 +100,50 @@ class StudyDocument(_Table):
         """What Table 1 does to a patient, who is counted once for each variable."""
         if self.table_one_noise is None or self.study.table_one is None:
             return None
+        variables = len(self.study.table_one.variables)
+        if self.secure_sum is not None:
+            share, cells = self.secure_sum.table_one_share, MOST_CELLS * variables
+            return self._shared_count_event(share, cells, variables, "1")
         return PrivacyEvent(
             kind="discrete-gaussian",
             sampling_rate="1",
             noise_multiplier=self.table_one_noise,
-            steps=len(self.study.table_one.variables),
+            steps=variables,
+        )
+
+    @property
+    def honest_nodes(self) -> int:
+        """How many nodes' noise is counted: one with local noise, the roster without colluders with shared."""
+        if self.secure_sum is None or self.study.secure_sum is None:
+            return 1
+        return len(self.secure_sum.roster.members) - self.study.secure_sum.colluders
+
+    def _shared_round_event(self, plan: SumPlan) -> PrivacyEvent:
+        norm = self.study.privacy.clipping_norm
+        return shared_event(
+            share=plan.training_share,
+            honest=self.honest_nodes,
+            sensitivity=training_sensitivity(norm, plan.fractional_bits, plan.values),
+            values=plan.values,
+            steps=1,
+            patients_from=exact_decimal(self.study.evaluation.split.test_fraction),
+            patients_to="1",
+        )
+
+    def _shared_count_event(
+        self, share: int | None, cells: int, steps: int, patients_to: str
+    ) -> PrivacyEvent | None:
+        """Return what counts in a secure sum do; a patient is counted in one of `cells`, `steps` times."""
+        if share is None:
+            return None
+        return shared_event(
+            share=share,
+            honest=self.honest_nodes,
+            sensitivity=count_sensitivity(),
+            values=cells,
+            steps=steps,
+            patients_from="0",
+            patients_to=patients_to,
         )
 
     @property
@@ -206,8 +157,8 @@ class StudyDocument(_Table):
         return events
 
 
-def load_study(path: Path) -> tuple[Study, Contract]:
-    """Read a study file and the contract it names.
+def load_study(path: Path) -> tuple[Study, Contract, Roster | None]:
+    """Read a study file, the contract it names, and the roster of its secure sum.
 
     Raises:
         ConfigurationError: SB-101 to SB-108, with the key or the number that is wrong.
@@ -216,108 +167,10 @@ def load_study(path: Path) -> tuple[Study, Contract]:
     contract_path = path.parent / study.task.contract
     contract = parse(Contract, read_toml(contract_path), source=contract_path.name)
     check_study(study, contract)
-    return study, contract
-
-
-def check_study(study: Study, contract: Contract) -> None:
-    """Refuse a study that cannot be run as written; needs no clock and no data.
-
-    Raises:
-        ConfigurationError: SB-103, SB-105 or SB-108.
-    """
-    privacy, cohort = study.privacy, study.cohort
-    if privacy.epsilon != "off" and not 0 < privacy.epsilon <= 100:
-        raise ConfigurationError(
-            "SB-105", f"privacy.epsilon is {privacy.epsilon}; it must lie above 0 and at most 100"
-        )
-    if not 0 < privacy.delta <= MAX_DELTA:
-        raise ConfigurationError(
-            "SB-105",
-            f"privacy.delta is {privacy.delta}; it must lie above 0 and at most {MAX_DELTA}",
-        )
-    if not 1e-6 <= privacy.clipping_norm <= 1e6:
-        # Near the smallest float32 numbers, rounding could raise a contribution above its norm.
-        raise ConfigurationError(
-            "SB-103",
-            f"privacy.clipping_norm is {privacy.clipping_norm:g}; it must lie within 1e-6 and 1e6",
-        )
-    if privacy.noise == "shared":
-        raise ConfigurationError(
-            "SB-108", "privacy.noise is shared; it needs the secure sum, which this version lacks",
-            "Use noise = \"local\"",
-        )  # fmt: skip
-    if privacy.unit == "family":
-        raise ConfigurationError(
-            "SB-108", "privacy.unit is family, which this version lacks", 'Use unit = "patient"'
-        )
-    if cohort.quorum > cohort.min_nodes:
-        raise ConfigurationError(
-            "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
-        )
-    _check_steps(study)
-    _check_releases(study, contract)
-    if study.task.target != contract.target.name:
-        raise ConfigurationError(
-            "SB-106",
-            f"task.target is {study.task.target}, but the contract's target is {contract.target.name}",
-        )
-
-
-def _check_steps(study: Study) -> None:
-    """Refuse local steps that cannot go well.
-
-    Raises:
-        ConfigurationError: SB-103.
-    """
-    training = study.training
-    if (training.strategy == "fedprox") != (training.proximal > 0):
-        raise ConfigurationError(
-            "SB-103", "training.proximal belongs to strategy fedprox, which needs it above 0"
-        )
-    pull = training.learning_rate * training.proximal
-    if pull > 2:
-        raise ConfigurationError(
-            "SB-103",
-            f"training.learning_rate times training.proximal is {pull:g}; above 2 each step moves "
-            "further away from the round's first model than the last",
-        )
-
-
-def _check_releases(study: Study, contract: Contract) -> None:
-    """Refuse releases that cannot be charged.
-
-    Raises:
-        ConfigurationError: SB-103 or SB-105.
-    """
-    evaluation, table, epsilon = study.evaluation, study.table_one, study.privacy.epsilon
-    if epsilon == "off" and (evaluation.releases or table is not None):
-        raise ConfigurationError(
-            "SB-103",
-            "evaluation.releases and table_one are charged, and privacy.epsilon is off",
-            "Set an epsilon, or release nothing",
-        )
-    if evaluation.named and not evaluation.releases:
-        raise ConfigurationError(
-            "SB-103", "evaluation.named needs evaluation.releases of at least 1"
-        )
-    shares = {"evaluation.epsilon": evaluation.epsilon}
-    if table is not None:
-        shares["table_one.epsilon"] = table.epsilon
-    for name, share in shares.items():
-        if share is not None and epsilon != "off" and not 0 < share <= epsilon:
-            raise ConfigurationError(
-                "SB-105", f"{name} is {share:g}; it is part of privacy.epsilon ({epsilon:g})"
-            )
-    if table is None:
-        return
-    known = {variable.name for variable in contract.variable} | {contract.target.name}
-    unknown = sorted(set(table.variables) - known)
-    if unknown or len(set(table.variables)) != len(table.variables):
-        raise ConfigurationError(
-            "SB-103",
-            "table_one.variables must name variables of the contract, each once"
-            + (f"; unknown: {', '.join(unknown)}" if unknown else ""),
-        )
+    roster = (
+        None if study.secure_sum is None else read_roster(path.parent / study.secure_sum.roster)
+    )
+    return study, contract, roster
 
 
 def check_dates(study: Study, *, today: dt.date) -> None:
@@ -377,6 +230,7 @@ def parse_document(payload: bytes) -> StudyDocument:
         document.table_one_noise is None
     ) != (table is None):
         raise ConfigurationError("SB-103", "The signed study's noise does not fit its releases")
+    _check_sum_plan(document)
     for noise in (document.noise_multiplier, document.evaluation_noise, document.table_one_noise):
         if noise is not None and float(noise) < MIN_NOISE:
             # Less noise promises nothing, and to account for it takes hours and gigabytes.
@@ -384,3 +238,47 @@ def parse_document(payload: bytes) -> StudyDocument:
                 "SB-105", f"The study's noise multiplier is {noise}, below {MIN_NOISE}"
             )
     return document
+
+
+def _check_sum_plan(document: StudyDocument) -> None:
+    """Refuse a secure sum that does not follow from the study's settings.
+
+    Raises:
+        ConfigurationError: SB-103 or SB-109.
+    """
+    table, plan = document.study.secure_sum, document.secure_sum
+    if (table is None) != (plan is None):
+        raise ConfigurationError(
+            "SB-103", "The signed study's secure sum is missing or unasked for"
+        )
+    if table is None or plan is None:
+        return
+    plan.roster.check()
+    nodes, cohort = len(plan.roster.members), document.study.cohort
+    if cohort.min_nodes != nodes or cohort.quorum != nodes:
+        raise ConfigurationError(
+            "SB-103",
+            f"A secure sum needs all hospitals of its roster ({nodes}); cohort.min_nodes is "
+            f"{cohort.min_nodes} and cohort.quorum {cohort.quorum}",
+            f"Set min_nodes = {nodes} and quorum = {nodes}",
+        )
+    if document.honest_nodes < 2:
+        raise ConfigurationError(
+            "SB-103",
+            f"With secure_sum.colluders = {table.colluders} of {nodes} hospitals, nobody is left with whom "
+            "noise could be shared",
+        )
+    if plan.fractional_bits != fractional_bits(document.study.privacy.clipping_norm, plan.values):
+        raise ConfigurationError("SB-103", "The secure sum's grid does not follow from the study")
+    evaluation = document.study.evaluation.releases > 0
+    if (plan.evaluation_share is None) == evaluation or (plan.table_one_share is None) == (
+        document.study.table_one is not None
+    ):
+        raise ConfigurationError("SB-103", "The secure sum's shares do not fit the releases")
+    for share in (plan.training_share, plan.evaluation_share, plan.table_one_share):
+        if share is not None:
+            largest_value(Ring(table.ring_bits), nodes=nodes, share=share)
+    events = (document.round_event, document.evaluation_event, document.table_one_event)
+    noises = (document.noise_multiplier, document.evaluation_noise, document.table_one_noise)
+    if tuple(None if event is None else event.noise_multiplier for event in events) != noises:
+        raise ConfigurationError("SB-103", "The signed study's noise is not what its shares give")

@@ -154,6 +154,35 @@ def enrol(
     say(f"{site} takes part from now on. {how}")
 
 
+@app.command("roster")
+@command
+def roster(
+    sites: list[str] = typer.Argument(None, help="Hospitals (default: all that are enrolled)"),
+    into: Path = typer.Option(Path("roster.json"), "--out", help="File to write"),
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Write the roster of a secure sum: hospitals and node keys, for the researcher's study."""
+    from solblom_protocol.key_files import fingerprint, write_new
+    from solblom_protocol.secure_sum import Roster, write_roster
+    from solblom_server.coordinator import Coordinator
+
+    nodes = {node.name: node for node in Coordinator.open(find_home(home)).nodes()}
+    unknown = sorted(set(sites or []) - set(nodes))
+    if unknown:
+        raise ConfigurationError("SB-103", f"Not enrolled: {', '.join(unknown)}")
+    chosen = [nodes[site] for site in sorted(set(sites or nodes))]
+    write_new(into, write_roster(Roster.of(chosen)), mode=0o644)
+    members = [{"site": n.name, "fingerprint": fingerprint(n.signing)} for n in chosen]
+    if as_json:
+        print_json("solblom.coordinator.roster/1", {"path": str(into), "members": members})
+    for member in members:
+        say(f"{member['site']}  {member['fingerprint']}")
+    say(
+        f'Wrote {into}. In the study: privacy.noise = "shared", [secure_sum] roster = "{into.name}"'
+    )
+
+
 def _compare(site: str, shown: str, heard: str | None) -> None:
     """Ask a person to compare, or compare with what was heard.
 

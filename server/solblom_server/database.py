@@ -367,7 +367,8 @@ class Database:
             (run_id, site),
         ).fetchone()
         receipt = self._connection.execute(
-            "SELECT receipt FROM replies WHERE site = ? AND kind = 'result' ORDER BY rowid DESC LIMIT 1",
+            "SELECT receipt FROM replies WHERE site = ? AND kind = 'result' AND receipt IS NOT NULL"
+            " ORDER BY rowid DESC LIMIT 1",
             (site,),
         ).fetchone()
         return (order[0] if order else None, receipt[0] if receipt else None)

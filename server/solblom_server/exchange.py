@@ -20,11 +20,12 @@ from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.flower import SMALL_BYTES
 from solblom_protocol.layout import Layout
 from solblom_protocol.mailbox import content_name
+from solblom_protocol.mask_keys import MaskKey
 from solblom_protocol.messages import parse_timestamp, timestamp
 from solblom_protocol.order import OrderHeader, OrderKind, RosterEntry, write_order
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import Receipt, Refusal, Result, read_reply
+from solblom_protocol.result import KeyReply, Receipt, Refusal, Result, read_reply
 from solblom_protocol.seal import LockedArray, lock
 from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
@@ -41,7 +42,7 @@ from solblom_verify.wording import counted
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.2
-TITLES = {"train": "Round", "evaluate": "Evaluation", "describe": "Table"}
+TITLES = {"keys": "Key exchange", "train": "Round", "evaluate": "Evaluation", "describe": "Table"}
 
 
 def utc_now() -> dt.datetime:
@@ -80,14 +81,16 @@ class Question:
         layout: names and shapes in the array.
         event: what an answer does to patients; an answer with another one is refused.
         take: folds the bytes of one result; raises IntegrityError for what does not belong.
+        mask_keys: with shared noise, every hospital's signed mask key.
     """
 
     kind: OrderKind
     number: int
     array: bytes
     layout: Layout
-    event: PrivacyEvent
+    event: PrivacyEvent | None
     take: Callable[[str, bytes | memoryview], None]
+    mask_keys: tuple[str, ...] = ()
 
     @cached_property
     def base_model(self) -> str:
@@ -216,6 +219,7 @@ def _order_message(
         noise=context.document.study.privacy.noise,
         previous_order=previous,
         last_receipt=receipt,
+        mask_keys=question.mask_keys,
     )
     order = write_order(
         header, question.locked, key=context.coordinator.signing, recipient=node.sealing
@@ -279,12 +283,16 @@ def _take_in(
             row = _reply_row(context, question, site, "refusal", seconds, code=reply.code)
             context.database.add_reply(context.run, row)
             return True
-        _check_result(context, question, site, reply.receipt)
-        event = canonical_json(reply.receipt.event).decode()
-        context.database.add_charge(
-            context.run, question.number, site, reply.receipt.work, event, kind=question.kind
-        )
-        question.take(site, reply.update)
+        if isinstance(reply, KeyReply):
+            _check_key(context, question, site, reply.message)
+            question.take(site, reply.envelope)
+        else:
+            _check_result(context, question, site, reply.receipt)
+            event = canonical_json(reply.receipt.event).decode()
+            context.database.add_charge(
+                context.run, question.number, site, reply.receipt.work, event, kind=question.kind
+            )
+            question.take(site, reply.update)
     except IntegrityError as error:
         collection.invalid[site] = error.code
         row = _reply_row(context, question, site, "invalid", seconds, code=error.code)
@@ -295,6 +303,23 @@ def _take_in(
     row = _reply_row(context, question, site, "result", seconds, result=reply)
     context.database.add_reply(context.run, row)
     return True
+
+
+def _check_key(context: RunContext, question: Question, site: str, message: MaskKey) -> None:
+    """Refuse a mask key that is not about what was asked.
+
+    Raises:
+        IntegrityError: SB-404.
+    """
+    if (question.kind, message.site, message.run, message.study) != (
+        "keys",
+        site,
+        context.run,
+        context.document.digest,
+    ):
+        raise IntegrityError("SB-404", "The mask key is not what was ordered")
+    if not context.database.is_order(message.order, context.run, 1, site, kind="keys"):
+        raise IntegrityError("SB-404", "The mask key answers an order that was never issued")
 
 
 def _check_result(context: RunContext, question: Question, site: str, receipt: Receipt) -> None:
@@ -310,7 +335,7 @@ def _check_result(context: RunContext, question: Question, site: str, receipt: R
         "round": question.number,
         "study": context.document.digest,
         "base_model": question.base_model,
-        "event": question.event.to_json(),
+        "event": None if question.event is None else question.event.to_json(),
     }
     for name, value in expected.items():
         if getattr(receipt, name) != value:
@@ -329,16 +354,20 @@ def _reply_row(
     seconds: float,
     *,
     code: str | None = None,
-    result: Result | None = None,
+    result: Result | KeyReply | None = None,
 ) -> ReplyRow:
+    receipt = result if isinstance(result, Result) else None
+    order = "" if receipt is None else receipt.receipt.order
+    if isinstance(result, KeyReply):
+        order = result.message.order
     return ReplyRow(
         round=question.number,
         asked=question.kind,
         site=site,
-        order_digest="" if result is None else result.receipt.order,
+        order_digest=order,
         kind=kind,
         code=code,
-        receipt=None if result is None else result.receipt_digest,
+        receipt=None if receipt is None else receipt.receipt_digest,
         envelope=None if result is None else result.envelope,
         arrived=timestamp(context.clock()),
         seconds=round(seconds, 3),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_protocol.layout import Float32
-from solblom_protocol.study import TrainingTable
+from solblom_protocol.study_tables import TrainingTable
 
 
 @dataclass(frozen=True)

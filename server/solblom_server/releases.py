@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from solblom_models.released_metrics import ScoreHistogram, released_metrics
 from solblom_models.task import DescribingTask, find_task
-from solblom_protocol.counts import unpack_release
-from solblom_protocol.errors import RunError
+from solblom_protocol.counts import NAMED_VALUES, unpack_release
+from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.layout import Layout
 from solblom_protocol.order import OrderKind
+from solblom_protocol.pair_masks import OpenedSum
 from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.secure_sum import COUNT_BITS
 from solblom_protocol.study import StudyDocument
 from solblom_server.database import Database
 from solblom_server.exchange import (
@@ -29,7 +31,10 @@ from solblom_server.exchange import (
     close_exchange,
     collect,
 )
+from solblom_server.secure_sum import collect_mask_keys, masked_sum
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
+
+NAMED_BYTES = 8 * NAMED_VALUES
 
 
 @dataclass
@@ -54,6 +59,38 @@ class CountSum:
         self.total += counts
         if self.named:
             self.values[site] = values.tolist()
+
+
+@dataclass
+class MaskedCountSum:
+    """The same with masked counts, which show nothing before every hospital's are there."""
+
+    cells: int
+    named: tuple[str, ...]
+    closed: OpenedSum
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, site: str, data: bytes | memoryview) -> None:
+        """Add one hospital's masked counts.
+
+        Raises:
+            IntegrityError: SB-404, another size than the study fixes, or numbers out of range.
+        """
+        size = len(data) - NAMED_BYTES * len(self.named)
+        _, values = unpack_release(data[max(size, 0) :], cells=0, named=len(self.named))
+        self.closed.add(site, data[: max(size, 0)])
+        if self.named:
+            self.values[site] = values.tolist()
+
+    @property
+    def total(self) -> NDArray[np.int64]:
+        """The opened sum as whole counts.
+
+        Raises:
+            IntegrityError: SB-404, a hospital is missing, or the masks do not cancel.
+        """
+        counts: NDArray[np.int64] = np.rint(np.ldexp(self.closed.open(), -COUNT_BITS))
+        return counts.astype(np.int64)
 
 
 def run_releases(context: RunContext, model: bytes) -> None:
@@ -97,8 +134,11 @@ def _ask(
     cells: int,
 ) -> None:
     named = context.document.study.evaluation.named if kind == "evaluate" else ()
-    found = CountSum(cells, named)
-    question = Question(kind, number, model, layout, event, found.add)
+    found: CountSum | MaskedCountSum = CountSum(cells, named)
+    if context.document.secure_sum is not None:
+        found = MaskedCountSum(cells, named, masked_sum(context.document, cells))
+    keys = collect_mask_keys(context)
+    question = Question(kind, number, model, layout, event, found.add, keys)
     collection = collect(context, question, sorted(context.nodes))
     record = _record(context, question, collection, found)
     if record["status"] == "released":  # otherwise replies that are on their way still count
@@ -114,7 +154,10 @@ def _ask(
 
 
 def _record(
-    context: RunContext, question: Question, collection: Collection, found: CountSum
+    context: RunContext,
+    question: Question,
+    collection: Collection,
+    found: CountSum | MaskedCountSum,
 ) -> dict[str, Any]:
     record: dict[str, Any] = {
         "status": "released",
@@ -124,10 +167,11 @@ def _record(
     }
     try:
         check_quorum(context, question, collection)
-    except RunError as error:
+        total = found.total.tolist()
+    except (RunError, IntegrityError) as error:
         return record | {"status": "not released", "reason": error.message}
     return record | {
-        "counts": found.total.tolist(),
+        "counts": total,
         # Spelled out, so that no float's spelling enters the record.
         "named": {s: [f"{v:.3f}" for v in found.values[s]] for s in sorted(found.values)},
     }
@@ -150,7 +194,7 @@ def released_report(database: Database, document: StudyDocument, run: str) -> li
 
 
 def _evaluation(document: StudyDocument, record: dict[str, Any]) -> dict[str, Any]:
-    deviation = _deviation(document.evaluation_noise, len(record["sites"]))
+    deviation = noise_deviation(document, "evaluate", len(record["sites"]))
     counts = np.array(record["counts"], dtype=np.int64)
     histogram = ScoreHistogram.of(counts, deviation=deviation)
     return {
@@ -162,7 +206,7 @@ def _evaluation(document: StudyDocument, record: dict[str, Any]) -> dict[str, An
 
 
 def _table(document: StudyDocument, record: dict[str, Any]) -> dict[str, Any]:
-    deviation, start, rows = _deviation(document.table_one_noise, len(record["sites"])), 0, []
+    deviation, start, rows = noise_deviation(document, "describe", len(record["sites"])), 0, []
     for block in _blocks(document):
         end = start + len(block["cells"])
         rows.append({**block, "counts": record["counts"][start:end]})
@@ -170,8 +214,14 @@ def _table(document: StudyDocument, record: dict[str, Any]) -> dict[str, Any]:
     return {"noise_deviation": f"{deviation:.4f}", "table": rows}
 
 
-def _deviation(noise: str | None, sites: int) -> float:
-    """Return the standard deviation of the noise on each summed count: every hospital added its own."""
+def noise_deviation(document: StudyDocument, kind: OrderKind, sites: int) -> float:
+    """Return the standard deviation of the noise on each summed count: every hospital added its own, or its share."""
+    plan, is_evaluation = document.secure_sum, kind == "evaluate"
+    if plan is not None:
+        share = (plan.evaluation_share if is_evaluation else plan.table_one_share) or 0
+        rounding = 1.0 / 12.0  # of the sum to whole counts
+        return math.sqrt(sites * (share * 2.0**-COUNT_BITS) ** 2 + rounding)
+    noise = document.evaluation_noise if is_evaluation else document.table_one_noise
     return float(noise or 0.0) * math.sqrt(sites)
 
 

@@ -4,6 +4,7 @@ Whatever dies, the run resumes at its open round.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solblom_models.flat import flatten, layout_of
 from solblom_models.task import find_task
@@ -13,6 +14,7 @@ from solblom_server.aggregation import Fold
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
 from solblom_server.optimisers import ServerState, step
+from solblom_server.secure_sum import ask_for_sum, collect_mask_keys, masked_sum, mean_update
 from solblom_server.transports import PROGRESS
 from solblom_verify.canonical import digest
 from solblom_verify.wording import counted
@@ -33,17 +35,18 @@ def run_rounds(context: RunContext) -> ServerState:
         RunError: SB-501, fewer results than the quorum; the run can be resumed.
     """
     state, start = _resume(context)
+    keys = () if context.document.secure_sum is None else collect_mask_keys(context)
     rounds = context.document.study.training.rounds
     for number in range(start, rounds + 1):
         model = pack([state.model])
         context.database.open_round(context.run, number, digest(model), now=context.clock())
-        fold = _exchange_round(context, number, model)
+        mean, count = _exchange_round(context, number, model, keys)
         training = context.document.study.training
-        state = step(state, fold.mean(), training, round_number=number)
+        state = step(state, mean, training, round_number=number)
         write_checkpoint(context.folder / "checkpoints", number, state)
         result = digest(pack([state.model]))
         context.database.close_round(context.run, number, result, now=context.clock())
-        PROGRESS.get()(number, rounds, f"{fold.count} of {counted(len(context.nodes), 'hospital')}")
+        PROGRESS.get()(number, rounds, f"{count} of {counted(len(context.nodes), 'hospital')}")
     return state
 
 
@@ -58,19 +61,27 @@ def _resume(context: RunContext) -> tuple[ServerState, int]:
     return state, 1
 
 
-def _exchange_round(context: RunContext, number: int, model: bytes) -> Fold:
-    """Return the fold of all updates of one round.
+def _exchange_round(
+    context: RunContext, number: int, model: bytes, keys: tuple[str, ...]
+) -> tuple[NDArray[np.float64], int]:
+    """Return the mean of all updates of one round, and of how many.
 
     Raises:
         RunError: SB-501.
     """
+    plan, event = context.document.secure_sum, context.document.round_event
+    if plan is not None:
+        closed = masked_sum(context.document, context.layout.size)
+        question = Question("train", number, model, context.layout, event, closed.add, keys)
+        opened = ask_for_sum(context, question, closed)
+        return mean_update(context.document, opened), len(context.nodes)
     fold = Fold(context.layout.size)
 
     def take(site: str, update: bytes | memoryview) -> None:
         fold.add(unpack(update, context.layout).astype(np.float32))
 
-    question = Question("train", number, model, context.layout, context.document.round_event, take)
+    question = Question("train", number, model, context.layout, event, take)
     collection = collect(context, question, sorted(context.nodes))
     check_quorum(context, question, collection)
     close_exchange(context, collection)
-    return fold
+    return fold.mean(), fold.count

@@ -15,6 +15,7 @@ from solblom_protocol.study import StudyDocument, check_dates, parse_document
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, RunRow
 from solblom_server.network_transport import TRANSPORTS, NetworkTransport
+from solblom_server.secure_sum import check_roster
 from solblom_server.transports import Transport, open_transport
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.wording import counted
@@ -108,7 +109,11 @@ def _create_run(
     *,
     now: dt.datetime,
 ) -> RunRow:
-    sites = sorted({node.name for node in coordinator.nodes()} & set(transport.addresses))
+    reached = {n.name: n.key_id for n in coordinator.nodes() if n.name in transport.addresses}
+    check_roster(document, reached)
+    sites = sorted(reached)
+    if document.secure_sum is not None:  # others that are enrolled have no part in it
+        sites = sorted(document.secure_sum.roster.keys)
     needed = document.study.cohort.min_nodes
     if len(sites) < needed:
         raise RunError(

@@ -209,6 +209,8 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
             "hospitals": f"at least {study.cohort.min_nodes}, quorum {study.cohort.quorum}",
             "learning rate": f"{study.training.learning_rate:g}{_suggestion(document)}",
             "releases": _releases(document),
+            "orders carried": _carries(document),
+            **_secure_sum(document),
         },
         "releases": [
             {"kind": kind, "times": times, "noise_multiplier": event.noise_multiplier}
@@ -222,6 +224,33 @@ def _rounds(document: "StudyDocument") -> str:
     steps = counted(training.local_steps, "step")
     each = "" if training.rounds == 1 else " each"
     return f"{counted(training.rounds, 'round')} of {steps}{each}"
+
+
+def _carries(document: "StudyDocument") -> str:
+    """Return how many orders go to each hospital, and come back: what somebody with a stick wants to know."""
+    rounds = document.study.training.rounds
+    keys = 0 if document.secure_sum is None else 1
+    most = rounds + keys + sum(1 for _ in _charged_releases(document))
+    parts = [counted(rounds, "round")] + (["1 for keys"] if keys else [])
+    parts += [f"1 to {kind}" for kind, _, _ in _charged_releases(document)]
+    return f"{most} a run and hospital: {', '.join(parts)}"
+
+
+def _secure_sum(document: "StudyDocument") -> dict[str, str]:
+    """Return what a study with shared noise assumes, and what it costs where that does not hold."""
+    from solblom_models.accountant import alone_epsilon, format_epsilon, two_hospitals_epsilon
+
+    plan, table = document.secure_sum, document.study.secure_sum
+    if plan is None or table is None:
+        return {}
+    names = ", ".join(member.site for member in plan.roster.members)
+    training = [document.round_event] * document.study.training.rounds
+    twice = two_hospitals_epsilon(training, document.study.privacy.delta)
+    return {
+        "secure sum": f"{names}: all must answer; at most {table.colluders} with the coordinator",
+        "epsilon alone": f"{format_epsilon(alone_epsilon(document))} if all others work together",
+        "in two hospitals": f"epsilon {format_epsilon(twice)} from the training",
+    }
 
 
 def _charged_releases(document: "StudyDocument") -> "list[tuple[str, int, PrivacyEvent]]":

@@ -47,6 +47,7 @@ study_signers = ["researcher.pub"] # only studies signed by these keys can be ap
 epsilon_budget = {epsilon_budget}               # lifetime, over all studies of this hospital
 study_epsilon = {study_epsilon}                # per study
 delta = {delta}
+shared_noise = {{ allow = {shared_noise}, min_honest_nodes = {min_honest_nodes} }}
 min_patients = 10
 release = "automatic"
 allow_privacy_off = {allow_privacy_off}
@@ -77,6 +78,8 @@ class SimulationPolicy:
     study_epsilon: float = 3.0
     delta: float = 1e-5
     allow_privacy_off: bool = False
+    shared_noise: bool = False
+    min_honest_nodes: int = 3
 
 
 def seeded_entropy(seed: int, owner: str) -> Callable[[str], bytes]:
@@ -153,6 +156,8 @@ def _node_toml(site: str, policy: SimulationPolicy, address: str | None) -> str:
         study_epsilon=policy.study_epsilon,
         delta=format_delta(policy.delta),
         allow_privacy_off=str(policy.allow_privacy_off).lower(),
+        shared_noise=str(policy.shared_noise).lower(),
+        min_honest_nodes=policy.min_honest_nodes,
         network=network,
     )
 

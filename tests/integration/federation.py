@@ -17,7 +17,8 @@ from solblom_client.training import TrainingTrace
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import Study, StudyDocument, load_study, sign_study
+from solblom_protocol.study import StudyDocument, load_study, sign_study
+from solblom_protocol.study_tables import Study
 from solblom_server.rounds import PROGRESS
 from solblom_server.runs import FinishedRun, resume_run, start_run
 from solblom_simulation.hospitals import (
@@ -50,11 +51,14 @@ class Federation:
     quorum: int = 3
     approving: Iterable[str] = SITES
     study_epsilon: float = PRIVACY["epsilon"]  # what each hospital allows a study
+    shared_noise: bool = False  # whether hospitals let others add part of their noise
     document: StudyDocument = field(init=False)
     envelope: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        policy = SimulationPolicy(study_epsilon=self.study_epsilon)
+        policy = SimulationPolicy(
+            study_epsilon=self.study_epsilon, shared_noise=self.shared_noise, min_honest_nodes=2
+        )
         tables = small_tables(self.home.parent / f"{self.home.name}-tables")
         create_federation(self.home, seed=self.seed, tables=tables, policy=policy)
         self.document = study(self.home, quorum=self.quorum)
@@ -118,7 +122,9 @@ def small_tables(folder: Path) -> dict[str, Path]:
 def study(home: Path, *, quorum: int) -> StudyDocument:
     """Return the template's study with few rounds, two steps a round, and every second patient."""
     values = TemplateValues(name="small", ends=dt.date(2099, 12, 31), rounds=ROUNDS, seed=1)
-    written, contract = load_study(write_template(home / "study", "tabular-classification", values))
+    written, contract, _ = load_study(
+        write_template(home / "study", "tabular-classification", values)
+    )
     changes = {"training": {"local_steps": 2}, "privacy": PRIVACY, "cohort": {"quorum": quorum}}
     changed = {
         table: getattr(written, table).model_copy(update=change)

@@ -11,7 +11,8 @@ from integration.federation import SITES, Federation, now
 from solblom_client.policy import load_node_config
 from solblom_models.study_document import resolve
 from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import EvaluationTable, TableOneTable, sign_study
+from solblom_protocol.study import sign_study
+from solblom_protocol.study_tables import EvaluationTable, TableOneTable
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, evaluate_run
 from solblom_verify.artefact import verify_artefact

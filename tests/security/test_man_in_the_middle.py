@@ -123,6 +123,7 @@ class Attacker:
             noise="local",
             previous_order=None,
             last_receipt=None,
+            mask_keys=(),
         )
         key, sealing = self.stranger.signing, nodes[site].sealing
         return write_order(header, lock(array), key=key, recipient=sealing).sealed

@@ -30,7 +30,7 @@ from solblom_protocol.key_files import public_pem
 from solblom_protocol.layout import pack, unpack
 from solblom_protocol.messages import timestamp
 from solblom_protocol.result import Result
-from solblom_protocol.study import Study
+from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
 from solblom_server.rounds import initial_model
 from solblom_verify.artefact import verify_artefact

@@ -129,7 +129,7 @@ def test_a_rule_that_grows_with_the_batch_allows_larger_steps_in_larger_hospital
 
 @each_preset
 def test_a_presets_study_is_recognised_by_its_rhythm(tmp_path: Path, preset: Preset) -> None:
-    study, _ = load_study(written(tmp_path, preset))
+    study, _, _ = load_study(written(tmp_path, preset))
     found = preset_in_rhythm(study)
     assert found is not None
     assert found.rule == preset.rule

@@ -8,7 +8,7 @@ from lab import STUDY
 from solblom_models.study_document import resolve
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import Study
+from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
 from unit.protocol.samples import contract_tables
 

@@ -252,7 +252,7 @@ def test_a_receipt_with_a_malformed_event_is_refused(event: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"extra": 1}, {"simulation": 0}, {"fixed_point_bits": 23}, {"patients": 57}, {"round": 0}],
+    [{"extra": 1}, {"simulation": 0}, {"fixed_point_bits": 41}, {"patients": 57}, {"round": 0}],
 )
 def test_a_receipt_with_a_wrong_member_is_refused(change: dict[str, Any]) -> None:
     sealed = reply_of(receipt_value(**change), RECEIPT_PAYLOAD_TYPE, ARRAY)

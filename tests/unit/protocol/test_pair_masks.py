@@ -8,7 +8,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.pair_masks import masked, open_sum, round_pair_key, run_pair_key
+from solblom_protocol.pair_masks import (
+    CHECK_WORDS,
+    OpenedSum,
+    checked,
+    masked,
+    round_pair_key,
+    run_pair_key,
+)
 from solblom_protocol.ring import Ring, Words
 
 TINY = Ring(4)
@@ -33,6 +40,16 @@ def masks_of(
     return found
 
 
+def opened_sum(
+    ring: Ring, vectors: Mapping[str, Words], roster: frozenset[str], size: int
+) -> Words:
+    """Return what the coordinator opens, as signed integers."""
+    closed = OpenedSum(ring, size, roster)
+    for site in sorted(vectors, reverse=True):  # any order
+        closed.add(site, vectors[site].tobytes())
+    return closed.open()
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("count", range(3, 21))
 def test_the_opened_sum_is_the_plain_sum_to_the_bit(count: int, bits: int) -> None:
@@ -41,11 +58,15 @@ def test_the_opened_sum_is_the_plain_sum_to_the_bit(count: int, bits: int) -> No
     draws = np.random.default_rng(count).integers(-largest, largest, (count, 50), endpoint=True)
     draws[:, 0], draws[:, 1] = largest, -largest  # the corners that the range proof allows
     vectors = {
-        site: masked(ring, ring.encode(draw), site=site, masks=masks_of(ring, site, keys, 50))
+        site: masked(
+            ring,
+            ring.encode(checked(draw)),
+            site=site,
+            masks=masks_of(ring, site, keys, 50 + CHECK_WORDS),
+        )
         for site, draw in zip(keys, draws, strict=True)
     }
-    opened = open_sum(ring, vectors, roster=frozenset(keys))
-    assert np.array_equal(ring.decode(opened), draws.sum(axis=0))
+    assert np.array_equal(opened_sum(ring, vectors, frozenset(keys), 50), draws.sum(axis=0))
     ring.check_range(addends=count, largest=largest)
 
 
@@ -63,8 +84,10 @@ def test_one_missing_hospital_is_named_and_the_rest_stays_uniform(missing: str) 
     }
     del vectors[missing]
     with pytest.raises(IntegrityError, match=missing):
-        open_sum(ring, vectors, roster=frozenset(keys))
-    rest = open_sum(ring, vectors, roster=frozenset(vectors))
+        opened_sum(ring, vectors, frozenset(keys), 4000 - CHECK_WORDS)
+    with pytest.raises(IntegrityError, match="do not cancel"):
+        opened_sum(ring, vectors, frozenset(vectors), 4000 - CHECK_WORDS)
+    rest = plain_sum(ring, vectors)
     low = np.bincount((rest & np.uint64(15)).astype(np.int64), minlength=16)
     high = np.bincount((rest >> np.uint64(60)).astype(np.int64), minlength=16)
     for counts in (low, high):  # chi-square with 15 degrees of freedom: above 60 once in a million
@@ -72,14 +95,36 @@ def test_one_missing_hospital_is_named_and_the_rest_stays_uniform(missing: str) 
 
 
 def test_a_puppet_beside_the_roster_is_named() -> None:
-    vectors = {site: Ring(64).encode(np.zeros(3, np.int64)) for site in ("h00", "h01", "puppet")}
+    vectors = {site: Ring(64).encode(np.zeros(7, np.int64)) for site in ("h00", "h01", "puppet")}
     with pytest.raises(IntegrityError, match="puppet"):
-        open_sum(Ring(64), vectors, roster=frozenset({"h00", "h01"}))
+        opened_sum(Ring(64), vectors, frozenset({"h00", "h01"}), 3)
 
 
-def test_a_swapped_key_leaves_noise_and_not_a_sum() -> None:
+def test_a_vector_that_comes_twice_is_named() -> None:
+    closed = OpenedSum(Ring(32), 3, frozenset({"h00", "h01"}))
+    closed.add("h00", bytes(4 * 7))
+    with pytest.raises(IntegrityError, match="h00"):
+        closed.add("h00", bytes(4 * 7))
+
+
+@pytest.mark.parametrize("data", [b"", bytes(27), bytes(4 * 6), bytes(4 * 8)])
+def test_a_vector_of_another_size_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        OpenedSum(Ring(32), 3, frozenset({"h00", "h01"})).add("h00", data)
+
+
+def plain_sum(ring: Ring, vectors: Mapping[str, Words]) -> Words:
+    """Return the sum on the ring without any check."""
+    total = ring.encode(np.zeros(len(next(iter(vectors.values()))), np.int64))
+    for vector in vectors.values():
+        total = ring.add(total, vector)
+    return total
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_swapped_key_leaves_noise_and_not_a_sum(bits: int) -> None:
     """The coordinator gives one hospital a key of its own in another's place: their masks do not cancel."""
-    ring, keys = Ring(64), hospitals(3)
+    ring, keys = Ring(bits), hospitals(3)
     swapped = {**keys, "h01": X25519PrivateKey.from_private_bytes(b"m" * 32)}
     zeros = ring.encode(np.zeros(100, np.int64))
     vectors = {
@@ -91,7 +136,9 @@ def test_a_swapped_key_leaves_noise_and_not_a_sum() -> None:
         )
         for site in keys
     }
-    assert np.count_nonzero(open_sum(ring, vectors, roster=frozenset(keys))) == 100
+    assert np.count_nonzero(plain_sum(ring, vectors)) == 100
+    with pytest.raises(IntegrityError, match="do not cancel"):
+        opened_sum(ring, vectors, frozenset(keys), 100 - CHECK_WORDS)
 
 
 def test_masks_differ_by_run_roster_round_kind_and_model() -> None:
@@ -173,7 +220,7 @@ def test_masks_with_a_wrong_sign_do_not_cancel() -> None:
     added = TINY.add(TINY.add(zeros, masks[("a", "c")]), masks[("b", "c")])
     a = masked(TINY, zeros, site="a", masks={"b": masks[("a", "b")], "c": masks[("a", "c")]})
     b = masked(TINY, zeros, site="b", masks={"a": masks[("a", "b")], "c": masks[("b", "c")]})
-    total = open_sum(TINY, {"a": a, "b": b, "c": added}, roster=frozenset(sites))
+    total = plain_sum(TINY, {"a": a, "b": b, "c": added})
     assert np.count_nonzero(total) > 0
 
 

@@ -106,7 +106,7 @@ def test_a_signed_study_is_checked_like_a_study_file(document: StudyDocument) ->
     study["privacy"]["noise"] = "shared"
     with pytest.raises(ConfigurationError) as caught:
         open_study(signed_with(document, study=study), SIGNERS)
-    assert caught.value.code == "SB-108"
+    assert caught.value.code == "SB-103"
 
 
 def test_privacy_off_is_an_event_without_privacy() -> None:

@@ -19,7 +19,7 @@ def refusal(path: Path) -> ConfigurationError:
 
 
 def test_a_correct_study_is_read_with_its_contract(tmp_path: Path) -> None:
-    study, contract = load_study(write_study(tmp_path))
+    study, contract, _ = load_study(write_study(tmp_path))
     assert study.study.ends == dt.date(2027, 12, 31)
     assert contract.target.name == study.task.target
 
@@ -157,7 +157,7 @@ def test_a_delta_out_of_range_is_refused(tmp_path: Path, delta: float) -> None:
 
 
 def test_a_delta_of_one_in_a_hundred_is_the_largest(tmp_path: Path) -> None:
-    study, _ = load_study(write_study(tmp_path, privacy={"delta": 0.01}))
+    study, _, _ = load_study(write_study(tmp_path, privacy={"delta": 0.01}))
     assert study.privacy.delta == 0.01
 
 
@@ -167,8 +167,10 @@ def test_a_target_that_is_not_the_contracts_is_refused(tmp_path: Path) -> None:
     assert "asthma" in error.message
 
 
-def test_shared_noise_is_refused_until_there_is_a_secure_sum(tmp_path: Path) -> None:
-    assert refusal(write_study(tmp_path, privacy={"noise": "shared"})).code == "SB-108"
+def test_shared_noise_without_a_secure_sum_is_refused(tmp_path: Path) -> None:
+    error = refusal(write_study(tmp_path, privacy={"noise": "shared"}))
+    assert error.code == "SB-103"
+    assert "secure_sum belong together" in error.message
 
 
 def test_families_as_privacy_unit_are_refused_in_this_version(tmp_path: Path) -> None:
@@ -182,26 +184,26 @@ def test_a_quorum_above_the_number_of_nodes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_study_may_run_on_its_last_day(tmp_path: Path) -> None:
-    study, _ = load_study(write_study(tmp_path))
+    study, _, _ = load_study(write_study(tmp_path))
     check_dates(study, today=dt.date(2027, 12, 31))
 
 
 def test_a_study_is_refused_the_day_after_its_end(tmp_path: Path) -> None:
-    study, _ = load_study(write_study(tmp_path))
+    study, _, _ = load_study(write_study(tmp_path))
     with pytest.raises(ConfigurationError, match="ended on 2027-12-31") as caught:
         check_dates(study, today=dt.date(2028, 1, 1))
     assert caught.value.code == "SB-104"
 
 
 def test_an_unknown_task_is_refused_with_the_installed_ones(tmp_path: Path) -> None:
-    study, contract = load_study(write_study(tmp_path, task={"name": "astrology"}))
+    study, contract, _ = load_study(write_study(tmp_path, task={"name": "astrology"}))
     with pytest.raises(ConfigurationError, match="tabular-classification") as caught:
         resolve(study, contract)
     assert caught.value.code == "SB-107"
 
 
 def test_an_unknown_setting_of_the_model_is_refused(tmp_path: Path) -> None:
-    study, contract = load_study(
+    study, contract, _ = load_study(
         write_study(tmp_path, task={"model": {"kind": "logistic", "depth": 3}})
     )
     with pytest.raises(ConfigurationError) as caught:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lab import study_document
-from solblom_protocol.study import TrainingTable
+from solblom_protocol.study_tables import TrainingTable
 from solblom_server.optimisers import ServerState, step
 
 START = np.array([1.0, -2.0, 0.5], dtype=np.float32)

@@ -1,0 +1,142 @@
+"""What a study file may not ask for, because it could not be run or accounted for as written."""
+
+from solblom_protocol.contract import Contract
+from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.study_tables import Study
+
+MAX_DELTA = 0.01  # delta is a probability of total failure: never more than one in a hundred
+
+
+def check_study(study: Study, contract: Contract) -> None:
+    """Refuse a study that cannot be run as written; needs no clock and no data.
+
+    Raises:
+        ConfigurationError: SB-103, SB-105 or SB-108.
+    """
+    privacy, cohort = study.privacy, study.cohort
+    if privacy.epsilon != "off" and not 0 < privacy.epsilon <= 100:
+        raise ConfigurationError(
+            "SB-105", f"privacy.epsilon is {privacy.epsilon}; it must lie above 0 and at most 100"
+        )
+    if not 0 < privacy.delta <= MAX_DELTA:
+        raise ConfigurationError(
+            "SB-105",
+            f"privacy.delta is {privacy.delta}; it must lie above 0 and at most {MAX_DELTA}",
+        )
+    if not 1e-6 <= privacy.clipping_norm <= 1e6:
+        # Near the smallest float32 numbers, rounding could raise a contribution above its norm.
+        raise ConfigurationError(
+            "SB-103",
+            f"privacy.clipping_norm is {privacy.clipping_norm:g}; it must lie within 1e-6 and 1e6",
+        )
+    _check_shared_noise(study)
+    if privacy.unit == "family":
+        raise ConfigurationError(
+            "SB-108", "privacy.unit is family, which this version lacks", 'Use unit = "patient"'
+        )
+    if cohort.quorum > cohort.min_nodes:
+        raise ConfigurationError(
+            "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
+        )
+    _check_steps(study)
+    _check_releases(study, contract)
+    if study.task.target != contract.target.name:
+        raise ConfigurationError(
+            "SB-106",
+            f"task.target is {study.task.target}, but the contract's target is {contract.target.name}",
+        )
+
+
+def _check_shared_noise(study: Study) -> None:
+    """Refuse shared noise whose accounting would not hold (privacy.md rule 7).
+
+    Raises:
+        ConfigurationError: SB-103 or SB-105.
+    """
+    training, privacy = study.training, study.privacy
+    if (privacy.noise == "shared") != (study.secure_sum is not None):
+        raise ConfigurationError(
+            "SB-103", 'privacy.noise = "shared" and the table secure_sum belong together'
+        )
+    if privacy.noise != "shared":
+        return
+    if privacy.epsilon == "off":
+        raise ConfigurationError("SB-105", "privacy.epsilon is off: there is no noise to share")
+    # With local steps a node's later gradients see its own share only, so the sum's noise does not
+    # cover them: ten steps at sigma 6, read as .87, cost 2.11 (rule 7).
+    if training.local_steps != 1:
+        raise ConfigurationError(
+            "SB-103",
+            f"training.local_steps is {training.local_steps}; shared noise is accounted for one "
+            "gradient per opened sum",
+            "Set local_steps = 1 and more rounds; momentum belongs to the coordinator",
+        )
+    if privacy.sampling_rate != 1.0:
+        raise ConfigurationError(
+            "SB-103",
+            f"privacy.sampling_rate is {privacy.sampling_rate:g}; shared noise is accounted for all "
+            "patients in every round",
+            "Set sampling_rate = 1.0",
+        )
+    if training.strategy != "fedavg":
+        raise ConfigurationError(
+            "SB-103",
+            f"training.strategy is {training.strategy}; with one local step it does nothing",
+        )
+
+
+def _check_steps(study: Study) -> None:
+    """Refuse local steps that cannot go well.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    training = study.training
+    if (training.strategy == "fedprox") != (training.proximal > 0):
+        raise ConfigurationError(
+            "SB-103", "training.proximal belongs to strategy fedprox, which needs it above 0"
+        )
+    pull = training.learning_rate * training.proximal
+    if pull > 2:
+        raise ConfigurationError(
+            "SB-103",
+            f"training.learning_rate times training.proximal is {pull:g}; above 2 each step moves "
+            "further away from the round's first model than the last",
+        )
+
+
+def _check_releases(study: Study, contract: Contract) -> None:
+    """Refuse releases that cannot be charged.
+
+    Raises:
+        ConfigurationError: SB-103 or SB-105.
+    """
+    evaluation, table, epsilon = study.evaluation, study.table_one, study.privacy.epsilon
+    if epsilon == "off" and (evaluation.releases or table is not None):
+        raise ConfigurationError(
+            "SB-103",
+            "evaluation.releases and table_one are charged, and privacy.epsilon is off",
+            "Set an epsilon, or release nothing",
+        )
+    if evaluation.named and not evaluation.releases:
+        raise ConfigurationError(
+            "SB-103", "evaluation.named needs evaluation.releases of at least 1"
+        )
+    shares = {"evaluation.epsilon": evaluation.epsilon}
+    if table is not None:
+        shares["table_one.epsilon"] = table.epsilon
+    for name, share in shares.items():
+        if share is not None and epsilon != "off" and not 0 < share <= epsilon:
+            raise ConfigurationError(
+                "SB-105", f"{name} is {share:g}; it is part of privacy.epsilon ({epsilon:g})"
+            )
+    if table is None:
+        return
+    known = {variable.name for variable in contract.variable} | {contract.target.name}
+    unknown = sorted(set(table.variables) - known)
+    if unknown or len(set(table.variables)) != len(table.variables):
+        raise ConfigurationError(
+            "SB-103",
+            "table_one.variables must name variables of the contract, each once"
+            + (f"; unknown: {', '.join(unknown)}" if unknown else ""),
+        )

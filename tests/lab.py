@@ -24,8 +24,9 @@ from solblom_protocol.contract import Contract
 from solblom_protocol.messages import timestamp
 from solblom_protocol.order import OrderHeader, RosterEntry, write_order
 from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import Refusal, Result, read_reply
+from solblom_protocol.result import KeyReply, Refusal, Result, read_reply
 from solblom_protocol.seal import lock
+from solblom_protocol.secure_sum import Roster
 from solblom_protocol.study import StudyDocument, sign_study
 from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
@@ -95,12 +96,16 @@ CONTRACT: dict[str, Any] = {
 }
 
 
-def study_document(**changes: Any) -> StudyDocument:
-    """Return a resolved study; `changes` like `privacy={"epsilon": 1.0}` are merged table by table."""
+def study_document(*, members: Roster | None = None, **changes: Any) -> StudyDocument:
+    """Return a resolved study; `changes` like `privacy={"epsilon": 1.0}` are merged table by table.
+
+    `members` is the roster of a study with shared noise.
+    """
     tables = {name: dict(table) for name, table in STUDY.items()}
     for name, change in changes.items():
         tables.setdefault(name, {}).update(change)
-    return resolve(parse(Study, tables, source="lab"), parse(Contract, CONTRACT, source="lab"))
+    contract = parse(Contract, CONTRACT, source="lab")
+    return resolve(parse(Study, tables, source="lab"), contract, members)
 
 
 def patient_rows(count: int, *, site: str, seed: int = 1) -> list[dict[str, str]]:
@@ -284,11 +289,11 @@ path = "patients.csv"
         values = {"kind": "describe", "layout": []} | changes
         return self.order(document, array=values.pop("array", b""), **values)
 
-    def read(self, reply: bytes) -> Result | Refusal:
+    def read(self, reply: bytes) -> Result | Refusal | KeyReply:
         """Open a reply as the coordinator would."""
         return read_reply(reply, key=self.coordinator.sealing, node=self.public.signing)
 
-    def ask(self, sealed: bytes) -> Result | Refusal:
+    def ask(self, sealed: bytes) -> Result | Refusal | KeyReply:
         """Give a sealed order to the vault and open its reply."""
         return self.read(self.vault.process(sealed))
 

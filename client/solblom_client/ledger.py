@@ -130,14 +130,14 @@ class Ledger:
         work = None if row[2] is None else str(row[2])
         return Reservation(int(str(row[0])), str(row[1]), work, str(row[3]))
 
-    def answered_otherwise(self, request: Request, work: str) -> bool:
-        """Tell whether this round or release of the run was answered with other work."""
+    def answered_work(self, request: Request) -> list[tuple[str, str]]:
+        """Return (request, work) of every answer to this round or release of the run."""
         rows = self._state.query(
-            "SELECT 1 FROM events WHERE study = ? AND run = ? AND kind = ? AND round = ?"
-            " AND status = 'spent' AND work != ? LIMIT 1",
-            (request.study, request.run, request.kind, request.round, work),
+            "SELECT request, work FROM events WHERE study = ? AND run = ? AND kind = ? AND round = ?"
+            " AND status = 'spent'",
+            (request.study, request.run, request.kind, request.round),
         )
-        return bool(rows)
+        return [(str(row[0]), str(row[1])) for row in rows]
 
     def answered(self, study: str, run: str) -> dict[str, int]:
         """Return how many rounds and releases of a run were answered, by kind."""

@@ -180,6 +180,9 @@ class Vault:
             return self._give_mask_key(order, approval)
         model = read_model(order, approval)
         request = request_of(order, approval)
+        masks = approval.document.secure_sum is not None
+        if masks:
+            self._check_one_masked_answer(request)
         stored = self._store.stored_reply(request.digest)
         found = self.ledger.find(request.digest)
         if found is not None:
@@ -197,8 +200,8 @@ class Vault:
                 "reply-again", now=self._clock(), kind=order.digest, order=order.digest
             )
             return stored.sealed
-        if approval.document.secure_sum is not None:
-            self._check_one_masked_answer(request, found_work)
+        if masks:
+            self._check_one_masked_answer(request, work=found_work)
         if stored is not None:
             self._store.erase_reply(request.digest)
         if reservation.work not in (None, found_work) or reservation.status == "spent":
@@ -304,13 +307,19 @@ class Vault:
         self._log.write("mask-key", now=self._clock(), run=order.header.run)
         return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
 
-    def _check_one_masked_answer(self, request: Request, work: str) -> None:
+    def _check_one_masked_answer(self, request: Request, *, work: str | None = None) -> None:
         """Refuse to mask a second vector for a round: two under the same masks give away their difference.
 
+        Asked twice: for another request before anything is charged, and for other patients once they are
+        known (`work`).
+
         Raises:
-            RefusedError: SB-207; outside SB-209, since it shows that something changed here.
+            RefusedError: SB-207; once rows were read it leaves as SB-209.
         """
-        if self.ledger.answered_otherwise(request, work):
+        if any(
+            known != request.digest or work not in (None, done)
+            for known, done in self.ledger.answered_work(request)
+        ):
             raise RefusedError(
                 "SB-207",
                 f"{request.title} of this run was answered for other patients or another model; a masked "

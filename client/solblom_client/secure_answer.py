@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from solblom_client.keystream import KeyStream
+from solblom_client.ledger import Ledger, Request
 from solblom_client.noise_share import Integers, Masking, on_grid, under_masks, with_noise_share
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.mask_keys import open_mask_keys
@@ -71,3 +72,24 @@ class SecureAnswer:
     def _leave(self, values: Integers) -> bytes:
         noisy = with_noise_share(values, share=self.share, largest=self.largest, stream=self.noise)
         return under_masks(self.ring, noisy, self.masking)
+
+
+def check_one_masked_answer(ledger: Ledger, request: Request, *, work: str | None = None) -> None:
+    """Refuse to mask a second vector for a round: two under the same masks give away their difference.
+
+    Asked twice: for another request before anything is charged, and for other patients once they are
+    known (`work`).
+
+    Raises:
+        RefusedError: SB-207; once rows were read it leaves as SB-209.
+    """
+    if any(
+        known != request.digest or work not in (None, done)
+        for known, done in ledger.answered_work(request)
+    ):
+        raise RefusedError(
+            "SB-207",
+            f"{request.title} of this run was answered for other patients or another model; a masked "
+            "round is answered once",
+            "Start a new run: its masks and noise are new",
+        )

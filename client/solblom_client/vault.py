@@ -37,7 +37,7 @@ from solblom_client.queries import (
     export_release,
     site_auroc,
 )
-from solblom_client.secure_answer import SecureAnswer
+from solblom_client.secure_answer import SecureAnswer, check_one_masked_answer
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
@@ -182,7 +182,7 @@ class Vault:
         request = request_of(order, approval)
         masks = approval.document.secure_sum is not None
         if masks:
-            self._check_one_masked_answer(request)
+            check_one_masked_answer(self.ledger, request)
         stored = self._store.stored_reply(request.digest)
         found = self.ledger.find(request.digest)
         if found is not None:
@@ -201,7 +201,7 @@ class Vault:
             )
             return stored.sealed
         if masks:
-            self._check_one_masked_answer(request, work=found_work)
+            check_one_masked_answer(self.ledger, request, work=found_work)
         if stored is not None:
             self._store.erase_reply(request.digest)
         if reservation.work not in (None, found_work) or reservation.status == "spent":
@@ -306,26 +306,6 @@ class Vault:
         message = own_mask_key(order, approval.document, folder)
         self._log.write("mask-key", now=self._clock(), run=order.header.run)
         return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
-
-    def _check_one_masked_answer(self, request: Request, *, work: str | None = None) -> None:
-        """Refuse to mask a second vector for a round: two under the same masks give away their difference.
-
-        Asked twice: for another request before anything is charged, and for other patients once they are
-        known (`work`).
-
-        Raises:
-            RefusedError: SB-207; once rows were read it leaves as SB-209.
-        """
-        if any(
-            known != request.digest or work not in (None, done)
-            for known, done in self.ledger.answered_work(request)
-        ):
-            raise RefusedError(
-                "SB-207",
-                f"{request.title} of this run was answered for other patients or another model; a masked "
-                "round is answered once",
-                "Start a new run: its masks and noise are new",
-            )
 
     def _train(self, work: Work) -> bytes:
         document, task = work.approval.document, work.approval.task

@@ -4,6 +4,7 @@ Algorithms 1 to 3 of Canonne, Kamath & Steinke 2020 (arXiv:2004.00010). Only int
 so there are no floating-point artefacts (Mironov 2012): what is charged is what is drawn.
 """
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -16,8 +17,7 @@ from solblom_client.keystream import KeyStream
 Counts = NDArray[np.int64]
 
 TAIL_DEVIATIONS = 13
-STEPS_PER_DEVIATION = 64
-HEIGHT_BITS = 40
+MOST_COLUMNS = 640  # and those that whole-number widths add; together at most 1024
 MARGIN = 1e-12  # rounding of the bell and of a coin stays below 1e-13
 VECTOR_BLOCK = 65_536
 
@@ -95,101 +95,114 @@ def discrete_gaussian_vector(
 ) -> Counts:
     """Return `count` independent discrete Gaussians of a whole-number deviation, cut at 13 deviations.
 
-    What is cut has probability below 1e-36 each. Rejection from steps of equal width that lie above the
-    bell: a step is drawn with probability proportional to its whole-number weight, a place in it
-    uniformly, and the place is kept with probability exp(-y^2 / 2 s^2) over the step's height. That
-    coin is decided in floating point unless it falls within `margin` of the edge, which is far more than
-    rounding can do; then it is decided by exact arithmetic on 320 random bits. So no rounding error of
-    this machine decides anything (Mironov 2012), as in `discrete_gaussian`, at a thousandth of its time.
+    What is cut has probability below 1e-36 each. Rejection from columns of equal area that lie above the
+    bell: a column is drawn uniformly, a place in it uniformly, and the place is kept with probability
+    exp(-y^2 / 2 s^2) over the column's height. That coin is decided in floating point unless it falls
+    within `margin` of the edge, which is far more than rounding can do; then it is decided by exact
+    arithmetic on 320 random bits. So no rounding error of this machine decides anything (Mironov 2012),
+    as in `discrete_gaussian`, at a thousandth of its time.
 
     Raises:
         ValueError: a deviation below 4 or from 2^26.
     """
     if not 4 <= deviation < 2**26:
         raise ValueError(f"the deviation is {deviation}; it must be from 4 to 2^26")
-    steps = _Steps.under(deviation)
+    columns = _Columns.over(deviation)
     found = np.empty(count, dtype=np.int64)
     filled = 0
     while filled < count:
-        wanted = min(max(64, int(1.15 * (count - filled))), VECTOR_BLOCK)
-        kept = steps.draw(stream, wanted, margin)[: count - filled]
+        wanted = min(max(64, int(1.3 * (count - filled))), VECTOR_BLOCK)
+        kept = columns.draw(stream, wanted, margin)[: count - filled]
         found[filled : filled + len(kept)] = kept
         filled += len(kept)
     return found
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """A staircase above the half bell: `width` integers a step, `heights` in units of 2^-40, rounded up."""
+class _Columns:
+    """Columns over the half bell, all of one area: column i is `widths[i]` integers wide, area / width high."""
 
     deviation: int
-    width: int
-    heights: NDArray[np.uint64]  # of each step
-    ends: NDArray[np.uint64]  # running sum of the heights
+    area: int
+    starts: NDArray[np.int64]
+    widths: NDArray[np.uint64]
 
     @classmethod
-    def under(cls, deviation: int) -> "_Steps":
-        width = max(1, deviation // STEPS_PER_DEVIATION)
-        # Integers from 0 to the last one below 13 deviations; a step is as high as its first place.
-        starts = width * np.arange(-(-TAIL_DEVIATIONS * deviation // width), dtype=np.float64)
-        bell = np.exp(-(starts**2) / (2.0 * deviation**2)) * 2.0**HEIGHT_BITS
-        heights = np.ceil(bell * (1.0 + MARGIN)).astype(np.uint64)
-        return cls(deviation, width, heights, np.cumsum(heights))
+    def over(cls, deviation: int) -> "_Columns":
+        """Return at most 1024 columns from 0 to 13 deviations; none is lower than the bell at its start."""
+        area = (
+            -(-5 * deviation // (4 * MOST_COLUMNS)) or 1
+        )  # the half bell's area is below 5/4 s + 1
+        starts, widths, start, end = [], [], 0, TAIL_DEVIATIONS * deviation + 1
+        while start < end:
+            # Where the bell is 1 or less, a column of width `area` is at least as high.
+            widest = area * math.exp(start**2 / (2.0 * deviation**2)) * (1.0 - MARGIN)
+            width = min(max(area, int(widest)), end - start)
+            starts.append(start)
+            widths.append(width)
+            start += width
+        return cls(deviation, area, np.array(starts), np.array(widths, dtype=np.uint64))
 
     def draw(self, stream: KeyStream, count: int, margin: float) -> Counts:
-        """Return what is kept of `count` tries."""
-        total = int(self.ends[-1])
-        step = np.searchsorted(self.ends, _uniform(stream, total, count), side="right")
-        place = _uniform(stream, self.width, count)
-        size = step.astype(np.int64) * self.width + place.astype(np.int64)
-        coins = stream.integers(count)
-        bits = stream.integers(-(-count // 64)).view(np.uint8)
-        signs = np.unpackbits(bits, bitorder="little")[:count].astype(bool)
-        kept = self._keep(stream, size, step, coins, margin)
-        kept &= ~(signs & (size == 0))  # zero has one sign only
-        kept &= size <= TAIL_DEVIATIONS * self.deviation
-        values: Counts = np.where(signs, -size, size)[kept]
-        return values
+        """Return what is kept of `count` tries; a try takes 128 random bits."""
+        words, coins = stream.integers(2 * count).reshape(2, count)
+        column = (words & np.uint64(self._mask)).astype(np.int64)
+        kept = column < len(self.starts)
+        column = np.minimum(column, len(self.starts) - 1)
+        size = self.starts[column] + self._places(stream, words >> np.uint64(32), column)
+        negative = (words >> np.uint64(31)) & np.uint64(1) != 0
+        kept &= self._keep(stream, size, column, coins, margin)
+        kept &= ~(negative & (size == 0))  # zero has one sign only
+        values: Counts = size[kept]
+        return np.negative(values, out=values, where=negative[kept])
+
+    @property
+    def _mask(self) -> int:
+        return int((1 << (len(self.starts) - 1).bit_length()) - 1)
+
+    def _places(
+        self, stream: KeyStream, bits: NDArray[np.uint64], column: NDArray[np.int64]
+    ) -> Counts:
+        """Return a uniform place in each column from 32 random bits (Lemire 2019: no place is favoured)."""
+        width = self.widths[column]
+        product = bits * width
+        low, least = product & _LOW, (np.uint64(2**32) - self.widths) % self.widths
+        wrong = np.nonzero(low < least[column])[0]
+        while len(wrong):
+            again = (stream.integers(len(wrong)) >> np.uint64(32)) * width[wrong]
+            product[wrong] = again
+            wrong = wrong[(again & _LOW) < least[column[wrong]]]
+        places: Counts = (product >> np.uint64(32)).astype(np.int64)
+        return places
 
     def _keep(
         self,
         stream: KeyStream,
         size: Counts,
-        step: NDArray[np.int64],
+        column: NDArray[np.int64],
         coins: NDArray[np.uint64],
         margin: float,
     ) -> NDArray[np.bool_]:
         real = size.astype(np.float64)
-        bell = np.exp(-(real * real) / (2.0 * self.deviation**2))
-        chance = bell * 2.0**HEIGHT_BITS / self.heights[step].astype(np.float64)
-        coin = coins.astype(np.float64) * 2.0**-64
-        kept: NDArray[np.bool_] = coin < chance
-        for index in np.nonzero(np.abs(coin - chance) <= margin)[0]:
-            kept[index] = self._decide(
-                stream, int(size[index]), int(self.heights[step[index]]), int(coins[index])
-            )
+        chance = np.exp(real * real * (-0.5 / float(self.deviation) ** 2))
+        chance *= (self.widths.astype(np.float64) / self.area)[column]
+        chance -= coins.astype(np.float64) * 2.0**-64
+        kept: NDArray[np.bool_] = chance > 0.0
+        for index in np.nonzero(np.abs(chance) <= margin)[0]:
+            width = int(self.widths[column[index]])
+            kept[index] = self._decide(stream, int(size[index]), width, int(coins[index]))
         return kept
 
-    def _decide(self, stream: KeyStream, size: int, height: int, coin: int) -> bool:
+    def _decide(self, stream: KeyStream, size: int, width: int, coin: int) -> bool:
         """Decide one coin exactly: 64 bits that are known, 256 that follow, against 110 digits of the bell."""
         for word in stream.integers(4).tolist():
             coin = (coin << 64) | int(word)
         with localcontext() as context:
             context.prec = 110
             exponent = -Decimal(size * size) / Decimal(2 * self.deviation**2)
-            chance = exponent.exp() * 2**HEIGHT_BITS / height
+            chance = exponent.exp() * width / self.area
             kept: bool = Decimal(coin) < chance * Decimal(2) ** 320
             return kept
 
 
-def _uniform(stream: KeyStream, bound: int, count: int) -> NDArray[np.uint64]:
-    """Return `count` uniform integers below `bound`, by rejection: no remainder is favoured."""
-    if bound == 1:
-        return np.zeros(count, dtype=np.uint64)
-    shift = np.uint64(64 - (bound - 1).bit_length())
-    found = stream.integers(count) >> shift
-    while True:
-        wrong = np.nonzero(found >= bound)[0]
-        if not len(wrong):
-            return found
-        found[wrong] = stream.integers(len(wrong)) >> shift
+_LOW = np.uint64(2**32 - 1)

@@ -1,6 +1,7 @@
 """New study folders from the template (study.toml, contract.toml) that a task's package ships."""
 
 import datetime as dt
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,16 @@ UNDECLARED_TUNING = """\
 """
 
 
+LOCAL_NOISE = 'noise = "local"                        # each hospital adds all of the noise to its own updates'
+SHARED_NOISE = 'noise = "shared"                       # each hospital adds a share; only the sum of all is opened'
+SECURE_SUM = """
+[secure_sum]                           # every hospital of the roster must answer every round
+roster = "roster.json"                 # from the coordinator's operator: solblom coordinator roster
+colluders = 1                          # hospitals that may work with the coordinator: their noise is not counted
+ring_bits = 32                         # 64: more room, twice the bytes
+"""
+
+
 @dataclass(frozen=True)
 class TemplateValues:
     """What a template leaves open."""
@@ -31,6 +42,7 @@ class TemplateValues:
     patients: float = 150.0  # of one hospital, about; sums are divided by those expected in a step
     seed: int = 20261122
     tuning: str = ""  # a [tuning] table; empty: undeclared
+    shared_by: int | None = None  # hospitals of a secure sum; None: each adds all of its noise
 
 
 def write_template(folder: Path, task_name: str, values: TemplateValues) -> Path:
@@ -56,6 +68,8 @@ def _filled(text: str, values: TemplateValues) -> str:
     rounds = preset.rounds if values.rounds is None else values.rounds
     batch = values.patients * preset.sampling_rate
     noise = preset.noise(values.epsilon, values.delta, rounds=rounds)
+    if values.shared_by is not None:
+        noise = _share(noise, preset, values.shared_by)
     return text.format(
         name=values.name,
         ends=values.ends.isoformat(),
@@ -72,5 +86,28 @@ def _filled(text: str, values: TemplateValues) -> str:
         delta=format_delta(values.delta),
         sampling_rate=preset.sampling_rate,
         seed=values.seed,
+        noise=LOCAL_NOISE if values.shared_by is None else SHARED_NOISE,
+        secure_sum="" if values.shared_by is None else SECURE_SUM,
+        nodes=3 if values.shared_by is None else values.shared_by,
         tuning=(values.tuning or UNDECLARED_TUNING).rstrip("\n"),
     )
+
+
+def _share(noise: str | None, preset: Preset, hospitals: int) -> str:
+    """Return the multiplier of one hospital's share, for the learning rate's rule; one colluder is assumed.
+
+    Raises:
+        ConfigurationError: SB-103, the preset cannot be accounted for with shared noise.
+    """
+    if noise is None or hospitals < 3:
+        raise ConfigurationError(
+            "SB-103", "Shared noise needs an epsilon and at least three hospitals", ""
+        )
+    if preset.local_steps != 1 or preset.sampling_rate != 1.0:
+        raise ConfigurationError(
+            "SB-103",
+            f"The preset {preset.name} has {preset.local_steps} local steps at sampling rate "
+            f"{preset.sampling_rate:g}; shared noise needs one step over all patients",
+            f"Use --preset {DEFAULT_PRESET.name}",
+        )
+    return f"{float(noise) / math.sqrt(hospitals - 1):.4f}"

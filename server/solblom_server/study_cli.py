@@ -37,6 +37,11 @@ def new(
     preset: str = typer.Option(
         "few-large-steps", "--preset", help="Recipe to start from: `solblom study presets`"
     ),
+    shared_by: int | None = typer.Option(
+        None,
+        "--shared-by",
+        help="Hospitals that share the noise under a secure sum (default: none)",
+    ),
     into: Path = typer.Option(Path(), "--in", help="Folder to make it in"),
 ) -> None:
     """Write a commented study file and its data contract into a new folder."""
@@ -50,9 +55,15 @@ def new(
             "Use small letters, digits and hyphens, at most 63",
         )
     next_year = dt.date(dt.datetime.now(dt.UTC).year + 1, 12, 31)
-    values = TemplateValues(name=name, ends=next_year, preset=find_preset(preset))
+    values = TemplateValues(
+        name=name, ends=next_year, preset=find_preset(preset), shared_by=shared_by
+    )
     study = write_template(into / name, task, values)
     say(f"Wrote {study} and {study.parent / 'contract.toml'}.")
+    if shared_by is not None:
+        say(
+            f"Put the roster beside it: solblom coordinator roster --out {study.parent}/roster.json"
+        )
     say(f"Next: solblom study check {study}")
 
 
@@ -287,7 +298,7 @@ def _suggestion(document: "StudyDocument") -> str:
     if preset is None:
         return ""
     good = preset.rule.rate(
-        document.noise_multiplier,
+        document.round_event.alone_noise_multiplier or document.noise_multiplier,  # one hospital's
         clipping_norm=study.privacy.clipping_norm,
         expected_batch_size=study.training.expected_batch_size,
     )

@@ -34,6 +34,9 @@ def demo(
     no_privacy: bool = typer.Option(
         False, "--no-privacy", help="Train without noise, for comparison"
     ),
+    shared_noise: bool = typer.Option(
+        False, "--shared-noise", help="Each hospital adds a share of the noise under a secure sum"
+    ),
     seed: int = typer.Option(20261122, "--seed", help="Public seed: same seed, same model"),
     into: Path | None = typer.Option(None, "--out", help="New folder (default: ./solblom-demo)"),
     as_json: bool = JSON_OPTION,
@@ -53,6 +56,7 @@ def demo(
         epsilon=None if no_privacy else epsilon,
         seed=seed,
         transport=transport,
+        shared_noise=shared_noise,
     )
     now = dt.datetime.now(dt.UTC)
     outcome = with_progress(lambda: run_demo(settings, now=now, say=say))
@@ -96,6 +100,8 @@ def _print_figures(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
     epsilon = outcome.settings.epsilon
     privacy = "NO PRIVACY" if epsilon is None else f"epsilon {epsilon:g} for each patient"
     rounds = counted(data["rounds"], "round")
+    if outcome.settings.shared_noise:
+        privacy += ", noise shared under a secure sum"
     table = Table(
         title=f"SIMULATION: four real hospitals' public data, one machine, {rounds}, {privacy}",
         title_style="bold yellow",

@@ -11,12 +11,15 @@ from solblom_client.approval_summary import ApprovalSummary
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.key_files import read_signing_key
+from solblom_protocol.key_files import read_signing_key, write_new
+from solblom_protocol.secure_sum import Roster, write_roster
 from solblom_protocol.study import load_study, sign_study
+from solblom_server.coordinator import Coordinator
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, start_run
 from solblom_server.settings import free_port
 from solblom_simulation.hospitals import (
+    HEART_SITES,
     SimulationPolicy,
     approve_everywhere,
     create_federation,
@@ -51,6 +54,7 @@ class DemoSettings:
     epsilon: float | None = 3.0
     seed: int = 20261122
     transport: str = "local"  # or files, or network
+    shared_noise: bool = False  # each hospital adds a share, and only the sum is opened
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def run_demo(
         study_epsilon=max(3.0, settings.epsilon or 0.0),  # room for a second study of epsilon 3
         delta=DELTA,
         allow_privacy_off=settings.epsilon is None,
+        shared_noise=settings.shared_noise,
     )
     say("Setting up a coordinator and four hospitals")
     create_federation(
@@ -110,6 +115,7 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
         "run": outcome.run.run,
         "task": "tabular-classification",
         "transport": outcome.settings.transport,
+        "noise": "shared" if outcome.settings.shared_noise else "local",
         "rounds": outcome.settings.rounds,
         "seconds": round(outcome.seconds, 2),
         "simulation": True,
@@ -155,6 +161,8 @@ def _check(settings: DemoSettings) -> None:
         raise ConfigurationError(
             "SB-105", f"--epsilon is {settings.epsilon:g}; it must lie above 0 and at most 100"
         )
+    if settings.shared_noise and settings.epsilon is None:
+        raise ConfigurationError("SB-103", "--shared-noise and --no-privacy exclude each other")
     if not 1 <= settings.rounds <= 1000:
         raise ConfigurationError("SB-103", f"--rounds is {settings.rounds}; it must be 1 to 1000")
 
@@ -169,9 +177,13 @@ def _write_study(settings: DemoSettings, now: dt.datetime) -> bytes:
         delta=DELTA,
         seed=settings.seed,
         tuning=TUNING,
+        shared_by=len(HEART_SITES) if settings.shared_noise else None,
     )
     folder = settings.home / "studies" / STUDY_NAME
     study = write_template(folder, "tabular-classification", values)
+    if settings.shared_noise:
+        nodes = Coordinator.open(settings.home).nodes()
+        write_new(folder / "roster.json", write_roster(Roster.of(nodes)), mode=0o644)
     document = resolve(*load_study(study))
     key = read_signing_key(settings.home / "researcher" / "researcher.key")
     envelope = sign_study(document, key)

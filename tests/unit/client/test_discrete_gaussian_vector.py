@@ -1,5 +1,7 @@
 """The fast sampler draws the discrete Gaussian, and its exact arithmetic agrees with its fast one."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -34,23 +36,30 @@ def test_mean_spread_and_tail_are_right_at_every_scale(deviation: int) -> None:
     assert abs(stats.kurtosis(drawn)) < 5 * np.sqrt(24 / 500_000)
 
 
-def test_the_tail_beyond_thirteen_deviations_is_cut() -> None:
-    steps = sampler._Steps.under(100)
-    last = len(steps.heights) * steps.width
-    assert last >= TAIL_DEVIATIONS * 100
+@pytest.mark.parametrize("deviation", [4, 7, 100, 760, 770, 12345, 2**26 - 1])
+def test_columns_cover_the_bell_and_none_lies_below_it(deviation: int) -> None:
+    columns = sampler._Columns.over(deviation)
+    ends = columns.starts + columns.widths.astype(np.int64)
+    assert columns.starts[0] == 0
+    assert np.array_equal(columns.starts[1:], ends[:-1])
+    assert ends[-1] == TAIL_DEVIATIONS * deviation + 1
+    assert len(ends) <= 1024
+    height = columns.area / columns.widths.astype(np.float64)
+    assert (height >= np.exp(-(columns.starts**2) / (2.0 * deviation**2)) * (1 - 1e-15)).all()
     assert np.exp(-(TAIL_DEVIATIONS**2) / 2) < 1e-36
 
 
 def test_exact_arithmetic_decides_as_the_fast_one_does_where_both_may() -> None:
     """With a margin of one, every coin is decided by 110 digits; the outcomes are the same."""
-    deviation, count = 5000, 3000
-    steps = sampler._Steps.under(deviation)
+    columns, count = sampler._Columns.over(5000), 3000
     rng = np.random.default_rng(1)
-    step = rng.integers(0, len(steps.heights) // 3, count)
-    size = step * steps.width + rng.integers(0, steps.width, count)
+    column = rng.integers(0, len(columns.starts), count)
+    width = columns.widths[column].astype(np.int64)
+    size = columns.starts[column] + rng.integers(0, width)
     coins = rng.integers(0, 2**64, count, dtype=np.uint64)
-    fast = steps._keep(stream(1), size, step, coins, sampler.MARGIN)
-    exact = steps._keep(stream(2), size, step, coins, 1.0)
+    coins[: count // 2] = np.uint64(2**64 - 1) - coins[: count // 2] // np.uint64(200)  # high ones
+    fast = columns._keep(stream(1), size, column, coins, sampler.MARGIN)
+    exact = columns._keep(stream(2), size, column, coins, 2.0)
     assert np.array_equal(fast, exact)
     assert 0 < fast.sum() < count
 
@@ -58,18 +67,28 @@ def test_exact_arithmetic_decides_as_the_fast_one_does_where_both_may() -> None:
 @pytest.mark.parametrize("off", [-3, -1, 1, 3])
 def test_a_coin_on_the_edge_is_decided_exactly(off: int) -> None:
     """One unit in 2^64 beside the edge: floats cannot tell, the exact branch does."""
-    from decimal import Decimal, localcontext
-
-    steps, size = sampler._Steps.under(1000), 1500
-    step = size // steps.width
-    height = int(steps.heights[step])
+    columns = sampler._Columns.over(100_000)
+    column = 300
+    size = int(columns.starts[column] + int(columns.widths[column]) - 1)
     with localcontext() as context:
         context.prec = 80
-        chance = (-Decimal(size**2) / Decimal(2 * 1000**2)).exp() * 2**40 / height
-        edge = int(chance * 2**64)
+        bell = (-Decimal(size**2) / Decimal(2 * 100_000**2)).exp()
+        edge = int(bell * int(columns.widths[column]) / columns.area * 2**64)
     coin = np.array([edge + off], dtype=np.uint64)
-    kept = steps._keep(stream(), np.array([size]), np.array([step]), coin, sampler.MARGIN)
+    kept = columns._keep(stream(), np.array([size]), np.array([column]), coin, sampler.MARGIN)
     assert bool(kept[0]) == (off < 0)
+
+
+@pytest.mark.parametrize("width", [1, 3, 2**20 + 7, 3 * 2**30])
+def test_places_in_a_column_are_even(width: int) -> None:
+    columns = sampler._Columns(4, 1, np.array([0]), np.array([width], dtype=np.uint64))
+    bits = stream(5).integers(200_000) >> np.uint64(32)
+    places = columns._places(stream(6), bits, np.zeros(200_000, dtype=np.int64))
+    assert places.min() >= 0
+    assert places.max() < width
+    cells = min(width, 16)
+    seen = np.bincount(places * cells // width, minlength=cells)
+    assert stats.chisquare(seen).pvalue > 1e-4 if cells > 1 else True
 
 
 def test_the_same_key_gives_the_same_numbers_whatever_the_block() -> None:

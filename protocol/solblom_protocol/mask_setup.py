@@ -195,8 +195,7 @@ def write_setup(
         IntegrityError: SB-404, the roster has another signing key for the site, or the sum another roster.
     """
     roster.check_own_key(site, signing_key)
-    if of.roster != roster.digest:
-        raise IntegrityError("SB-404", "The sum has another roster")
+    roster.check_round(of)
     dealt = [
         split_secret(secret, threshold=roster.threshold, count=len(roster.sites))
         for secret in (secrets.mask_key.private_bytes_raw(), secrets.self_seed)
@@ -246,8 +245,7 @@ def read_setup(roster: SumRoster, of: SumRound, envelope: bytes) -> MaskSetup:
     setup = parse_message(MaskSetup, payload)
     if setup.site != signer:
         raise IntegrityError("SB-404", f"{signer} signed a mask setup of {setup.site}")
-    if of.roster != roster.digest:
-        raise IntegrityError("SB-404", "The sum has another roster")
+    roster.check_round(of)
     check_round(setup.round, of, what=f"The mask setup of {signer}")
     if tuple(share.recipient for share in setup.shares) != roster.sites:
         raise IntegrityError(

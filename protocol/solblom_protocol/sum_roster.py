@@ -130,6 +130,17 @@ class SumRoster:
         """Return the name of one of the run's sums."""
         return SumRound(run=self.run, roster=self.digest, kind=kind, number=number, attempt=attempt)
 
+    def check_round(self, of: SumRound) -> None:
+        """Refuse a sum of another roster or run; what a node remembers is filed under the run.
+
+        Raises:
+            IntegrityError: SB-404.
+        """
+        if (of.run, of.roster) != (self.run, self.digest):
+            raise IntegrityError(
+                "SB-404", f"The sum is not one of the run {self.run} and its roster"
+            )
+
     def index(self, site: str) -> int:
         """Return at which point, from 1, the site's shares are taken: its place in the sorted roster.
 

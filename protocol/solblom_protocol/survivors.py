@@ -87,6 +87,7 @@ def check_survivors(roster: SumRoster, asked: SurvivorSet, *, masked: MaskedWork
         IntegrityError: SB-404, of another sum, of other setups or another model, not sorted, somebody who
         took no part, or fewer than the threshold. Names them.
     """
+    roster.check_round(asked.round)
     check_round(asked.round, masked.round, what="The survivor set")
     if asked.participants != masked.participants:
         raise IntegrityError("SB-404", "The survivor set belongs to other mask setups")
@@ -167,6 +168,7 @@ def check_cosignatures(
     Raises:
         IntegrityError: as `read_cosignature`; SB-404, one signer twice, or too few: names who is missing.
     """
+    roster.check_round(asked.round)
     if len(set(asked.survivors)) < roster.threshold:
         raise IntegrityError(
             "SB-404", f"{len(asked.survivors)} hospitals survived, {roster.threshold} are needed"

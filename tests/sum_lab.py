@@ -35,7 +35,6 @@ from solblom_protocol.survivors import (
     AgreedSurvivors,
     SurvivorSet,
     check_cosignatures,
-    choose_survivors,
     cosign_survivors,
 )
 from solblom_protocol.unmasking import ShareRelease, dropped_sites, read_release, write_release
@@ -150,7 +149,14 @@ class SumLab:
         )
 
     def choose(self, participants: Participants, survivors: Sequence[str]) -> SurvivorSet:
-        return choose_survivors(participants, base_model=MODEL, survivors=survivors)
+        """Name a survivor set as a hostile coordinator may: of any size, of anybody."""
+        return SurvivorSet(
+            schema="solblom.survivors/1",
+            round=participants.round,
+            participants=participants.digest,
+            base_model=MODEL,
+            survivors=sorted(survivors),
+        )
 
     def cosign(self, asked: SurvivorSet, site: str) -> bytes:
         if (asked.digest, site) not in self._cosignatures:
@@ -164,11 +170,12 @@ class SumLab:
         return check_cosignatures(self.roster, asked, envelopes)
 
     def share(self, setup: MaskSetup, recipient: str) -> SharePair:
-        if (setup.digest, recipient) not in self._shares:
-            self._shares[(setup.digest, recipient)] = read_dealt_share(
+        known = (setup.site, setup.share_for(recipient).sealed)
+        if known not in self._shares:
+            self._shares[known] = read_dealt_share(
                 setup, recipient=recipient, key=share_key(recipient, self.roster.run)
             )
-        return self._shares[(setup.digest, recipient)]
+        return self._shares[known]
 
     def release(self, participants: Participants, agreed: AgreedSurvivors, site: str) -> bytes:
         setups = participants.setups

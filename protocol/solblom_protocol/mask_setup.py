@@ -77,7 +77,7 @@ class MaskSetup(Message):
     seed: Digest
     shares: list[DealtShare]
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """The digest of what was signed."""
         return digest(self.payload())

@@ -6,13 +6,12 @@ set the only one is counting (docstring of sum_roster.py), and each node's memor
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field
 
-from solblom_protocol.errors import IntegrityError, RefusedError
+from solblom_protocol.errors import IntegrityError, RefusedError, RunError
 from solblom_protocol.mask_setup import Participants
 from solblom_protocol.messages import Digest, Message, SiteName, parse_message
 from solblom_protocol.sum_roster import SumRoster, SumRound, check_round
@@ -37,7 +36,7 @@ class SurvivorSet(Message):
     base_model: Digest
     survivors: list[SiteName]
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """The digest of what is signed."""
         return digest(self.payload())
@@ -68,9 +67,19 @@ class AgreedSurvivors:
 
 
 def choose_survivors(
-    participants: Participants, *, base_model: str, survivors: Sequence[str]
+    roster: SumRoster, participants: Participants, *, base_model: str, survivors: Sequence[str]
 ) -> SurvivorSet:
-    """Return the set that the coordinator asks the survivors to sign."""
+    """Return the set that the coordinator asks the survivors to sign: whose vectors it has.
+
+    Raises:
+        RunError: SB-501, fewer than the threshold: says how many came and whose is missing.
+    """
+    if len(survivors) < roster.threshold:
+        missing = ", ".join(site for site in participants.setups if site not in survivors)
+        raise RunError(
+            "SB-501",
+            f"{len(survivors)} masked vectors came, {roster.threshold} are needed; missing: {missing}",
+        )
     return SurvivorSet(
         schema="solblom.survivors/1",
         round=participants.round,

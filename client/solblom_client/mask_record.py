@@ -3,7 +3,8 @@
 Never forgotten: which setups it made, which vector it masked under each, which survivor set it signed,
 which rounds are closed. Erased: mask key, self seed and received shares, once their round is closed; and
 from a release on, of each hospital the share that must not leave. SQLite overwrites what is erased
-(`secure_delete`); what the disk keeps below the file is out of reach.
+(`secure_delete`); what the disk keeps below the file is out of reach. A sealed share that the coordinator
+kept opens with the run's share key, so that one goes too when the run ends (`close_run`).
 
 Every step commits to disk before what it allows leaves the node.
 """

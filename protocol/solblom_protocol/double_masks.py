@@ -1,6 +1,6 @@
 """The double mask: a hospital's vector under a mask of its own and one mask for each peer.
 
-Bonawitz et al. 2017, section 4.2 and round 2 (MaskedInputCollection). The peers' masks cancel where both
+Bonawitz et al. 2017, section 4 ("Double-Masking to Protect Security") and figure 4, round 2. The peers' masks cancel where both
 vectors are in the sum; of a hospital that dropped out they are made again from its mask key. The own mask
 is what keeps a vector hidden that arrives after that. It comes off where the vector is in the sum.
 

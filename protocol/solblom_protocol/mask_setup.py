@@ -1,6 +1,6 @@
 """What a hospital hands out before a sum: once a run its share key, once a sum its signed setup.
 
-Bonawitz et al. 2017, rounds 0 and 1 (AdvertiseKeys, ShareKeys), in one message: the keys to which shares
+Bonawitz et al. 2017, figure 4, rounds 0 and 1 (AdvertiseKeys, ShareKeys), in one message: the keys to which shares
 are sealed are known for the whole run. A setup is a fresh mask key, and for every hospital of the roster,
 its owner too, a sealed share of the private mask key and of the self seed. It commits to the seed and to
 each share, so a wrong one is traced to whoever dealt or released it.

@@ -1,6 +1,6 @@
 """The survivor set: whose vectors a sum has. One for a round of a run, ever, and `threshold` of it must sign.
 
-Bonawitz et al. 2017, round 3 (ConsistencyCheck), the version against an active coordinator. What makes a
+Bonawitz et al. 2017, figure 4, round 3 (ConsistencyCheck), the version against an active coordinator. What makes a
 set the only one is counting (docstring of sum_roster.py), and each node's memory of what it signed.
 """
 

@@ -1,6 +1,6 @@
 """Open the sum of the survivors: what each node releases for it, and what the coordinator makes of that.
 
-Bonawitz et al. 2017, round 4 (Unmasking). For each survivor the shares of its self seed come in, for each
+Bonawitz et al. 2017, figure 4, round 4 (Unmasking). For each survivor the shares of its self seed come in, for each
 other participant those of its mask key, and of nobody both. Every share is compared with what its owner
 committed to, so a wrong or replayed one is refused with the name of whoever sent it; a secret that does not
 fit the setup although all its shares do was dealt wrongly, by its owner.
@@ -177,7 +177,8 @@ def unmask_sum(
     """Return the sum of the survivors' vectors, to the bit. `vectors` is read once for each site, one at a time.
 
     Raises:
-        IntegrityError: SB-404, a survivor's vector is missing, or one of somebody else is there: names them.
+        IntegrityError: SB-404, a survivor's vector is missing, has another length, or one of somebody else
+        is there: names them.
     """
     survivors = agreed.chosen.survivors
     missing = [site for site in survivors if site not in vectors]
@@ -188,9 +189,7 @@ def unmask_sum(
             "The sum is of the survivors' vectors and no other; "
             f"missing or not in the survivor set: {', '.join(missing + strange)}",
         )
-    total = vectors[survivors[0]]
-    for site in survivors[1:]:
-        total = ring.add(total, vectors[site])
+    total = _sum_of(ring, vectors, survivors)
     base_model, size = agreed.chosen.base_model, total.size
     own = (
         ring.uniform(own_mask_key(participants, site=site, seed=seed, base_model=base_model), size)
@@ -209,6 +208,19 @@ def unmask_sum(
         for site, key in secrets.mask_keys.items()
     }
     return remove_masks(ring, total, own=own, dropped=dropped)
+
+
+def _sum_of(ring: Ring, vectors: Mapping[str, Words], sites: Sequence[str]) -> Words:
+    total = vectors[sites[0]]
+    for site in sites[1:]:
+        vector = vectors[site]
+        if vector.shape != total.shape:  # numpy would stretch a single number over the whole sum
+            raise IntegrityError(
+                "SB-404",
+                f"The vectors of {sites[0]} and {site} differ in length: {total.shape}, {vector.shape}",
+            )
+        total = ring.add(total, vector)
+    return total
 
 
 def _join(roster: SumRoster, shares: Mapping[str, str]) -> bytes:

@@ -3,7 +3,8 @@
 With ideal masks, uniform and independent, on a ring so small that every value of every mask can be tried.
 The view is all that the coordinator gets: the masked vectors, late ones too, the survivors' own masks and
 every mask of a hospital that is not in the sum; with a colluder, also all that this node knows. Two inputs
-with one sum must give the same views, each equally often (Bonawitz et al. 2017, Theorem 6.3 and Lemma 6.1).
+with one sum must give the same views, each equally often (Bonawitz et al. 2017, section 6: what a simulator
+makes that knows the sum only). That `threshold` - 1 shares say nothing is Shamir's part, in test_mask_shares.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -141,13 +142,11 @@ def test_three_hospitals_on_z16_show_the_survivors_sum_and_nothing_else(case: Ca
     if (
         not case.colluder
     ):  # then c may differ: as a survivor with the sum kept, as a late one freely
-        other = {"a": 13, "b": 8, "c": 9} if case.late else {"a": 0, "b": 11, "c": 3}
-    if case.late:
-        other["c"] = 2
+        other = {"a": 13, "b": 8, "c": 2} if case.late else {"a": 0, "b": 11, "c": 3}
     assert np.array_equal(view(Z16, case, one, masks), view(Z16, case, other, masks))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != ALL])  # where few are hidden
 @pytest.mark.parametrize("draw", range(3))
 def test_four_hospitals_on_z16_for_given_opened_masks(case: Case, draw: int) -> None:
     """The opened masks stand in the view, so it is enough to look at given ones; all values of the others."""

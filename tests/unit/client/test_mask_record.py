@@ -233,6 +233,14 @@ def test_of_each_hospital_one_share_leaves_and_the_other_is_erased(
     assert not any(share in file for share in gone)
 
 
+def test_to_mask_again_brings_no_erased_share_back(first: OneSum, tmp_path: Path) -> None:
+    first.mask()
+    first.open()
+    first.mask()
+    erased = first.lab.share(first.participants.setups["h03"], "h00").seed
+    assert erased not in (tmp_path / "vault.sqlite").read_bytes()
+
+
 def test_too_few_cosignatures_release_nothing(first: OneSum) -> None:
     first.mask()
     asked = first.lab.choose(first.participants, SURVIVED)

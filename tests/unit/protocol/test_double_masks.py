@@ -159,6 +159,7 @@ def test_a_missing_vector_and_a_vector_of_somebody_else_are_named() -> None:
         ({"h00": zeros, "h01": zeros}, "h02"),
         ({**vectors, "h03": zeros}, "h03"),
         ({**vectors, "puppet": zeros}, "puppet"),
+        ({**vectors, "h01": zeros[:1]}, "h00 and h01 differ in length"),
     ):
         with pytest.raises(IntegrityError, match=name):
             unmask_sum(ring, wrong, participants=participants, agreed=agreed, secrets=secrets)

@@ -141,6 +141,7 @@ def test_a_wrong_share_names_who_sent_it() -> None:
         ("seed", {"seeds": {**release.seeds, "h00": "0" * 64}}),
         ("key", {"keys": {"h04": "0" * 64}}),
         ("seed", {"seeds": {**release.seeds, "h00": release.keys["h04"]}}),
+        ("seed", {"seeds": {**release.seeds, "h00": release.seeds["h01"]}}),
     ):
         with pytest.raises(IntegrityError, match=f"h02 released another {kind} share of h0"):
             read_release(
@@ -151,16 +152,24 @@ def test_a_wrong_share_names_who_sent_it() -> None:
             )
 
 
-@pytest.mark.parametrize("other", [{"number": 2}, {"attempt": 2}, {"kind": "evaluate"}])
-def test_a_replayed_share_names_who_sent_it(other: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "lab",
+    [
+        SumLab(LAB.roster, number=2),
+        SumLab(LAB.roster, attempt=2),
+        SumLab(LAB.roster, kind="evaluate"),
+        SumLab(sum_roster(5, run="run-2")),
+    ],
+    ids=["round", "attempt", "kind", "run"],
+)
+def test_a_replayed_share_names_who_sent_it(lab: SumLab) -> None:
     """Once as the release that was made for the other sum, once with its shares under this sum's name."""
-    lab = SumLab(LAB.roster, **other)  # type: ignore[arg-type]
     participants = lab.participants()
     agreed = lab.agree(lab.choose(participants, SITES[:4]), SITES[:4])
     envelope = lab.release(participants, agreed, "h01")
     with pytest.raises(IntegrityError, match="release of h01 is of another sum"):
         read_release(LAB.roster, PARTICIPANTS, AGREED, envelope)
-    replayed = read_release(LAB.roster, participants, agreed, envelope).model_copy(
+    replayed = read_release(lab.roster, participants, agreed, envelope).model_copy(
         update={"round": LAB.of, "survivors": U.digest}
     )
     with pytest.raises(IntegrityError, match="h01 released another seed share of h00"):

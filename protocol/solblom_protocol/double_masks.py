@@ -1,8 +1,9 @@
 """The double mask: a hospital's vector under a mask of its own and one mask for each peer.
 
-Bonawitz et al. 2017, section 4 ("Double-Masking to Protect Security") and figure 4, round 2. The peers' masks cancel where both
-vectors are in the sum; of a hospital that dropped out they are made again from its mask key. The own mask
-is what keeps a vector hidden that arrives after that. It comes off where the vector is in the sum.
+Bonawitz et al. 2017, section 4 ("Double-Masking to Protect Security") and figure 4, round 2. The peers'
+masks cancel where both vectors are in the sum; of a hospital that dropped out they are made again from its
+mask key. The own mask is what keeps a vector hidden that arrives after that. It comes off where the vector
+is in the sum.
 
 The masks of a pair are bound to both names. X25519 gives one secret for several spellings of a public key
 (RFC 7748 §6.1), so a node could repeat a peer's key as its own; without the names, its mask and the peer's

@@ -207,6 +207,23 @@ def test_masks_differ_by_round_kind_model_setups_and_pair() -> None:
     assert len({vector.tobytes() for vector in vectors}) == len(vectors)
 
 
+def test_the_mask_of_a_pair_differs_by_participants_and_by_their_setups() -> None:
+    """With the same two mask keys: told different lists, two hospitals share no mask, and no sum comes out."""
+    lab = SumLab(sum_roster(4))
+    mine = secrets_of("h00", lab.of).mask_key
+    told = [
+        lab.participants(),
+        lab.participants(["h00", "h01", "h02"]),
+        lab.participants(["h00", "h01", "h03"]),
+        SumLab(sum_roster(4)).participants(),  # other shares of the same keys
+    ]
+    keys = {
+        pair_mask_key(participants, site="h00", mask_key=mine, peer="h01", base_model=MODEL)
+        for participants in told
+    }
+    assert len(keys) == len(told)
+
+
 def test_a_node_that_repeats_a_peers_mask_key_cancels_no_mask() -> None:
     """X25519 agrees on one secret for both; without names in the derivation h01 + copy − h01 would be bare."""
     lab = SumLab(sum_roster(4))

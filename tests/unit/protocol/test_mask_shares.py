@@ -19,9 +19,12 @@ from solblom_protocol.mask_setup import (
     write_share_key,
 )
 from solblom_protocol.mask_shares import (
+    ShareKind,
     SharePair,
     join_secret,
     seal_share,
+    seed_commitment,
+    share_commitment,
     split_secret,
     unseal_share,
 )
@@ -114,6 +117,30 @@ def test_a_share_of_another_owner_or_recipient_is_refused_by_name() -> None:
         unseal_share(sealed, LAB.of, owner="h02", recipient="h01", key=key)
     with pytest.raises(IntegrityError, match="share of h00 for h03 was made for h01"):
         unseal_share(sealed, LAB.of, owner="h00", recipient="h03", key=key)
+
+
+def test_a_commitment_is_to_one_share_of_one_kind_owner_recipient_and_sum() -> None:
+    def commitment(
+        of: SumRound = LAB.of,
+        owner: str = "h00",
+        recipient: str = "h01",
+        kind: ShareKind = "key",
+        share: bytes = b"x" * 32,
+    ) -> str:
+        return share_commitment(of, owner=owner, recipient=recipient, kind=kind, share=share)
+
+    found = [
+        commitment(),
+        commitment(of=LAB.of.model_copy(update={"number": 2})),
+        commitment(owner="h02"),
+        commitment(recipient="h02"),
+        commitment(kind="seed"),
+        commitment(share=b"y" * 32),
+        seed_commitment(LAB.of, owner="h00", seed=b"x" * 32),
+        seed_commitment(LAB.of, owner="h02", seed=b"x" * 32),
+        seed_commitment(LAB.of.model_copy(update={"attempt": 2}), owner="h00", seed=b"x" * 32),
+    ]
+    assert len(set(found)) == len(found)
 
 
 def test_a_sealed_share_is_no_order_and_no_reply() -> None:

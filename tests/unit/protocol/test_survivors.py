@@ -192,7 +192,9 @@ def test_a_release_for_another_set_or_of_other_shares_names_its_sender() -> None
     release = release_of("h00")
     both = release.model_copy(update={"keys": {**release.keys, "h01": "0" * 64}})
     fewer = release.model_copy(update={"keys": {}})
-    for wrong in (both, fewer):
+    no_seed = release.model_copy(update={"seeds": {"h00": release.seeds["h00"]}})
+    seed_too = release.model_copy(update={"seeds": {**release.seeds, "h04": "0" * 64}})
+    for wrong in (both, fewer, no_seed, seed_too):
         with pytest.raises(IntegrityError, match="h00 released other shares"):
             read_release(LAB.roster, PARTICIPANTS, AGREED, resigned(wrong, "h00"))
 

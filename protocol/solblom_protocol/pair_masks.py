@@ -48,6 +48,29 @@ def round_pair_key(pair_key: bytes, *, kind: str, number: int, base_model: str) 
     return _expand(pair_key, inputs)
 
 
+def self_mask_key(
+    seed: bytes,
+    *,
+    site: str,
+    run: str,
+    participants: str,
+    kind: str,
+    number: int,
+    base_model: str,
+) -> bytes:
+    """Return the key of the mask that a hospital shares with nobody (double_masks.py), from its self seed."""
+    inputs: dict[str, JsonValue] = {
+        "purpose": "self",
+        "site": site,
+        "run": run,
+        "participants": participants,
+        "kind": kind,
+        "round": number,
+        "base_model": base_model,
+    }
+    return _expand(seed, inputs)
+
+
 def masked(ring: Ring, values: Words, *, site: str, masks: Mapping[str, Words]) -> Words:
     """Return a hospital's vector under its masks, one for each peer: added towards later names, else subtracted.
 

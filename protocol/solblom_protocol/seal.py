@@ -31,7 +31,7 @@ KEY_BYTES = 32
 _ONLY_NONCE = bytes(12)  # a key locks one array, so the nonce may be constant (RFC 8439 §2.8)
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
-Kind = Literal["order", "reply"]
+Kind = Literal["order", "reply", "share"]
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def unseal(sealed: bytes, *, kind: Kind, key: X25519PrivateKey) -> bytes:
     header, header_bytes, ciphertext = _split(sealed)
     if header.kind != kind:
         raise IntegrityError("SB-405", "The sealed message is of another kind")
-    if header.body and kind == "reply":
-        raise IntegrityError("SB-405", "A sealed reply has no body")
+    if header.body and kind != "order":
+        raise IntegrityError("SB-405", f"A sealed {kind} has no body")
     if header.recipient != sealing_key_id(key.public_key()):
         raise IntegrityError("SB-405", "The sealed message is for another recipient")
     try:
@@ -145,7 +145,11 @@ def _split(sealed: bytes) -> tuple[SealHeader, bytes, memoryview]:
     if not isinstance(value, dict) or set(value) != {"body", "kind", "recipient"}:
         raise IntegrityError("SB-405", "The sealed message's header has unexpected members")
     kind, recipient, body = value["kind"], value["recipient"], value["body"]
-    if kind not in ("order", "reply") or not isinstance(recipient, str) or type(body) is not int:
+    if (
+        kind not in ("order", "reply", "share")
+        or not isinstance(recipient, str)
+        or type(body) is not int
+    ):
         raise IntegrityError("SB-405", "The sealed message's header has a wrong value")
     if not 0 <= body <= len(sealed) - start - length:
         raise IntegrityError("SB-405", "The sealed message's body is cut")

@@ -87,7 +87,13 @@ def under_masks(ring: Ring, values: Integers, masking: Masking) -> bytes:
     masks: dict[str, Words] = {}
     for peer, key in masking.keys.items():
         if peer != masking.site:
-            pair = run_pair_key(masking.mine, key, run=masking.run, roster=masking.roster)
+            pair = run_pair_key(
+                masking.mine,
+                key,
+                pair=(masking.site, peer),
+                run=masking.run,
+                roster=masking.roster,
+            )
             fresh = round_pair_key(
                 pair, kind=masking.kind, number=masking.number, base_model=masking.base_model
             )

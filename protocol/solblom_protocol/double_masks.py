@@ -133,15 +133,14 @@ def pair_mask_key(
         IntegrityError: SB-405, the peer's mask key is not one: names the peer.
     """
     of = participants.round
-    first, second = sorted((site, peer))
-    context = digest(
-        canonical_json(
-            {"participants": participants.digest, "roster": of.roster, "pair": [first, second]}
-        )
-    )
+    context = digest(canonical_json({"participants": participants.digest, "roster": of.roster}))
     try:
         pair = run_pair_key(
-            mask_key, participants.setups[peer].public_key, run=of.run, roster=context
+            mask_key,
+            participants.setups[peer].public_key,
+            pair=(site, peer),
+            run=of.run,
+            roster=context,
         )
     except IntegrityError as error:
         raise IntegrityError(error.code, f"The mask key of {peer} is not one") from None

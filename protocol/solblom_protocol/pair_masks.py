@@ -22,10 +22,19 @@ from solblom_verify.canonical import JsonValue, canonical_json
 CHECK_WORDS = 4
 
 
-def run_pair_key(mine: X25519PrivateKey, peer: X25519PublicKey, *, run: str, roster: str) -> bytes:
-    """Return what two hospitals share for a run: X25519, then HKDF-SHA256 over the run and the roster's digest.
+def run_pair_key(
+    mine: X25519PrivateKey,
+    peer: X25519PublicKey,
+    *,
+    pair: tuple[str, str],
+    run: str,
+    roster: str,
+) -> bytes:
+    """Return what two hospitals share for a run: X25519, then HKDF-SHA256 over both names, the run and the roster.
 
-    Another roster, also one with a single other key, gives unrelated masks: no sum of it opens.
+    Another roster, also one with a single other key, gives unrelated masks: no sum of it opens. Without
+    the names, a hospital that repeats another's public key as its own would share that one's masks, and in a
+    third one's vector they would cancel: several spellings of a key give one secret (RFC 7748, section 6.1).
 
     Raises:
         IntegrityError: SB-405, the peer's key is no point of large order.
@@ -34,7 +43,8 @@ def run_pair_key(mine: X25519PrivateKey, peer: X25519PublicKey, *, run: str, ros
         secret = mine.exchange(peer)
     except ValueError:
         raise IntegrityError("SB-405", "A hospital's mask key is not one") from None
-    return _expand(secret, {"purpose": "pair", "run": run, "roster": roster})
+    names: list[JsonValue] = list(sorted(pair))
+    return _expand(secret, {"purpose": "pair", "pair": names, "run": run, "roster": roster})
 
 
 def round_pair_key(pair_key: bytes, *, kind: str, number: int, base_model: str) -> bytes:

@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from solblom_protocol.double_masks import mask_vector, own_mask_key, pair_mask_key
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.mask_setup import MaskSecrets, MaskSetup, Participants
-from solblom_protocol.pair_masks import run_pair_key
 from solblom_protocol.ring import Ring, Words
 from solblom_protocol.survivors import choose_survivors
 from solblom_protocol.unmasking import join_releases, unmask_sum
@@ -236,10 +235,7 @@ def test_a_node_that_repeats_a_peers_mask_key_cancels_no_mask() -> None:
         for peer in ("h00", "h02")
     ]
     assert keys[0] != keys[1]
-    bare = [
-        run_pair_key(mine, participants.setups[peer].public_key, run="run-1", roster=MODEL)
-        for peer in ("h00", "h02")
-    ]
+    bare = [mine.exchange(participants.setups[peer].public_key) for peer in ("h00", "h02")]
     assert bare[0] == bare[1]  # the danger is real
 
 

@@ -34,7 +34,13 @@ def masks_of(
     """Return a hospital's masks as the product makes them, from its own key and the others' public ones."""
     found = {}
     for peer in keys.keys() - {site}:
-        pair = run_pair_key(keys[site], keys[peer].public_key(), run="run-1", roster=ROSTER_DIGEST)
+        pair = run_pair_key(
+            keys[site],
+            keys[peer].public_key(),
+            pair=(site, peer),
+            run="run-1",
+            roster=ROSTER_DIGEST,
+        )
         key = round_pair_key(pair, kind="train", number=number, base_model=ROSTER_DIGEST)
         found[peer] = ring.uniform(key, size)
     return found
@@ -144,11 +150,11 @@ def test_a_swapped_key_leaves_noise_and_not_a_sum(bits: int) -> None:
 def test_masks_differ_by_run_roster_round_kind_and_model() -> None:
     keys = hospitals(2)
     mine, peer = keys["h00"], keys["h01"].public_key()
-    first = run_pair_key(mine, peer, run="run-1", roster=ROSTER_DIGEST)
+    first = run_pair_key(mine, peer, pair=("h00", "h01"), run="run-1", roster=ROSTER_DIGEST)
     pairs = [
         first,
-        run_pair_key(mine, peer, run="run-2", roster=ROSTER_DIGEST),
-        run_pair_key(mine, peer, run="run-1", roster="sha256:" + "2" * 64),
+        run_pair_key(mine, peer, pair=("h00", "h01"), run="run-2", roster=ROSTER_DIGEST),
+        run_pair_key(mine, peer, pair=("h00", "h01"), run="run-1", roster="sha256:" + "2" * 64),
     ]
     rounds = [
         round_pair_key(first, kind="train", number=1, base_model=ROSTER_DIGEST),
@@ -156,15 +162,30 @@ def test_masks_differ_by_run_roster_round_kind_and_model() -> None:
         round_pair_key(first, kind="evaluate", number=1, base_model=ROSTER_DIGEST),
         round_pair_key(first, kind="train", number=1, base_model="sha256:" + "3" * 64),
     ]
-    assert len({*pairs, *rounds}) == 7
-    other = run_pair_key(keys["h01"], mine.public_key(), run="run-1", roster=ROSTER_DIGEST)
+    names = run_pair_key(mine, peer, pair=("h00", "h02"), run="run-1", roster=ROSTER_DIGEST)
+    assert len({*pairs, *rounds, names}) == 8
+    other = run_pair_key(
+        keys["h01"], mine.public_key(), pair=("h01", "h00"), run="run-1", roster=ROSTER_DIGEST
+    )
     assert other == first
+
+
+def test_a_hospital_that_repeats_anothers_key_cancels_no_mask() -> None:
+    """h02 gives h00's public key as its own: in h01's vector both masks would be one, added and subtracted."""
+    ring, keys = Ring(32), hospitals(3)
+    copied = {**keys, "h02": keys["h00"]}
+    values = ring.encode(np.arange(1, 5))
+    sent = masked(ring, values, site="h01", masks=masks_of(ring, "h01", copied, 4))
+    assert not np.array_equal(sent, values)
+    assert np.abs(ring.decode(sent)).min() > 1000
 
 
 def test_a_key_of_small_order_is_refused() -> None:
     zero = X25519PublicKey.from_public_bytes(bytes(32))
     with pytest.raises(IntegrityError):
-        run_pair_key(hospitals(1)["h00"], zero, run="run-1", roster=ROSTER_DIGEST)
+        run_pair_key(
+            hospitals(1)["h00"], zero, pair=("h00", "h01"), run="run-1", roster=ROSTER_DIGEST
+        )
 
 
 def every_mask(sites: tuple[str, ...]) -> dict[tuple[str, str], Words]:

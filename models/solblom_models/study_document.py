@@ -7,7 +7,7 @@ from solblom_models.task import Task, find_task
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument, parse_document
+from solblom_protocol.study import StudyDocument, check_sum_plan
 from solblom_protocol.study_tables import Study
 
 
@@ -30,7 +30,8 @@ def resolve(study: Study, contract: Contract, roster: Roster | None = None) -> S
     except ValueError as error:
         raise ConfigurationError("SB-105", f"The privacy target cannot be met: {error}") from None
     check_task(document)
-    return parse_document(document.payload())
+    check_sum_plan(document)
+    return document
 
 
 def check_task(document: StudyDocument) -> Task:

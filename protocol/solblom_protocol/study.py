@@ -230,7 +230,7 @@ def parse_document(payload: bytes) -> StudyDocument:
         document.table_one_noise is None
     ) != (table is None):
         raise ConfigurationError("SB-103", "The signed study's noise does not fit its releases")
-    _check_sum_plan(document)
+    check_sum_plan(document)
     for noise in (document.noise_multiplier, document.evaluation_noise, document.table_one_noise):
         if noise is not None and float(noise) < MIN_NOISE:
             # Less noise promises nothing, and to account for it takes hours and gigabytes.
@@ -240,7 +240,7 @@ def parse_document(payload: bytes) -> StudyDocument:
     return document
 
 
-def _check_sum_plan(document: StudyDocument) -> None:
+def check_sum_plan(document: StudyDocument) -> None:
     """Refuse a secure sum that does not follow from the study's settings.
 
     Raises:

@@ -228,7 +228,12 @@ def test_a_study_whose_shared_noise_would_not_hold_cannot_be_written(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        SecureLab(tmp_path, **changes)
+        signed_and_read(tmp_path, changes)
+
+
+def signed_and_read(folder: Path, changes: dict[str, Any]) -> None:
+    """Write a study, and read it as a hospital does."""
+    parse_document(SecureLab(folder, **changes).study.payload())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from integration.shared_noise import SharedFederation
 from solblom_client.mask_key_file import ERASED
 from solblom_models.accountant import pld_epsilon
 from solblom_protocol.errors import RunError
-from solblom_server.runs import FinishedRun
+from solblom_server.runs import FinishedRun, start_run
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
 
@@ -83,6 +83,14 @@ def test_the_same_work_gives_the_same_model_under_other_masks(
     weights, updates = zip(*(weights_and_updates(r) for r in (run, twin)), strict=True)
     assert weights[0] == weights[1]
     assert not updates[0] & updates[1]
+
+
+def test_files_carry_a_secure_sum_to_the_same_model(
+    federation: SharedFederation, run: FinishedRun, tmp_path: Path
+) -> None:
+    by_file = SharedFederation(tmp_path / "home")
+    carried = start_run(by_file.home, by_file.envelope, transport_name="simulated-files", now=now())
+    assert weights_and_updates(carried)[0] == weights_and_updates(run)[0]
 
 
 def weights_and_updates(run: FinishedRun) -> tuple[bytes, set[str]]:

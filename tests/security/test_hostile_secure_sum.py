@@ -215,7 +215,7 @@ def test_a_hospital_relies_on_others_only_as_far_as_its_policy_says(
     [
         ({"training": {"rounds": 3, "local_steps": 2}}, "one gradient per opened sum"),
         ({"privacy": {"epsilon": 3.0, "noise": "shared", "sampling_rate": 0.5}}, "all patients"),
-        ({"privacy": {"epsilon": "off", "noise": "shared", "sampling_rate": 1.0}}, "no noise"),
+        ({"privacy": {"epsilon": "off", "noise": "shared", "sampling_rate": 1.0}}, "is missing"),
         ({"cohort": {"min_nodes": 2, "quorum": 2}}, "all hospitals of its roster"),
         ({"secure_sum": {"roster": "roster.json", "colluders": 2}}, "nobody is left"),
         (

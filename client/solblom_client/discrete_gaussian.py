@@ -19,7 +19,7 @@ Counts = NDArray[np.int64]
 TAIL_DEVIATIONS = 13
 MOST_COLUMNS = 640  # and those that whole-number widths add; together at most 1024
 MARGIN = 1e-12  # rounding of the bell and of a coin stays below 1e-13
-VECTOR_BLOCK = 65_536
+VECTOR_BLOCK = 32_768
 
 
 def discrete_gaussian(stream: KeyStream, deviation: str, count: int) -> Counts:
@@ -146,11 +146,13 @@ class _Columns:
     def draw(self, stream: KeyStream, count: int, margin: float) -> Counts:
         """Return what is kept of `count` tries; a try takes 128 random bits."""
         words, coins = stream.integers(2 * count).reshape(2, count)
-        column = (words & np.uint64(self._mask)).astype(np.int64)
+        low, high = words.view("<u4").reshape(count, 2).T
+        column = (low & np.uint32(self._mask)).astype(np.int64)
         kept = column < len(self.starts)
-        column = np.minimum(column, len(self.starts) - 1)
-        size = self.starts[column] + self._places(stream, words >> np.uint64(32), column)
-        negative = (words >> np.uint64(31)) & np.uint64(1) != 0
+        np.minimum(column, len(self.starts) - 1, out=column)
+        size = self.starts[column]
+        size += self._places(stream, high.astype(np.uint64), column)
+        negative = low >= np.uint32(2**31)
         kept &= self._keep(stream, size, column, coins, margin)
         kept &= ~(negative & (size == 0))  # zero has one sign only
         values: Counts = size[kept]

@@ -18,13 +18,12 @@ from solblom_client.keystream import KeyStream
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.order import OrderKind
 from solblom_protocol.pair_masks import (
-    CHECK_WORDS,
+    add_pair_mask,
     checked,
-    masked,
     round_pair_key,
     run_pair_key,
 )
-from solblom_protocol.ring import Ring, Words
+from solblom_protocol.ring import Ring
 from solblom_protocol.secure_sum import TAIL
 
 Integers = NDArray[np.int64]
@@ -57,8 +56,10 @@ def on_grid(values: NDArray[np.float64], *, fractional_bits: int, largest: int) 
     """
     if not bool(np.isfinite(values).all()):
         raise RefusedError("SB-213", "The clipped sum has values that are not finite")
-    scaled = np.rint(np.ldexp(values, fractional_bits))
-    grid: Integers = np.clip(scaled, -largest, largest).astype(np.int64)
+    scaled = values * 2.0**fractional_bits  # exact, or infinite and cut off
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -largest, largest, out=scaled)
+    grid: Integers = scaled.astype(np.int64)
     return grid
 
 
@@ -68,8 +69,10 @@ def with_noise_share(values: Integers, *, share: int, largest: int, stream: KeyS
     Raises:
         RefusedError: SB-213, a value is larger than its range allows.
     """
-    noisy = values + discrete_gaussian_vector(stream, share, len(values))
-    if int(np.abs(noisy).max(initial=0)) > largest + TAIL * share:
+    noisy = discrete_gaussian_vector(stream, share, len(values))
+    noisy += values
+    most = largest + TAIL * share
+    if int(noisy.max(initial=0)) > most or int(noisy.min(initial=0)) < -most:
         raise RefusedError("SB-213", "A value of a masked vector is out of range")
     return noisy
 
@@ -84,7 +87,7 @@ def under_masks(ring: Ring, values: Integers, masking: Masking) -> bytes:
     own = masking.keys.get(masking.site)
     if own is None or own != masking.mine.public_key():
         raise RefusedError("SB-216", "The order carries another mask key of this hospital's")
-    masks: dict[str, Words] = {}
+    total = ring.encode(checked(values))
     for peer, key in masking.keys.items():
         if peer != masking.site:
             pair = run_pair_key(
@@ -97,8 +100,5 @@ def under_masks(ring: Ring, values: Integers, masking: Masking) -> bytes:
             fresh = round_pair_key(
                 pair, kind=masking.kind, number=masking.number, base_model=masking.base_model
             )
-            masks[peer] = ring.uniform(fresh, len(values) + CHECK_WORDS)
-    words: bytes = masked(
-        ring, ring.encode(checked(values)), site=masking.site, masks=masks
-    ).tobytes()
-    return words
+            add_pair_mask(ring, total, fresh, site=masking.site, peer=peer)
+    return total.tobytes()

@@ -5,7 +5,9 @@ signed. It can leave a key out or send an old one, and the sum stays closed; it 
 between (privacy.md rule 8; Flower's SecAgg+ relays unsigned keys).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -54,13 +56,22 @@ def sign_mask_key(message: MaskKey, key: Ed25519PrivateKey) -> bytes:
 
 def open_mask_keys(
     envelopes: Sequence[str], roster: Roster, *, run: str, study: str
-) -> dict[str, X25519PublicKey]:
+) -> Mapping[str, X25519PublicKey]:
     """Return every hospital's mask key, by site, as its own node signed it for this run.
 
     Raises:
         RefusedError: SB-216, a hospital of the roster is missing, a key is not signed by its node, or
             was made for another run or roster; names the hospital.
     """
+    return _opened(tuple(envelopes), roster, run, study)
+
+
+@lru_cache(
+    maxsize=8
+)  # the same keys in every round of a run; the answer follows from the arguments alone
+def _opened(
+    envelopes: tuple[str, ...], roster: Roster, run: str, study: str
+) -> Mapping[str, X25519PublicKey]:
     keys = roster.keys
     if len(envelopes) != len(keys):
         raise RefusedError(
@@ -83,4 +94,4 @@ def open_mask_keys(
         if (message.run, message.study, message.roster) != (run, study, roster.digest):
             raise RefusedError("SB-216", f"The mask key of {site} is for another run or roster")
         found[site] = message.key
-    return found
+    return MappingProxyType(found)

@@ -95,6 +95,17 @@ def masked(ring: Ring, values: Words, *, site: str, masks: Mapping[str, Words]) 
     return total
 
 
+def add_pair_mask(ring: Ring, total: Words, key: bytes, *, site: str, peer: str) -> None:
+    """Put one pair's mask onto a hospital's vector, in place; what `masked` does with masks as large as the vector.
+
+    Raises:
+        ValueError: a mask shared with oneself.
+    """
+    if site == peer:
+        raise ValueError("a hospital shares no mask with itself")
+    ring.add_uniform(total, key, subtract=site > peer)
+
+
 def checked(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the vector with check words behind it: each hospital adds 1, so the opened sum counts hospitals.
 

@@ -5,6 +5,7 @@ number, which is right as long as it lies inside the ring: `check_range` proves 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
+BLOCK = 65_536  # words at a time
 Words = NDArray[Any]
 """Unsigned little-endian integers below 2^bits, in the ring's word size."""
 
@@ -32,7 +34,7 @@ class Ring:
         if not 2 <= self.bits <= 64:
             raise ValueError(f"a ring has 2 to 64 bits, not {self.bits}")
 
-    @property
+    @cached_property
     def word_bytes(self) -> int:
         """How many bytes one number takes on its way."""
         return next(size for size in (1, 2, 4, 8) if 8 * size >= self.bits)
@@ -73,6 +75,18 @@ class Ring:
         raw = stream.update(bytes(self.word_bytes * size))
         return self._reduced(np.frombuffer(raw, dtype=self._word))
 
+    def add_uniform(self, total: Words, key: bytes, *, subtract: bool) -> None:
+        """Add or subtract, in place, what `uniform` gives for the key; in blocks that stay in the cache."""
+        stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+        zeros = memoryview(bytes(self.word_bytes * min(BLOCK, total.size)))
+        for start in range(0, total.size, BLOCK):
+            part = total[start : start + BLOCK]
+            raw = stream.update(zeros[: self.word_bytes * part.size])
+            mask = np.frombuffer(raw, dtype=self._word)
+            (np.subtract if subtract else np.add)(part, mask, out=part)
+            if self.bits != 8 * self.word_bytes:
+                np.bitwise_and(part, self._word.type(2**self.bits - 1), out=part)
+
     def check_range(self, *, addends: int, largest: int) -> None:
         """Refuse a sum that could leave the ring: it would be read back as another number.
 
@@ -88,7 +102,7 @@ class Ring:
                 "Use a larger ring, fewer fractional bits or less noise",
             )
 
-    @property
+    @cached_property
     def _word(self) -> np.dtype[Any]:
         return np.dtype(f"<u{self.word_bytes}")
 

@@ -11,6 +11,7 @@ from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.pair_masks import (
     CHECK_WORDS,
     OpenedSum,
+    add_pair_mask,
     checked,
     masked,
     round_pair_key,
@@ -145,6 +146,16 @@ def test_a_swapped_key_leaves_noise_and_not_a_sum(bits: int) -> None:
     assert np.count_nonzero(plain_sum(ring, vectors)) == 100
     with pytest.raises(IntegrityError, match="do not cancel"):
         opened_sum(ring, vectors, frozenset(keys), 100 - CHECK_WORDS)
+
+
+@pytest.mark.parametrize("bits", [4, 12, 32, 64])
+@pytest.mark.parametrize(("site", "peer"), [("a", "b"), ("b", "a")])
+def test_a_mask_put_on_in_place_is_the_same_mask(bits: int, site: str, peer: str) -> None:
+    ring, key = Ring(bits), b"k" * 32
+    values = ring.encode(np.arange(40_000))
+    whole = masked(ring, values, site=site, masks={peer: ring.uniform(key, 40_000)})
+    add_pair_mask(ring, values, key, site=site, peer=peer)
+    assert np.array_equal(values, whole)
 
 
 def test_masks_differ_by_run_roster_round_kind_and_model() -> None:

@@ -1,0 +1,170 @@
+"""The arms of `shared_noise.py` on one split: without noise, each hospital alone, local noise, shared noise."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from tcga import Floats, Patients, is_test
+from tcga_study import Setting
+
+from solblom_client.keys import derive
+from solblom_client.keystream import KeyStream
+from solblom_client.noise_share import on_grid, with_noise_share
+from solblom_client.training import TrainingSettings, clipped_sum, train
+from solblom_models.flat import flatten, layout_of, load_flat
+from solblom_models.tabular.data import TableUnits
+from solblom_models.tabular.task import TabularClassification
+from solblom_protocol.layout import unpack
+from solblom_protocol.ring import Ring
+from solblom_protocol.secure_sum import largest_value
+from solblom_protocol.study import StudyDocument
+from solblom_server.optimisers import ServerState, step
+from solblom_server.secure_sum import mean_update
+
+Group = dict[str, tuple[Floats, NDArray[np.int64]]]  # features and labels by hospital
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of the hospitals' patients."""
+
+    train: Group
+    test: Group
+
+
+def split_of(
+    patients: Patients,
+    hospitals: dict[str, NDArray[np.int64]],
+    genes: list[int],
+    public: Any,
+    seed: int,
+) -> Split:
+    """Return training and test patients of each hospital, features by public constants alone."""
+    centre, scale = public
+    features = np.clip((patients.ranks[:, genes] - centre) / scale, -3.0, 3.0)
+    held = np.array([is_test(patient, seed) for patient in patients.ids])
+    parts: list[Group] = [{}, {}]
+    for name, index in hospitals.items():
+        for part, chosen in zip(parts, (index[~held[index]], index[held[index]]), strict=True):
+            part[name] = (features[chosen], patients.labels[chosen])
+    return Split(*parts)
+
+
+def auroc(scores: Floats, group: Group) -> float:
+    """Return the AUROC over the union of all hospitals' test patients."""
+    return float(roc_auc_score(np.concatenate([y for _, y in group.values()]), scores))
+
+
+def scores_of(weights: Floats, group: Group) -> Floats:
+    """Return logits; the last weight is the intercept."""
+    return np.concatenate([x @ weights[:-1] + weights[-1] for x, _ in group.values()])
+
+
+def without_noise(split: Split, l2: float) -> float:
+    """Return the AUROC of logistic regression over all training patients."""
+    x = np.concatenate([x for x, _ in split.train.values()])
+    y = np.concatenate([y for _, y in split.train.values()])
+    model = LogisticRegression(C=1.0 / (l2 * len(y)), max_iter=2000).fit(x, y)
+    return auroc(scores_of(np.append(model.coef_[0], model.intercept_[0]), split.test), split.test)
+
+
+def alone(split: Split, l2: float) -> float:
+    """Return the AUROC where each hospital scores its test patients with its own model."""
+    scores = []
+    for name, (x, y) in split.train.items():
+        tested = split.test[name][0]
+        if len(set(y.tolist())) < 2:
+            scores.append(np.zeros(len(tested)))
+            continue
+        model = LogisticRegression(C=1.0 / (l2 * len(y)), max_iter=2000).fit(x, y)
+        scores.append(model.decision_function(tested))
+    return auroc(np.concatenate(scores), split.test)
+
+
+def quick(split: Split, setting: Setting, noise: float, rng: np.random.Generator) -> float:
+    """Return the AUROC of a plain rewrite of the training, for tuning only."""
+    x = np.concatenate(
+        [np.pad(x, ((0, 0), (0, 1)), constant_values=1.0) for x, _ in split.train.values()]
+    )
+    y = np.concatenate([y for _, y in split.train.values()])
+    weights, kept = np.zeros(x.shape[1]), []
+    for number in range(1, setting.rounds + 1):
+        gradients = (1.0 / (1.0 + np.exp(-x @ weights)) - y)[:, None] * x
+        norms = np.linalg.norm(gradients, axis=1)
+        gradients *= np.minimum(1.0, setting.norm / np.maximum(norms, 1e-12))[:, None]
+        total = gradients.sum(axis=0) + rng.normal(0.0, noise * setting.norm, len(weights))
+        weights = weights - setting.rate / setting.norm * total / len(y)
+        if number > setting.rounds // 2:
+            kept.append(weights)
+    return auroc(scores_of(np.mean(kept, axis=0), split.test), split.test)
+
+
+def private(document: StudyDocument, split: Split, seed: int) -> float:
+    """Return the AUROC of the product's private training; the document says which noise."""
+    task = TabularClassification()
+    net = task.build(document)
+    layout = layout_of(net, local=task.local_parameters)
+    state = ServerState.initial(unpack(flatten(net, layout), layout).copy())
+    units = {
+        name: TableUnits(
+            tuple(f"{name}-{i}" for i in range(len(y))), x.astype(np.float32), y.astype(np.int64)
+        )
+        for name, (x, y) in split.train.items()
+    }
+    run = _shared_round if document.secure_sum is not None else _local_round
+    for number in range(1, document.study.training.rounds + 1):
+        load_flat(net, layout, state.model)
+        key = f"{seed}/{document.digest}/{number}"
+        mean = run(document, task, net, layout, units, key)
+        state = step(state, mean, document.study.training, round_number=number)
+    final = state.final_model().astype(np.float64)
+    return auroc(scores_of(final, split.test), split.test)
+
+
+def _stream(purpose: Any, site: str, key: str) -> KeyStream:
+    return KeyStream(derive(site.encode().ljust(32, b"."), purpose, key))
+
+
+def _local_round(
+    document: StudyDocument,
+    task: Any,
+    net: Any,
+    layout: Any,
+    units: dict[str, TableUnits],
+    key: str,
+) -> Floats:
+    settings = TrainingSettings.of(document)
+    before = unpack(flatten(net, layout), layout).copy()
+    moved = []
+    for site, patients in units.items():
+        load_flat(net, layout, before)
+        noise, coins = _stream("noise", site, key), _stream("sampling", site, key)
+        train(task, net, patients, settings, coins=coins, noise=noise)
+        after = unpack(flatten(net, layout), layout)
+        moved.append(after.astype(np.float64) - before)
+    return np.mean(moved, axis=0)
+
+
+def _shared_round(
+    document: StudyDocument,
+    task: Any,
+    net: Any,
+    layout: Any,
+    units: dict[str, TableUnits],
+    key: str,
+) -> Floats:
+    plan, settings = document.secure_sum, TrainingSettings.of(document)
+    if plan is None:
+        raise ValueError("the study has no secure sum")
+    largest = largest_value(Ring(32), nodes=len(units), share=plan.training_share)
+    total = np.zeros(layout.size, dtype=np.int64)
+    for site, patients in units.items():
+        sums, _ = clipped_sum(task, net, patients, settings)
+        flat = np.concatenate([sums[t.name].double().numpy().reshape(-1) for t in layout.tensors])
+        grid = on_grid(flat, fractional_bits=plan.fractional_bits, largest=largest)
+        stream = _stream("noise", site, key)
+        total += with_noise_share(grid, share=plan.training_share, largest=largest, stream=stream)
+    return mean_update(document, total)

@@ -270,6 +270,11 @@ def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
                 "epsilon": format_epsilon(
                     pld_epsilon([e.event for e in entries if e.study == study], policy.delta)
                 ),
+                "epsilon_alone": format_epsilon(
+                    pld_epsilon(
+                        [e.event.alone() for e in entries if e.study == study], policy.delta
+                    )
+                ),
                 "rounds": sum(1 for e in entries if e.study == study and e.kind == "train"),
                 "releases": sum(1 for e in entries if e.study == study and e.kind != "train"),
                 "more_rounds": more_rounds(

@@ -241,4 +241,6 @@ def largest_value(ring: Ring, *, nodes: int, share: int) -> int:
 
 
 def _places(number: Decimal, places: int, rounding: str) -> str:
-    return format(number.quantize(Decimal(1).scaleb(-places), rounding=rounding), "f")
+    with localcontext() as context:
+        context.prec = 60
+        return format(number.quantize(Decimal(1).scaleb(-places), rounding=rounding), "f")

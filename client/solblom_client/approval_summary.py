@@ -107,7 +107,7 @@ def summarise(
         excluded_by_consent=cohort.excluded,
         epsilon=str(study.privacy.epsilon),
         delta=format_delta(study.privacy.delta),
-        promise=promise(study.privacy.epsilon, study.privacy.delta),
+        promise=promise(study.privacy.epsilon, study.privacy.delta) + _condition(document),
         rounds=study.training.rounds,
         leaves=tuple(what_leaves(document, task)),
         lifetime_budget=f"{expected.budget:g}",
@@ -170,6 +170,14 @@ def what_leaves(document: StudyDocument, task: Task) -> list[str]:
     return found
 
 
+def _condition(document: StudyDocument) -> str:
+    """Return on what the promise depends where others add part of the noise."""
+    table = document.study.secure_sum
+    if table is None:
+        return ""
+    return f", if at most {counted(table.colluders, 'hospital')} below works with the coordinator"
+
+
 def _secure_sum(document: StudyDocument) -> list[str]:
     """Return who adds up together, by name and fingerprint, and what the promise assumes of them."""
     plan, table = document.secure_sum, document.study.secure_sum
@@ -179,7 +187,7 @@ def _secure_sum(document: StudyDocument) -> list[str]:
     training = [document.round_event] * document.study.training.rounds
     found = [f"{m.site}  {fingerprint(m.key)}" for m in plan.roster.members]
     found += [
-        f"threshold: all {len(plan.roster.members)}; if one is missing, no sum is opened and nobody learns one",
+        f"threshold: all {len(plan.roster.members)}; if one is missing, no sum is opened",
         f"assumed: at most {counted(table.colluders, 'hospital')} of them with the coordinator; each of the "
         "others adds its share of the noise",
         f"if all of them work together: epsilon {format_epsilon(alone_epsilon(document))} for your "

@@ -122,12 +122,14 @@ def _check_shared_noise(document: StudyDocument, policy: PolicyTable) -> None:
             "SB-205",
             "The study lets each hospital add only a share of the noise; policy.shared_noise.allow is "
             "false",
+            "Read docs/concepts/shared-noise.md; then, in node.toml: shared_noise = { allow = true }",
         )
     if document.honest_nodes < rule.min_honest_nodes:
         raise RefusedError(
             "SB-205",
             f"The study counts the noise of {counted(document.honest_nodes, 'hospital')}; "
             f"policy.shared_noise.min_honest_nodes is {rule.min_honest_nodes}",
+            "Take part with more hospitals, or lower min_honest_nodes in node.toml",
         )
     alone = alone_epsilon(document)
     if alone > rule.alone_epsilon:

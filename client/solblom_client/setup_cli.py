@@ -44,6 +44,8 @@ delta = 1e-5
 min_patients = 20
 allow_privacy_off = false
 named_releases = []                  # what may leave without noise: nothing
+# allow: studies in which each hospital adds a share of the noise, and only the sum of all is opened
+shared_noise = {{ allow = false, min_honest_nodes = 3, alone_epsilon = 10.0 }}
 
 [consent]
 source = "consent.csv"               # patient_id,status,valid_until; status: granted or withdrawn

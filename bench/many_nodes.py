@@ -248,7 +248,7 @@ def roster_cost(nodes: int) -> Roster:
         noise="local",
         previous_order=some,
         last_receipt=some,
-        mask_keys=(),
+        masking=(),
     )
 
     def write() -> bytes:

@@ -266,7 +266,7 @@ path = "patients.csv"
             "noise": "local",
             "previous_order": None,
             "last_receipt": None,
-            "mask_keys": (),
+            "masking": (),
         }
         return OrderHeader(**(values | changes))
 

@@ -69,7 +69,7 @@ class SecureLab:
         """Ask all hospitals for round 1."""
         found = {}
         for site in SITES:
-            reply = self.hospitals[site].ask(self.order(site, mask_keys=keys, **changes))
+            reply = self.hospitals[site].ask(self.order(site, masking=keys, **changes))
             assert isinstance(reply, Result), reply
             found[site] = reply
         return found

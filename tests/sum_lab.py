@@ -13,7 +13,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from solblom_client.mask_record import MASK_SCHEMA, MaskRecord
+from solblom_client.mask_record import MaskRecord
 from solblom_client.state import VaultState, create_state
 from solblom_client.sum_node import SumNode
 from solblom_protocol.double_masks import mask_vector
@@ -217,15 +217,10 @@ def plain_sum(ring: Ring, values: dict[str, Words], sites: Iterable[str]) -> lis
 def mask_record(folder: Path) -> MaskRecord:
     """Return a record in a new state file, or in the one that is there."""
     path = folder / "vault.sqlite"
-    is_new = not path.exists()
-    if is_new:
+    if not path.exists():
         create_state(path, {})
     state = VaultState(path)
     state.query("PRAGMA synchronous=OFF")  # the tests pull no plug
-    if is_new:
-        with state.transaction():
-            for statement in filter(str.strip, MASK_SCHEMA.split(";")):
-                state.execute(statement, ())
     return MaskRecord(state)
 
 

@@ -21,7 +21,10 @@ from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
+from solblom_client.ledger import STATE_FILE
+from solblom_client.mask_record import MaskRecord
 from solblom_client.policy import DatasetTable, NodeConfig
+from solblom_client.state import VaultState
 from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_models.study_document import check_task
 from solblom_models.task import Task, find_task, isolation_error
@@ -250,6 +253,11 @@ def revoke(config: NodeConfig, study: str) -> None:
         raise RefusedError("SB-203", "The study is not approved at this hospital")
     # The approval goes first: without it no root is ever adopted, whatever happens next.
     (folder / "approval.dsse.json").unlink(missing_ok=True)
+    state = VaultState(config.state / STATE_FILE)
+    try:
+        MaskRecord(state).close_study(study)
+    finally:
+        state.close()
     for secret in (folder / "noise.root", *folder.glob("mask-*.key")):
         if secret.is_file():
             secret.write_bytes(os.urandom(SECRET_BYTES))

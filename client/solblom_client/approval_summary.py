@@ -170,6 +170,12 @@ def what_leaves(document: StudyDocument, task: Task) -> list[str]:
     return found
 
 
+def _threshold(document: StudyDocument, nodes: int) -> str:
+    if document.threshold == nodes:
+        return f"threshold: all {nodes}; if one is missing, no sum is opened"
+    return f"threshold: {document.threshold} of {nodes}; a sum of fewer is never opened"
+
+
 def _condition(document: StudyDocument) -> str:
     """Return on what the promise depends where others add part of the noise."""
     table = document.study.secure_sum
@@ -187,7 +193,7 @@ def _secure_sum(document: StudyDocument) -> list[str]:
     training = [document.round_event] * document.study.training.rounds
     found = [f"{m.site}  {fingerprint(m.key)}" for m in plan.roster.members]
     found += [
-        f"threshold: all {len(plan.roster.members)}; if one is missing, no sum is opened",
+        _threshold(document, len(plan.roster.members)),
         f"assumed: at most {counted(table.colluders, 'hospital')} of them with the coordinator; each of the "
         "others adds its share of the noise",
         f"if all of them work together: epsilon {format_epsilon(alone_epsilon(document))} for your "

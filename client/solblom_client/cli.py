@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from solblom_client.approval_summary import ApprovalSummary
     from solblom_client.exchange import PassReport
     from solblom_client.ledger import Entry, Ledger
-    from solblom_client.policy import NodeConfig
+    from solblom_client.policy import NodeConfig, PolicyTable
 
 app = typer.Typer(
     help="Hospital: approve studies, see budgets", no_args_is_help=True, add_completion=False
@@ -241,10 +241,29 @@ def ledger_show(
     _print_ledger(data)
 
 
+def _study_report(
+    entries: "list[Entry]", ledger: "Ledger", policy: "PolicyTable"
+) -> dict[str, Any]:
+    """Return what one study has cost, and how many more rounds the lifetime admits."""
+    from solblom_client.ledger import more_rounds
+    from solblom_models.accountant import format_epsilon, pld_epsilon
+
+    events = [entry.event for entry in entries]
+    alone = [event.alone() for event in events]
+    return {
+        "study": entries[0].study,
+        "epsilon": format_epsilon(pld_epsilon(events, policy.delta)),
+        "epsilon_alone": format_epsilon(pld_epsilon(alone, policy.delta)),
+        "rounds": sum(1 for e in entries if e.kind == "train"),
+        "releases": sum(1 for e in entries if e.kind != "train"),
+        "more_rounds": more_rounds(ledger, events[0], policy),
+    }
+
+
 def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
     """Return spent, reserved and left, over the lifetime and by study, as decimal strings."""
-    from solblom_client.ledger import more_rounds, remaining
-    from solblom_models.accountant import format_epsilon, pld_epsilon, rdp_epsilon
+    from solblom_client.ledger import remaining
+    from solblom_models.accountant import format_epsilon, rdp_epsilon
 
     ledger.check_anchor()
     policy, entries = config.policy, ledger.entries()
@@ -265,22 +284,7 @@ def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
         "anchor": "compared" if config.node.anchor else "none: set node.anchor to see rollbacks",
         "accountant": f"RDP at order {ledger.filter_order} over the lifetime; PLD per study",
         "studies": [
-            {
-                "study": study,
-                "epsilon": format_epsilon(
-                    pld_epsilon([e.event for e in entries if e.study == study], policy.delta)
-                ),
-                "epsilon_alone": format_epsilon(
-                    pld_epsilon(
-                        [e.event.alone() for e in entries if e.study == study], policy.delta
-                    )
-                ),
-                "rounds": sum(1 for e in entries if e.study == study and e.kind == "train"),
-                "releases": sum(1 for e in entries if e.study == study and e.kind != "train"),
-                "more_rounds": more_rounds(
-                    ledger, next(e.event for e in entries if e.study == study), policy
-                ),
-            }
+            _study_report([e for e in entries if e.study == study], ledger, policy)
             for study in studies
         ],
         "events": [

@@ -13,6 +13,7 @@ from solblom_protocol.errors import RefusedError
 from solblom_protocol.mask_keys import open_mask_keys
 from solblom_protocol.messages import parse_timestamp
 from solblom_protocol.order import OrderHeader
+from solblom_protocol.run_sums import sum_count, tolerates_dropouts
 from solblom_protocol.study import StudyDocument
 from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted, format_delta
@@ -165,7 +166,7 @@ def check_secure_sum(header: OrderHeader, document: StudyDocument) -> None:
     """
     plan = document.secure_sum
     if plan is None:
-        if header.mask_keys:
+        if header.masking:
             raise RefusedError("SB-216", "The order carries mask keys; the study has no secure sum")
         return
     approved = [(site, key_id(key)) for site, key in plan.roster.keys.items()]
@@ -174,10 +175,12 @@ def check_secure_sum(header: OrderHeader, document: StudyDocument) -> None:
         names = ", ".join(sorted({site for site, _ in strange}))
         raise RefusedError("SB-216", f"The order's hospitals are not the approved roster: {names}")
     if header.kind == "keys":
-        if header.mask_keys:
+        if header.masking:
             raise RefusedError("SB-216", "An order for keys carries keys")
         return
-    open_mask_keys(header.mask_keys, plan.roster, run=header.run, study=header.study)
+    if tolerates_dropouts(document):
+        return  # each step checks what it carries (mask_steps.py)
+    open_mask_keys(header.masking, plan.roster, run=header.run, study=header.study)
 
 
 def check_round(header: OrderHeader, document: StudyDocument) -> None:
@@ -187,11 +190,15 @@ def check_round(header: OrderHeader, document: StudyDocument) -> None:
         RefusedError: SB-205.
     """
     study = document.study
+    sums = sum_count(document) if tolerates_dropouts(document) else 0
     approved = {
         "train": study.training.rounds,
         "evaluate": study.evaluation.releases,
         "describe": 0 if study.table_one is None else 1,
         "keys": 0 if document.secure_sum is None else 1,
+        "setup": sums,
+        "agree": sums,
+        "open": sums,
     }[header.kind]
     if header.round > approved:
         raise RefusedError(

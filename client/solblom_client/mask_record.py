@@ -29,32 +29,6 @@ from solblom_protocol.survivors import (
 )
 from solblom_verify.canonical import canonical_json, parse_canonical
 
-MASK_SCHEMA = """
-CREATE TABLE mask_runs (
-  run TEXT PRIMARY KEY, roster TEXT NOT NULL, share_key BLOB
-) STRICT;
-CREATE TABLE mask_setups (
-  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
-  roster TEXT NOT NULL, setup BLOB NOT NULL, mask_key BLOB, self_seed BLOB,
-  participants TEXT, base_model TEXT, sites TEXT, vector TEXT,
-  PRIMARY KEY (run, kind, round, attempt)
-) STRICT;
-CREATE TABLE mask_shares (
-  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
-  owner TEXT NOT NULL, key_share BLOB, seed_share BLOB,
-  PRIMARY KEY (run, kind, round, attempt, owner)
-) STRICT;
-CREATE TABLE mask_survivors (
-  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL,
-  survivors BLOB NOT NULL, released INTEGER NOT NULL CHECK (released IN (0, 1)),
-  PRIMARY KEY (run, kind, round)
-) STRICT;
-CREATE TABLE mask_closed (
-  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (run, kind)
-) STRICT;
-"""
-"""The tables of this record, for the schema of the vault's state file."""
-
 _SETUP = "run = ? AND kind = ? AND round = ? AND attempt = ?"
 _ROUND = "run = ? AND kind = ? AND round = ?"
 
@@ -68,7 +42,7 @@ class ReleasedShares:
 
 
 class MaskRecord:
-    """A node's memory of its masks, in the vault's state file; the tables are `MASK_SCHEMA`.
+    """A node's memory of its masks, in the vault's state file; the tables are `state.MASK_SCHEMA`.
 
     Raises:
         IntegrityError: SB-402, this SQLite does not overwrite what it deletes.
@@ -89,8 +63,8 @@ class MaskRecord:
             if self._state.query("SELECT 1 FROM mask_runs WHERE run = ?", (roster.run,)):
                 raise RefusedError("SB-207", f"The run {roster.run} has a share key already")
             self._state.execute(
-                "INSERT INTO mask_runs VALUES (?, ?, ?)",
-                (roster.run, roster.digest, key.private_bytes_raw()),
+                "INSERT INTO mask_runs VALUES (?, ?, ?, ?)",
+                (roster.run, roster.study, roster.digest, key.private_bytes_raw()),
             )
 
     def share_key(self, roster: SumRoster) -> X25519PrivateKey | None:
@@ -293,15 +267,29 @@ class MaskRecord:
         """Erase all secrets of a run, its share key too."""
         with self._state.transaction():
             self._state.execute(
-                "INSERT INTO mask_runs VALUES (?, ?, NULL)"
+                "INSERT INTO mask_runs VALUES (?, ?, ?, NULL)"
                 " ON CONFLICT (run) DO UPDATE SET share_key = NULL",
-                (roster.run, roster.digest),
+                (roster.run, roster.study, roster.digest),
             )
             self._state.execute(
                 "UPDATE mask_setups SET mask_key = NULL, self_seed = NULL WHERE run = ?",
                 (roster.run,),
             )
             self._state.execute("DELETE FROM mask_shares WHERE run = ?", (roster.run,))
+
+    def close_study(self, study: str, *, but: str | None = None) -> None:
+        """Erase all secrets of a study's runs, or of all but one: a newer run has begun, or the study was revoked."""
+        with self._state.transaction():
+            rows = self._state.query("SELECT run FROM mask_runs WHERE study = ?", (study,))
+            for (run,) in rows:
+                if run == but:
+                    continue
+                for sql in (
+                    "UPDATE mask_runs SET share_key = NULL WHERE run = ?",
+                    "UPDATE mask_setups SET mask_key = NULL, self_seed = NULL WHERE run = ?",
+                    "DELETE FROM mask_shares WHERE run = ?",
+                ):
+                    self._state.execute(sql, (run,))
 
     def _record(self, roster: SumRoster, asked: SurvivorSet) -> MaskedWork:
         """Check a survivor set and record it where there is none; call inside a transaction."""

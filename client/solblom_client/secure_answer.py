@@ -1,5 +1,6 @@
 """One answer to an order of a study with shared noise: which masks, which range, which share of the noise."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,48 +17,35 @@ from solblom_protocol.ring import Ring
 from solblom_protocol.secure_sum import COUNT_BITS, largest_value
 from solblom_protocol.study import StudyDocument
 
+Mask = Callable[[Ring, Integers], bytes]
+"""Puts this hospital's masks onto a vector and returns the bytes that leave."""
+
 
 @dataclass(frozen=True)
 class SecureAnswer:
     """Turns what this hospital computed into the vector that leaves."""
 
     ring: Ring
-    masking: Masking
     share: int
     largest: int
     noise: KeyStream
+    mask: Mask
 
     @classmethod
     def to(
-        cls,
-        header: OrderHeader,
-        document: StudyDocument,
-        *,
-        mine: X25519PrivateKey,
-        share: int,
-        noise: KeyStream,
+        cls, document: StudyDocument, *, share: int, noise: KeyStream, mask: Mask
     ) -> "SecureAnswer":
-        """Return the answer's constants: all from the approved study, but for the keys that its nodes signed.
+        """Return the answer's constants: all of them from the approved study.
 
         Raises:
-            RefusedError: SB-216, a mask key is not what the roster's node signed.
+            RefusedError: SB-216, the study has no secure sum.
         """
         plan, table = document.secure_sum, document.study.secure_sum
         if plan is None or table is None:
             raise RefusedError("SB-216", "The study has no secure sum")
         ring = Ring(table.ring_bits)
-        masking = Masking(
-            site=header.site,
-            mine=mine,
-            keys=open_mask_keys(header.mask_keys, plan.roster, run=header.run, study=header.study),
-            run=f"{header.study}/{header.run}",
-            roster=plan.roster.digest,
-            kind=header.kind,
-            number=header.round,
-            base_model=header.base_model,
-        )
         largest = largest_value(ring, nodes=len(plan.roster.members), share=share)
-        return cls(ring, masking, share, largest, noise)
+        return cls(ring, share, largest, noise, mask)
 
     def of_values(self, values: NDArray[np.float64], *, bits: int) -> bytes:
         """Return real values on the grid of 2^-bits, with noise, under masks."""
@@ -71,7 +59,29 @@ class SecureAnswer:
 
     def _leave(self, values: Integers) -> bytes:
         noisy = with_noise_share(values, share=self.share, largest=self.largest, stream=self.noise)
-        return under_masks(self.ring, noisy, self.masking)
+        return self.mask(self.ring, noisy)
+
+
+def pair_masks_of(header: OrderHeader, document: StudyDocument, *, mine: X25519PrivateKey) -> Mask:
+    """Return the masks of the form in which all hospitals must answer.
+
+    Raises:
+        RefusedError: SB-216, a mask key is not what the roster's node signed.
+    """
+    plan = document.secure_sum
+    if plan is None:
+        raise RefusedError("SB-216", "The study has no secure sum")
+    masking = Masking(
+        site=header.site,
+        mine=mine,
+        keys=open_mask_keys(header.masking, plan.roster, run=header.run, study=header.study),
+        run=f"{header.study}/{header.run}",
+        roster=plan.roster.digest,
+        kind=header.kind,
+        number=header.round,
+        base_model=header.base_model,
+    )
+    return lambda ring, values: under_masks(ring, values, masking)
 
 
 def check_one_masked_answer(ledger: Ledger, request: Request, *, work: str | None = None) -> None:

@@ -13,7 +13,32 @@ from pathlib import Path
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
-SCHEMA_VERSION = 3  # 1 and 2: development before 0.1.0; 2 had replies inside
+SCHEMA_VERSION = 4  # 1 to 3: development before 0.1.0; 2 had replies inside, 3 had no masks
+MASK_SCHEMA = """
+CREATE TABLE mask_runs (
+  run TEXT PRIMARY KEY, study TEXT NOT NULL, roster TEXT NOT NULL, share_key BLOB
+) STRICT;
+CREATE TABLE mask_setups (
+  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  roster TEXT NOT NULL, setup BLOB NOT NULL, mask_key BLOB, self_seed BLOB,
+  participants TEXT, base_model TEXT, sites TEXT, vector TEXT,
+  PRIMARY KEY (run, kind, round, attempt)
+) STRICT;
+CREATE TABLE mask_shares (
+  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  owner TEXT NOT NULL, key_share BLOB, seed_share BLOB,
+  PRIMARY KEY (run, kind, round, attempt, owner)
+) STRICT;
+CREATE TABLE mask_survivors (
+  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL,
+  survivors BLOB NOT NULL, released INTEGER NOT NULL CHECK (released IN (0, 1)),
+  PRIMARY KEY (run, kind, round)
+) STRICT;
+CREATE TABLE mask_closed (
+  run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (run, kind)
+) STRICT;
+"""
+"""What `mask_record.py` keeps; new in layout 4."""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE events (
@@ -54,7 +79,7 @@ def create_state(path: Path, meta: dict[str, str]) -> None:
     connection = _connect(path)
     with connection:
         connection.executescript(
-            "BEGIN;" + _SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+            "BEGIN;" + _SCHEMA + MASK_SCHEMA + f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
         )
         connection.executemany("INSERT INTO meta VALUES (?, ?)", sorted(meta.items()))
     connection.close()

@@ -57,6 +57,7 @@ class SumNode:
         key = self.record.share_key(self.roster)
         if key is None:
             self.record.keep_share_key(self.roster, new)
+            self.record.close_study(self.roster.study, but=self.roster.run)
             key = new
         return write_share_key(
             self.roster, key.public_key(), site=self.site, signing_key=self.signing_key

@@ -29,6 +29,7 @@ from solblom_client.ledger import (
 )
 from solblom_client.local_parameters import pack_local
 from solblom_client.mask_key_file import MaskKeyFile, erase_when_done, own_mask_key
+from solblom_client.mask_steps import ABOUT_MASKS, MaskSteps
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import (
     Release,
@@ -37,7 +38,7 @@ from solblom_client.queries import (
     export_release,
     site_auroc,
 )
-from solblom_client.secure_answer import SecureAnswer, check_one_masked_answer
+from solblom_client.secure_answer import Mask, SecureAnswer, check_one_masked_answer, pair_masks_of
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
@@ -66,10 +67,12 @@ from solblom_protocol.result import (
     Receipt,
     Refusal,
     count_band,
+    seal_mask_reply,
     write_key_reply,
     write_refusal,
     write_result,
 )
+from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.seal import sealing_key_id
 from solblom_protocol.secure_sum import SumPlan
 from solblom_verify.canonical import digest
@@ -176,8 +179,8 @@ class Vault:
 
     def _answer(self, order: Order) -> bytes:
         approval = self._pass_gate(order)
-        if order.header.kind == "keys":
-            return self._give_mask_key(order, approval)
+        if order.header.kind in ABOUT_MASKS:
+            return self._answer_about_masks(order, approval)
         model = read_model(order, approval)
         request = request_of(order, approval)
         masks = approval.document.secure_sum is not None
@@ -300,8 +303,13 @@ class Vault:
         rounds = approval.document.study.training.rounds
         return order.header.round if order.header.kind == "train" else rounds + 1
 
-    def _give_mask_key(self, order: Order, approval: Approval) -> bytes:
-        """Answer an order for this node's mask key of the run: nothing of it depends on patients."""
+    def _answer_about_masks(self, order: Order, approval: Approval) -> bytes:
+        """Answer an order for keys, shares or signatures: nothing of it depends on patients."""
+        if tolerates_dropouts(approval.document):
+            steps = MaskSteps(order.header, approval.document, self._keys.signing, self._state)
+            answer, kind = steps.answer(), f"masks-{order.header.kind}"
+            self._log.write(kind, now=self._clock(), run=order.header.run)
+            return seal_mask_reply(answer, recipient=self._coordinator.sealing)
         folder = approval_folder(self._config, order.header.study)
         message = own_mask_key(order, approval.document, folder)
         self._log.write("mask-key", now=self._clock(), run=order.header.run)
@@ -347,10 +355,13 @@ class Vault:
 
     def _secure_answer(self, work: Work, share: int, noise: KeyStream) -> SecureAnswer:
         """Return what masks an answer to this order."""
-        key = MaskKeyFile(self._folder(work), work.order.header.run).read()
-        return SecureAnswer.to(
-            work.order.header, work.approval.document, mine=key, share=share, noise=noise
-        )
+        header, document = work.order.header, work.approval.document
+        if tolerates_dropouts(document):
+            mask: Mask = MaskSteps(header, document, self._keys.signing, self._state).mask
+        else:
+            mine = MaskKeyFile(self._folder(work), header.run).read()
+            mask = pair_masks_of(header, document, mine=mine)
+        return SecureAnswer.to(document, share=share, noise=noise, mask=mask)
 
     def _folder(self, work: Work) -> Path:
         return approval_folder(self._config, work.order.header.study)

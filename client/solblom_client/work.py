@@ -78,6 +78,9 @@ def event_of(order: Order, approval: Approval) -> PrivacyEvent:
     document = approval.document
     event = {
         "keys": None,
+        "setup": None,
+        "agree": None,
+        "open": None,
         "train": document.round_event,
         "evaluate": document.evaluation_event,
         "describe": document.table_one_event,

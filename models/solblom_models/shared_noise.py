@@ -35,7 +35,7 @@ def add_shared_noise(document: StudyDocument, roster: Roster, *, values: int) ->
     privacy, evaluation, table = study.privacy, study.evaluation, study.table_one
     if privacy.epsilon == "off" or study.secure_sum is None:
         raise ValueError("without epsilon there is no noise to share")
-    honest = len(roster.members) - study.secure_sum.colluders
+    honest = (study.secure_sum.threshold or len(roster.members)) - study.secure_sum.colluders
     if not 1 <= honest <= MOST_NODES:
         raise ValueError(f"{honest} nodes' noise is counted")
     bits = fractional_bits(privacy.clipping_norm, values)

@@ -39,8 +39,13 @@ from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_e
 ORDER_PAYLOAD_TYPE = "application/vnd.solblom.order+json"
 
 
-OrderKind = Literal["keys", "train", "evaluate", "describe"]
-"""What is asked: the mask key of a run, an update, a score histogram of a model on the test patients, or Table 1."""
+OrderKind = Literal["keys", "setup", "train", "evaluate", "describe", "agree", "open"]
+"""What is asked.
+
+An update, a score histogram of a model on the test patients, or Table 1. With shared noise also a key for
+the masks of a run; where hospitals may drop out, the setup of a sum's masks, a signature on whose vectors a
+sum has, and the shares that open it.
+"""
 
 NamedRelease = Literal["site-auroc"]
 """What may leave without noise where study and policy both name it; printed as outside epsilon."""
@@ -64,8 +69,9 @@ class OrderHeader(Message):
         roster: all nodes of the run, sorted by site.
         previous_order: digest of the last order that this node answered, as far as the coordinator
         knows.
-        mask_keys: with shared noise, each hospital's signed mask key in the roster's order; an order
-        for keys has none.
+        masking: what other hospitals signed for the masks, as text. All or nothing: each one's mask
+        key, in the roster's order. With dropouts: share keys for a setup, setups for a vector, the
+        survivor set to be signed, or that set and its signatures. An order for keys has none.
         last_receipt: digest of this node's newest receipt, as far as the coordinator knows; an
         unknown one means that the node's state was rolled back.
     """
@@ -87,7 +93,7 @@ class OrderHeader(Message):
     noise: Literal["local", "shared"]
     previous_order: Digest | None
     last_receipt: Digest | None
-    mask_keys: tuple[str, ...]
+    masking: tuple[str, ...]
 
 
 @dataclass(frozen=True)

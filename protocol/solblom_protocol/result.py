@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from solblom_protocol.errors import REFUSAL_CODES, IntegrityError
 from solblom_protocol.mask_keys import MASK_KEY_PAYLOAD_TYPE, MaskKey, sign_mask_key
+from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, SHARE_KEY_PAYLOAD_TYPE
 from solblom_protocol.messages import (
     Digest,
     KeyId,
@@ -29,6 +30,8 @@ from solblom_protocol.messages import (
 from solblom_protocol.order import NamedRelease, OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.seal import seal, unseal
+from solblom_protocol.survivors import SURVIVORS_PAYLOAD_TYPE
+from solblom_protocol.unmasking import RELEASE_PAYLOAD_TYPE
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
 
@@ -143,6 +146,28 @@ def write_key_reply(
     return seal(frame(sign_mask_key(message, key), b""), kind="reply", recipient=recipient)
 
 
+@dataclass(frozen=True)
+class MaskReply:
+    """A checked answer about masks where hospitals may drop out: which of MASK_REPLIES it is, and its envelope."""
+
+    payload_type: str
+    envelope: bytes
+
+
+MASK_REPLIES: dict[OrderKind, str] = {
+    "keys": SHARE_KEY_PAYLOAD_TYPE,
+    "setup": SETUP_PAYLOAD_TYPE,
+    "agree": SURVIVORS_PAYLOAD_TYPE,
+    "open": RELEASE_PAYLOAD_TYPE,
+}
+"""What a node signs in answer to each kind of order about masks."""
+
+
+def seal_mask_reply(envelope: bytes, *, recipient: X25519PublicKey) -> bytes:
+    """Seal what a node has signed about masks."""
+    return seal(frame(envelope, b""), kind="reply", recipient=recipient)
+
+
 def write_result(
     receipt: Receipt, update: bytes, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
 ) -> tuple[bytes, str]:
@@ -160,7 +185,7 @@ def write_refusal(refusal: Refusal, *, key: Ed25519PrivateKey, recipient: X25519
 
 def read_reply(
     sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey
-) -> Result | Refusal | KeyReply:
+) -> Result | Refusal | KeyReply | MaskReply:
     """Open a node's reply and check that node's signature.
 
     Raises:
@@ -171,7 +196,11 @@ def read_reply(
     try:
         opened = open_envelope(envelope, payload_type=RECEIPT_PAYLOAD_TYPE, keys=keys)
     except EnvelopeError:
-        return _read_key(envelope, array, keys) or _read_refusal(envelope, array, keys)
+        return (
+            _read_key(envelope, array, keys)
+            or _read_mask_reply(envelope, array, keys)
+            or _read_refusal(envelope, array, keys)
+        )
     receipt = parse_message(Receipt, opened.payload)
     if receipt.node not in keys:
         raise IntegrityError("SB-403", "The receipt names another node than the one that signed it")
@@ -193,6 +222,21 @@ def _read_key(
     if message.node not in keys or array:
         raise IntegrityError("SB-404", "The mask key names another node, or more came with it")
     return KeyReply(message, envelope)
+
+
+def _read_mask_reply(
+    envelope: bytes, array: memoryview, keys: dict[str, Ed25519PublicKey]
+) -> MaskReply | None:
+    """Return what a node signed about masks; None when the reply is something else."""
+    for payload_type in MASK_REPLIES.values():
+        try:
+            open_envelope(envelope, payload_type=payload_type, keys=keys)
+        except EnvelopeError:
+            continue
+        if array:
+            raise IntegrityError("SB-404", "More came with an answer about masks")
+        return MaskReply(payload_type, envelope)
+    return None
 
 
 def _read_refusal(envelope: bytes, array: memoryview, keys: dict[str, Ed25519PublicKey]) -> Refusal:

@@ -112,11 +112,18 @@ class StudyDocument(Table):
         )
 
     @property
-    def honest_nodes(self) -> int:
-        """How many nodes' noise is counted: one with local noise, the roster without colluders with shared."""
+    def threshold(self) -> int:
+        """How many hospitals a sum needs: all of the roster unless the study says fewer; 1 without a secure sum."""
         if self.secure_sum is None or self.study.secure_sum is None:
             return 1
-        return len(self.secure_sum.roster.members) - self.study.secure_sum.colluders
+        return self.study.secure_sum.threshold or len(self.secure_sum.roster.members)
+
+    @property
+    def honest_nodes(self) -> int:
+        """How many nodes' noise is counted: K - t - d for t colluders and d dropped (rule 7); one with local noise."""
+        if self.study.secure_sum is None:
+            return 1
+        return self.threshold - self.study.secure_sum.colluders
 
     def _shared_round_event(self, plan: SumPlan) -> PrivacyEvent:
         norm = self.study.privacy.clipping_norm
@@ -254,14 +261,8 @@ def check_sum_plan(document: StudyDocument) -> None:
     if table is None or plan is None:
         return
     plan.roster.check()
-    nodes, cohort = len(plan.roster.members), document.study.cohort
-    if cohort.min_nodes != nodes or cohort.quorum != nodes:
-        raise ConfigurationError(
-            "SB-103",
-            f"A secure sum needs all hospitals of its roster ({nodes}); cohort.min_nodes is "
-            f"{cohort.min_nodes} and cohort.quorum {cohort.quorum}",
-            f"Set min_nodes = {nodes} and quorum = {nodes}",
-        )
+    nodes = len(plan.roster.members)
+    _check_threshold(document, nodes, table.colluders)
     if document.honest_nodes < 2:
         raise ConfigurationError(
             "SB-103",
@@ -282,3 +283,26 @@ def check_sum_plan(document: StudyDocument) -> None:
     noises = (document.noise_multiplier, document.evaluation_noise, document.table_one_noise)
     if tuple(None if event is None else event.noise_multiplier for event in events) != noises:
         raise ConfigurationError("SB-103", "The signed study's noise is not what its shares give")
+
+
+def _check_threshold(document: StudyDocument, nodes: int, colluders: int) -> None:
+    """Refuse a threshold under which two sums of one round could be agreed.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    needed, cohort = document.threshold, document.study.cohort
+    if cohort.min_nodes != nodes or cohort.quorum != needed:
+        raise ConfigurationError(
+            "SB-103",
+            f"A secure sum begins with all hospitals of its roster ({nodes}) and needs {needed} for a "
+            f"sum; cohort.min_nodes is {cohort.min_nodes} and cohort.quorum {cohort.quorum}",
+            f"Set min_nodes = {nodes} and quorum = {needed}",
+        )
+    # Otherwise two survivor sets could each find enough cosigners (Bonawitz et al. 2017, section 6).
+    if needed > nodes or 2 * needed <= nodes + colluders:
+        raise ConfigurationError(
+            "SB-103",
+            f"secure_sum.threshold is {needed} of {nodes} hospitals with {colluders} assumed "
+            "colluders; twice the threshold must exceed their sum",
+        )

@@ -73,6 +73,7 @@ class SecureSumTable(Table):
         1  # nodes whose noise is not counted: each knows its own
     )
     ring_bits: Literal[32, 64] = 32
+    threshold: Annotated[int, Field(ge=2)] | None = None  # hospitals that a sum needs; None: all
 
 
 class CohortTable(Table):

@@ -9,53 +9,7 @@ from pathlib import Path
 
 from solblom_protocol.errors import ConfigurationError, RunError
 from solblom_protocol.messages import timestamp
-
-SCHEMA_VERSION = 2
-_LINKS = """
-CREATE TABLE links (
-  site TEXT PRIMARY KEY, transport_key TEXT NOT NULL,
-  route TEXT NOT NULL CHECK (route IN ('network', 'files')), node_id TEXT,
-  state TEXT, code TEXT, heard TEXT
-) STRICT;
-"""
-_SCHEMA = """
-CREATE TABLE runs (
-  id TEXT PRIMARY KEY, study TEXT NOT NULL, name TEXT NOT NULL, number INTEGER NOT NULL,
-  status TEXT NOT NULL, transport TEXT NOT NULL, simulation INTEGER NOT NULL,
-  started TEXT NOT NULL, ended TEXT, reason TEXT, envelope BLOB NOT NULL, roster TEXT NOT NULL,
-  UNIQUE (study, number)
-) STRICT;
-CREATE TABLE rounds (
-  run TEXT NOT NULL, round INTEGER NOT NULL, status TEXT NOT NULL, base TEXT NOT NULL, result TEXT,
-  opened TEXT NOT NULL, closed TEXT, PRIMARY KEY (run, round)
-) STRICT;
-CREATE TABLE orders (
-  digest TEXT PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL,
-  attempt INTEGER NOT NULL, issued TEXT NOT NULL, kind TEXT NOT NULL, sealed TEXT NOT NULL,
-  UNIQUE (run, kind, round, site, attempt)
-) STRICT;
-CREATE TABLE replies (
-  run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, order_digest TEXT NOT NULL,
-  kind TEXT NOT NULL CHECK (kind IN ('result', 'refusal', 'late', 'invalid')), code TEXT,
-  receipt TEXT, envelope BLOB, arrived TEXT NOT NULL, seconds REAL NOT NULL, asked TEXT NOT NULL,
-  PRIMARY KEY (run, asked, round, site, kind)
-) STRICT;
-CREATE TABLE charges (
-  run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, work TEXT NOT NULL,
-  event TEXT NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (run, site, work)
-) STRICT;
-CREATE TABLE releases (
-  run TEXT NOT NULL, study TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL,
-  model TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (run, kind, number)
-) STRICT;
-CREATE TABLE models (
-  name TEXT NOT NULL, version INTEGER NOT NULL, run TEXT NOT NULL, digest TEXT,
-  registered TEXT NOT NULL, PRIMARY KEY (name, version), UNIQUE (run)
-) STRICT;
-"""
-
-# `last_answered` asks for each site's newest reply; without it a round reads all replies once a site.
-_INDEX = "CREATE INDEX IF NOT EXISTS replies_of_site ON replies (site, kind)"
+from solblom_server.database_schema import INDEX, LINKS, SCHEMA, SCHEMA_VERSION, SUMS
 
 
 @dataclass(frozen=True)
@@ -132,7 +86,7 @@ class Database:
         )
         self._connection.execute("PRAGMA synchronous=FULL")
         self._bring_up(path)
-        self._connection.execute(_INDEX)
+        self._connection.execute(INDEX)
 
     def close(self) -> None:
         """Close the file."""
@@ -144,7 +98,7 @@ class Database:
         Raises:
             ConfigurationError: SB-103, a newer version wrote the file.
         """
-        steps = {0: _SCHEMA + _LINKS, 1: _LINKS, SCHEMA_VERSION: ""}
+        steps = {0: SCHEMA + LINKS + SUMS, 1: LINKS + SUMS, 2: SUMS, SCHEMA_VERSION: ""}
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
         if version not in steps:
             raise ConfigurationError(
@@ -363,6 +317,7 @@ class Database:
         """Return (last answered order, last receipt) of a site in a run, as far as we know."""
         order = self._connection.execute(
             "SELECT order_digest FROM replies WHERE run = ? AND site = ? AND kind = 'result'"
+            " AND order_digest != ''"
             " ORDER BY rowid DESC LIMIT 1",
             (run_id, site),
         ).fetchone()
@@ -411,6 +366,35 @@ class Database:
             (run_id,),
         )
         return [tuple(row) for row in rows]
+
+    def fix_participants(self, run_id: str, place: int, sites: list[str]) -> list[str]:
+        """Record whose masks are in a sum's vectors, before they are asked for; what stands there stays. Return it."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO sums VALUES (?, ?, ?, NULL)",
+                (run_id, place, ",".join(sites)),
+            )
+        row = self._connection.execute(
+            "SELECT participants FROM sums WHERE run = ? AND place = ?", (run_id, place)
+        ).fetchone()
+        return str(row[0]).split(",")
+
+    def fix_survivors(self, run_id: str, place: int, sites: list[str]) -> list[str]:
+        """Record whose vectors a sum has, before anybody is asked to sign that; what stands there stays. Return it."""
+        with self.transaction():
+            self._connection.execute(
+                "UPDATE sums SET survivors = ? WHERE run = ? AND place = ? AND survivors IS NULL",
+                (",".join(sites), run_id, place),
+            )
+        found = self.survivors(run_id, place)
+        return [] if found is None else found
+
+    def survivors(self, run_id: str, place: int) -> list[str] | None:
+        """Return whose vectors a sum has; None before that is fixed."""
+        row = self._connection.execute(
+            "SELECT survivors FROM sums WHERE run = ? AND place = ?", (run_id, place)
+        ).fetchone()
+        return None if row is None or row[0] is None else str(row[0]).split(",")
 
     def add_release(
         self, run_id: str, study: str, kind: str, number: int, model: str, record: str

@@ -25,7 +25,15 @@ from solblom_protocol.messages import parse_timestamp, timestamp
 from solblom_protocol.order import OrderHeader, OrderKind, RosterEntry, write_order
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import KeyReply, Receipt, Refusal, Result, read_reply
+from solblom_protocol.result import (
+    MASK_REPLIES,
+    KeyReply,
+    MaskReply,
+    Receipt,
+    Refusal,
+    Result,
+    read_reply,
+)
 from solblom_protocol.seal import LockedArray, lock
 from solblom_protocol.study import StudyDocument
 from solblom_server.coordinator import Coordinator
@@ -42,7 +50,15 @@ from solblom_verify.wording import counted
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.2
-TITLES = {"keys": "Key exchange", "train": "Round", "evaluate": "Evaluation", "describe": "Table"}
+TITLES = {
+    "keys": "Key exchange",
+    "setup": "Mask setup",
+    "agree": "Survivors",
+    "open": "Opening",
+    "train": "Round",
+    "evaluate": "Evaluation",
+    "describe": "Table",
+}
 
 
 def utc_now() -> dt.datetime:
@@ -81,7 +97,7 @@ class Question:
         layout: names and shapes in the array.
         event: what an answer does to patients; an answer with another one is refused.
         take: folds the bytes of one result; raises IntegrityError for what does not belong.
-        mask_keys: with shared noise, every hospital's signed mask key.
+        masking: with shared noise, every hospital's signed mask key.
     """
 
     kind: OrderKind
@@ -90,7 +106,7 @@ class Question:
     layout: Layout
     event: PrivacyEvent | None
     take: Callable[[str, bytes | memoryview], None]
-    mask_keys: tuple[str, ...] = ()
+    masking: tuple[str, ...] = ()
 
     @cached_property
     def base_model(self) -> str:
@@ -122,12 +138,23 @@ class Collection:
     invalid: dict[str, str] = field(default_factory=dict)  # code of a site's last unreadable reply
 
 
-def collect(context: RunContext, question: Question, sites: list[str]) -> Collection:
-    """Ask these nodes and take each result as it arrives, until all have answered or the deadline has passed."""
+def collect(
+    context: RunContext,
+    question: Question,
+    sites: list[str],
+    *,
+    until: Callable[[set[str]], bool] = lambda answered: False,
+) -> Collection:
+    """Ask these nodes and take each result as it arrives, until all have answered or the deadline has passed.
+
+    `until` ends it earlier: it is asked with the sites whose results are here.
+    """
     collection = Collection(time.monotonic(), deque(sites))
     deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
     _ask(context, question, collection)
     while (collection.waiting or collection.to_ask) and time.monotonic() < deadline:
+        if until(collection.results):
+            break
         _check_wanted(context)
         unanswered = _pull(context, question, collection)
         some_are_at_work = bool(collection.waiting)
@@ -219,7 +246,7 @@ def _order_message(
         noise=context.document.study.privacy.noise,
         previous_order=previous,
         last_receipt=receipt,
-        mask_keys=question.mask_keys,
+        masking=question.masking,
     )
     order = write_order(
         header, question.locked, key=context.coordinator.signing, recipient=node.sealing
@@ -286,6 +313,10 @@ def _take_in(
         if isinstance(reply, KeyReply):
             _check_key(context, question, site, reply.message)
             question.take(site, reply.envelope)
+        elif isinstance(reply, MaskReply):
+            if reply.payload_type != MASK_REPLIES.get(question.kind):
+                raise IntegrityError("SB-404", "The answer about masks is not what was ordered")
+            question.take(site, reply.envelope)  # checks run, round and site, which were signed
         else:
             _check_result(context, question, site, reply.receipt)
             event = canonical_json(reply.receipt.event).decode()
@@ -354,7 +385,7 @@ def _reply_row(
     seconds: float,
     *,
     code: str | None = None,
-    result: Result | KeyReply | None = None,
+    result: Result | KeyReply | MaskReply | None = None,
 ) -> ReplyRow:
     receipt = result if isinstance(result, Result) else None
     order = "" if receipt is None else receipt.receipt.order
@@ -374,14 +405,16 @@ def _reply_row(
     )
 
 
-def check_quorum(context: RunContext, question: Question, collection: Collection) -> None:
-    """Refuse an exchange with fewer results than the study's quorum.
+def check_quorum(
+    context: RunContext, question: Question, collection: Collection, *, needed: int | None = None
+) -> None:
+    """Refuse an exchange with fewer results than `needed`, or else the study's quorum.
 
     Raises:
         RunError: every hospital that is missing is named with the reason. SB-507 where refusals
             alone made it fail, SB-501 where hospitals are silent.
     """
-    quorum = context.document.study.cohort.quorum
+    quorum = needed or context.document.study.cohort.quorum
     if len(collection.results) >= quorum:
         return
     silent = sorted(set(context.nodes) - collection.done)

@@ -20,9 +20,11 @@ from solblom_protocol.layout import Layout
 from solblom_protocol.order import OrderKind
 from solblom_protocol.pair_masks import OpenedSum
 from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.secure_sum import COUNT_BITS
 from solblom_protocol.study import StudyDocument
 from solblom_server.database import Database
+from solblom_server.dropout_sum import DropoutSum
 from solblom_server.exchange import (
     Collection,
     Question,
@@ -139,18 +141,57 @@ def _ask(
         found = MaskedCountSum(cells, named, masked_sum(context.document, cells))
     keys = collect_mask_keys(context)
     question = Question(kind, number, model, layout, event, found.add, keys)
+    if tolerates_dropouts(context.document):
+        _add(context, question, _record_of_droppable(context, question, cells, named))
+        return
     collection = collect(context, question, sorted(context.nodes))
     record = _record(context, question, collection, found)
     if record["status"] == "released":  # otherwise replies that are on their way still count
         close_exchange(context, collection)
+    _add(context, question, record)
+
+
+def _add(context: RunContext, question: Question, record: dict[str, Any]) -> None:
+    """Keep what a release led to."""
     context.database.add_release(
         context.run,
         context.document.digest,
-        kind,
-        number,
-        digest(model),
+        question.kind,
+        question.number,
+        digest(question.array),
         canonical_json(record).decode(),
     )
+
+
+def _record_of_droppable(
+    context: RunContext, question: Question, cells: int, named: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the record of a release whose sum opens without every hospital."""
+    values: dict[str, list[float]] = {}
+
+    def take_tail(site: str, data: bytes) -> None:
+        values[site] = unpack_release(data, cells=0, named=len(named))[1].tolist()
+
+    asked = DropoutSum(context, question, cells, NAMED_BYTES * len(named), take_tail)
+    try:
+        opened = asked.open()
+    except (RunError, IntegrityError) as error:
+        return {
+            "status": "not released",
+            "sites": [],
+            "refusals": {},
+            "missing": sorted(context.nodes),
+            "reason": error.message,
+        }
+    counts = np.rint(np.ldexp(opened.values, -COUNT_BITS)).astype(np.int64)
+    return {
+        "status": "released",
+        "sites": list(opened.survivors),
+        "refusals": {},
+        "missing": sorted(set(context.nodes) - set(opened.survivors)),
+        "counts": counts.tolist(),
+        "named": {s: [f"{v:.3f}" for v in values[s]] for s in sorted(values) if values[s]},
+    }
 
 
 def _record(

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from solblom_models.flat import flatten, layout_of
 from solblom_models.task import find_task
 from solblom_protocol.layout import Layout, pack, unpack
+from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.study import StudyDocument
 from solblom_server.aggregation import Fold
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
+from solblom_server.dropout_sum import DropoutSum
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
 from solblom_server.optimisers import ServerState, step
 from solblom_server.secure_sum import ask_for_sum, collect_mask_keys, masked_sum, mean_update
@@ -35,7 +37,7 @@ def run_rounds(context: RunContext) -> ServerState:
         RunError: SB-501, fewer results than the quorum; the run can be resumed.
     """
     state, start = _resume(context)
-    keys = () if context.document.secure_sum is None else collect_mask_keys(context)
+    keys = collect_mask_keys(context)
     rounds = context.document.study.training.rounds
     for number in range(start, rounds + 1):
         model = pack([state.model])
@@ -73,8 +75,13 @@ def _exchange_round(
     if plan is not None:
         closed = masked_sum(context.document, context.layout.size)
         question = Question("train", number, model, context.layout, event, closed.add, keys)
+        if tolerates_dropouts(context.document):
+            found = DropoutSum(context, question, context.layout.size).open()
+            count = len(found.survivors)
+            return mean_update(context.document, found.values, hospitals=count), count
+        count = len(context.nodes)
         opened = ask_for_sum(context, question, closed)
-        return mean_update(context.document, opened), len(context.nodes)
+        return mean_update(context.document, opened, hospitals=count), count
     fold = Fold(context.layout.size)
 
     def take(site: str, update: bytes | memoryview) -> None:

@@ -13,6 +13,7 @@ from solblom_protocol.layout import Layout
 from solblom_protocol.mask_keys import open_mask_keys
 from solblom_protocol.pair_masks import OpenedSum
 from solblom_protocol.ring import Ring
+from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.study import StudyDocument
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
 from solblom_verify.wording import counted
@@ -21,11 +22,13 @@ from solblom_verify.wording import counted
 def collect_mask_keys(context: RunContext) -> tuple[str, ...]:
     """Return every hospital's signed mask key of the run, asking those that have not given theirs.
 
+    None where no sum needs all hospitals at once.
+
     Raises:
         RunError: SB-501 or SB-507, a hospital gave none; IntegrityError: SB-404, a key is not its node's.
     """
     plan = context.document.secure_sum
-    if plan is None:
+    if plan is None or tolerates_dropouts(context.document):
         return ()
     replies = context.database.replies(context.run, asked="keys")
     found = {r.site: r.envelope for r in replies if r.kind == "result" and r.envelope is not None}
@@ -79,11 +82,13 @@ def ask_for_sum(context: RunContext, question: Question, closed: OpenedSum) -> N
     return opened
 
 
-def mean_update(document: StudyDocument, opened: NDArray[np.int64]) -> NDArray[np.float64]:
+def mean_update(
+    document: StudyDocument, opened: NDArray[np.int64], *, hospitals: int
+) -> NDArray[np.float64]:
     """Return what an opened sum of clipped gradients moves the model by, float64, shape (d,).
 
-    minus learning_rate / (hospitals * expected_batch_size) * sum / 2^f: the mean over hospitals of what
-    each would have sent with local noise. All divisors are public constants (privacy.md rule 2).
+    minus learning_rate / (hospitals * expected_batch_size) * sum / 2^f: the mean over the hospitals whose
+    vectors it has of what each would have sent with local noise. All divisors are public (rule 2).
 
     Raises:
         ConfigurationError: SB-103, the study has no secure sum.
@@ -91,7 +96,7 @@ def mean_update(document: StudyDocument, opened: NDArray[np.int64]) -> NDArray[n
     plan, training = document.secure_sum, document.study.training
     if plan is None:
         raise ConfigurationError("SB-103", "The study has no secure sum")
-    divisor = len(plan.roster.members) * training.expected_batch_size
+    divisor = hospitals * training.expected_batch_size
     moved: NDArray[np.float64] = np.ldexp(opened.astype(np.float64), -plan.fractional_bits)
     return moved * (-training.learning_rate / divisor)
 

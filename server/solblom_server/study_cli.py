@@ -239,9 +239,14 @@ def _rounds(document: "StudyDocument") -> str:
 
 def _carries(document: "StudyDocument") -> str:
     """Return how many orders go to each hospital, and come back: what somebody with a stick wants to know."""
+    from solblom_protocol.run_sums import tolerates_dropouts
+
     rounds = document.study.training.rounds
     keys = 0 if document.secure_sum is None else 1
     most = rounds + keys + sum(1 for _ in _charged_releases(document))
+    if tolerates_dropouts(document):
+        most = 1 + 4 * (most - 1)
+        return f"{most} a run and hospital: 1 for keys, then 4 a sum (setup, vector, signature, shares)"
     parts = [counted(rounds, "round")] + (["1 for keys"] if keys else [])
     parts += [f"1 to {kind}" for kind, _, _ in _charged_releases(document)]
     return f"{most} a run and hospital: {', '.join(parts)}"
@@ -258,10 +263,18 @@ def _secure_sum(document: "StudyDocument") -> dict[str, str]:
     training = [document.round_event] * document.study.training.rounds
     twice = two_hospitals_epsilon(training, document.study.privacy.delta)
     return {
-        "secure sum": f"{names}: all must answer; at most {table.colluders} with the coordinator",
+        "secure sum": f"{names}: {_needed(document)}; at most {table.colluders} with the coordinator",
         "epsilon alone": f"{format_epsilon(alone_epsilon(document))} if all others work together",
         "in two hospitals": f"epsilon {format_epsilon(twice)} from the training",
     }
+
+
+def _needed(document: "StudyDocument") -> str:
+    from solblom_protocol.run_sums import tolerates_dropouts
+
+    return (
+        f"{document.threshold} must answer" if tolerates_dropouts(document) else "all must answer"
+    )
 
 
 def _charged_releases(document: "StudyDocument") -> "list[tuple[str, int, PrivacyEvent]]":

@@ -51,6 +51,7 @@ class Federation:
     quorum: int = 3
     approving: Iterable[str] = SITES
     study_epsilon: float = PRIVACY["epsilon"]  # what each hospital allows a study
+    sites: tuple[str, ...] = SITES
     shared_noise: bool = False  # whether hospitals let others add part of their noise
     document: StudyDocument = field(init=False)
     envelope: bytes = field(init=False)
@@ -59,7 +60,7 @@ class Federation:
         policy = SimulationPolicy(
             study_epsilon=self.study_epsilon, shared_noise=self.shared_noise, min_honest_nodes=2
         )
-        tables = small_tables(self.home.parent / f"{self.home.name}-tables")
+        tables = small_tables(self.home.parent / f"{self.home.name}-tables", self.sites)
         create_federation(self.home, seed=self.seed, tables=tables, policy=policy)
         self.document = study(self.home, quorum=self.quorum)
         key = read_signing_key(self.home / "researcher" / "researcher.key")
@@ -84,7 +85,7 @@ class Federation:
 
     def charges(self) -> dict[str, list[tuple[int, str]]]:
         """Return (round, status) of each charge, by hospital."""
-        return {site: [(e.round, e.status) for e in self.ledger(site).entries()] for site in SITES}
+        return {s: [(e.round, e.status) for e in self.ledger(s).entries()] for s in self.sites}
 
     def ledger(self, site: str) -> Ledger:
         """Open a hospital's ledger."""
@@ -108,14 +109,15 @@ def progress(callback: Any) -> Iterator[None]:
         PROGRESS.reset(token)
 
 
-def small_tables(folder: Path) -> dict[str, Path]:
-    """Write a third of the patients of three of the embedded tables."""
+def small_tables(folder: Path, sites: Iterable[str] = SITES) -> dict[str, Path]:
+    """Write a third of the patients of embedded tables; `second` is another third of Cleveland's."""
     folder.mkdir()
     chosen = {}
-    for site in SITES:
-        header, *rows = heart_tables()[site].read_text(encoding="utf-8").splitlines(keepends=True)
+    for site in sites:
+        table, first = ("cleveland", 1) if site == "second" else (site, 0)
+        header, *rows = heart_tables()[table].read_text(encoding="utf-8").splitlines(keepends=True)
         chosen[site] = folder / f"{site}.csv"
-        chosen[site].write_text("".join([header, *rows[::EVERY]]), encoding="utf-8")
+        chosen[site].write_text("".join([header, *rows[first::EVERY]]), encoding="utf-8")
     return chosen
 
 

@@ -19,6 +19,7 @@ class SharedFederation(Federation):
     releases: bool = True
     ring_bits: int = 32
     colluders: int = 1
+    threshold: int | None = None
 
     def __post_init__(self) -> None:
         approving, self.approving = list(self.approving), []
@@ -28,7 +29,11 @@ class SharedFederation(Federation):
             self.document,
             Roster.of(Coordinator.open(self.home).nodes()),
             releases=self.releases,
-            table={"ring_bits": self.ring_bits, "colluders": self.colluders},
+            table={
+                "ring_bits": self.ring_bits,
+                "colluders": self.colluders,
+                "threshold": self.threshold,
+            },
         )
         key = read_signing_key(self.home / "researcher" / "researcher.key")
         self.envelope = sign_study(self.document, key)
@@ -46,7 +51,9 @@ def shared(
             update={"epsilon": 6.0, "noise": "shared", "sampling_rate": 1.0}
         ),
         "training": study.training.model_copy(update={"local_steps": 1, "learning_rate": 4.0}),
-        "cohort": study.cohort.model_copy(update={"min_nodes": nodes, "quorum": nodes}),
+        "cohort": study.cohort.model_copy(
+            update={"min_nodes": nodes, "quorum": table.get("threshold") or nodes}
+        ),
         "secure_sum": SecureSumTable(roster="roster.json", **table),
     }
     if releases:

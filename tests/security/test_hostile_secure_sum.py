@@ -93,42 +93,42 @@ def test_a_swapped_mask_key_is_refused_and_its_hospital_named(lab: SecureLab) ->
     forged = sign_mask_key(
         honest.model_copy(update={"mask_key": own}), lab.coordinator.signing
     ).decode()
-    order = lab.order("north", mask_keys=(*keys[:2], forged))
+    order = lab.order("north", masking=(*keys[:2], forged))
     refused(lab, "north", order, "SB-216", words="west")
 
 
 def test_a_mask_key_that_another_hospital_signed_is_refused(lab: SecureLab) -> None:
     keys = lab.keys()
-    order = lab.order("north", mask_keys=(keys[0], keys[1], keys[0]))
+    order = lab.order("north", masking=(keys[0], keys[1], keys[0]))
     refused(lab, "north", order, "SB-216", words="west")
 
 
 def test_a_mask_key_of_another_run_is_refused(lab: SecureLab) -> None:
     old, keys = lab.key("west", run="lab-0"), lab.keys()
-    order = lab.order("north", mask_keys=(*keys[:2], old))
+    order = lab.order("north", masking=(*keys[:2], old))
     refused(lab, "north", order, "SB-216", words="another run")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_too_few_or_too_many_mask_keys_are_refused(lab: SecureLab, count: int) -> None:
     keys = lab.keys()
-    order = lab.order("north", mask_keys=(keys * 2)[:count])
+    order = lab.order("north", masking=(keys * 2)[:count])
     refused(lab, "north", order, "SB-216")
 
 
 def test_a_puppet_in_the_orders_roster_is_refused_and_named(lab: SecureLab) -> None:
     puppet = RosterEntry(site="puppet", node=key_id(Ed25519PrivateKey.generate().public_key()))
     roster = sorted([*lab.entries, puppet], key=lambda entry: entry.site)
-    order = lab.order("north", roster=roster, mask_keys=lab.keys())
+    order = lab.order("north", roster=roster, masking=lab.keys())
     refused(lab, "north", order, "SB-216", words="puppet")
 
 
 def test_a_hospital_left_out_of_the_orders_roster_is_refused_and_named(lab: SecureLab) -> None:
-    order = lab.order("north", roster=lab.entries[:2], mask_keys=lab.keys())
+    order = lab.order("north", roster=lab.entries[:2], masking=lab.keys())
     refused(lab, "north", order, "SB-205")
     swapped = [*lab.entries[:2], RosterEntry(site="west", node="0" * 64)]
     refused(
-        lab, "north", lab.order("north", roster=swapped, mask_keys=lab.keys(attempt=2)), "SB-216",
+        lab, "north", lab.order("north", roster=swapped, masking=lab.keys(attempt=2)), "SB-216",
         words="west",
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ def test_a_second_model_for_an_answered_round_is_refused_before_anything_is_char
     other = np.ones(size, dtype="<f4").tobytes()
     order = lab.order(
         "north",
-        mask_keys=keys,
+        masking=keys,
         array=other,
         attempt=2,
         previous_order=None,
@@ -158,15 +158,15 @@ def test_a_changed_cohort_gets_no_second_vector_under_the_same_masks(lab: Secure
     hospital = lab.hospitals["north"]
     hospital.write_consent([f"{hospital.rows[0]['patient_id']},withdrawn,"])
     hospital.restart()
-    if isinstance(hospital.ask(lab.order("north", mask_keys=keys, attempt=2)), Result):
+    if isinstance(hospital.ask(lab.order("north", masking=keys, attempt=2)), Result):
         hospital.write_rows(hospital.rows[1:])  # it was a test patient: nothing changed yet
     hospital.write_rows(hospital.rows[8:])
-    refused(lab, "north", lab.order("north", mask_keys=keys, attempt=3), "SB-209")
+    refused(lab, "north", lab.order("north", masking=keys, attempt=3), "SB-209")
 
 
 def test_an_order_for_a_masked_round_before_keys_were_asked_for_is_refused(lab: SecureLab) -> None:
     keys = lab.keys(run="lab-2")
-    reply = lab.hospitals["north"].ask(lab.order("north", mask_keys=keys))
+    reply = lab.hospitals["north"].ask(lab.order("north", masking=keys))
     assert isinstance(reply, Refusal)
     assert reply.code == "SB-216"
 
@@ -185,7 +185,7 @@ def test_keys_of_an_older_run_are_erased_when_a_newer_one_begins(lab: SecureLab)
     lab.keys(run="lab-2")
     folder = approval_folder(lab.hospitals["north"].config, lab.study.digest)
     assert [p.read_bytes() for p in folder.glob("mask-*.key")].count(ERASED) == 1
-    reply = lab.hospitals["north"].ask(lab.order("north", mask_keys=keys))
+    reply = lab.hospitals["north"].ask(lab.order("north", masking=keys))
     assert isinstance(reply, Refusal)
 
 

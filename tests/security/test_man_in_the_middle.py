@@ -123,7 +123,7 @@ class Attacker:
             noise="local",
             previous_order=None,
             last_receipt=None,
-            mask_keys=(),
+            masking=(),
         )
         key, sealing = self.stranger.signing, nodes[site].sealing
         return write_order(header, lock(array), key=key, recipient=sealing).sealed

@@ -31,18 +31,18 @@ def refused(file: Path) -> IntegrityError:
     return caught.value
 
 
-def test_a_new_state_has_layout_3_and_opens(file: Path) -> None:
+def test_a_new_state_has_layout_4_and_opens(file: Path) -> None:
     VaultState(file).close()
     connection = sqlite3.connect(file)
-    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (4,)
     connection.close()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_state_of_an_earlier_layout_is_refused_with_what_to_do(file: Path, version: int) -> None:
     error = refused(with_layout(file, version))
     assert (
-        f"vault.sqlite has layout {version}; this version of Solblom reads layout 3"
+        f"vault.sqlite has layout {version}; this version of Solblom reads layout 4"
         in error.message
     )
     assert error.hint.startswith("Keep the file")
@@ -50,8 +50,8 @@ def test_a_state_of_an_earlier_layout_is_refused_with_what_to_do(file: Path, ver
 
 
 def test_a_state_of_a_later_layout_asks_for_the_newer_version(file: Path) -> None:
-    error = refused(with_layout(file, 4))
-    assert "layout 4" in error.message
+    error = refused(with_layout(file, 5))
+    assert "layout 5" in error.message
     assert error.hint == "Install the newer Solblom that wrote it"
 
 

@@ -82,7 +82,7 @@ def order_header(**changes: Any) -> OrderHeader:
         "noise": "local",
         "previous_order": None,
         "last_receipt": None,
-        "mask_keys": (),
+        "masking": (),
     }
     return OrderHeader(**(values | changes))
 

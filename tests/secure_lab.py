@@ -29,11 +29,13 @@ SHARED: dict[str, Any] = {
 class SecureLab:
     """Hospitals that approved one study with shared noise, and their signed mask keys of the run `lab-1`."""
 
-    def __init__(self, folder: Path, *, policy: str = POLICY, **changes: Any) -> None:
+    def __init__(
+        self, folder: Path, *, policy: str = POLICY, sites: tuple[str, ...] = SITES, **changes: Any
+    ) -> None:
         self.coordinator = LabCoordinator()
         self.hospitals = {
             site: LabHospital(folder / site, coordinator=self.coordinator, site=site, policy=policy)
-            for site in SITES
+            for site in sites
         }
         self.roster = Roster.of([h.public for h in self.hospitals.values()])
         merged = {name: SHARED.get(name, {}) | changes.get(name, {}) for name in SHARED | changes}

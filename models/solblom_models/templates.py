@@ -22,7 +22,7 @@ UNDECLARED_TUNING = """\
 LOCAL_NOISE = 'noise = "local"                        # each hospital adds all of the noise to its own updates'
 SHARED_NOISE = 'noise = "shared"                       # each hospital adds a share; only the sum of all is opened'
 SECURE_SUM = """
-[secure_sum]                           # every hospital of the roster must answer every round
+[secure_sum]                           # all must answer every round, unless threshold names fewer
 roster = "roster.json"                 # from the coordinator's operator: solblom coordinator roster
 colluders = 1                          # hospitals that may work with the coordinator: their noise is not counted
 ring_bits = 32                         # 64: more room, twice the bytes

@@ -150,7 +150,8 @@ def _trust(document: StudyDocument) -> str:
         )
     nodes = len(plan.roster.members)
     return (
-        f"Shared: vectors of {nodes} hospitals add up under masks, and no single one is seen. The loss holds "
+        f"Shared: vectors of {nodes} hospitals add up under masks, at least {document.threshold} in a sum, and "
+        "no single one is seen. The loss holds "
         f"if at most {counted(table.colluders, 'hospital')} of them works with the coordinator; what each "
         "one's own share of the noise gives alone stands under sites"
     )

@@ -14,7 +14,7 @@ from solblom_models.accountant import pld_epsilon
 from solblom_protocol.errors import ConfigurationError, RunError
 from solblom_protocol.order import Order
 from solblom_server.coordinator import Coordinator
-from solblom_server.runs import FinishedRun
+from solblom_server.runs import FinishedRun, start_run
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
 
@@ -45,6 +45,14 @@ def test_a_run_in_which_all_answer_gives_a_model_that_verifies(
     report: dict[str, Any] = json.loads((run.path / "evaluation/report.json").read_bytes())
     assert [r["status"] for r in report["released"]] == ["released", "released"]
     assert not list((federation.home / "runs" / run.run / "vectors").glob("*"))
+
+
+def test_files_carry_a_sum_that_needs_four_orders(tmp_path: Path, whole: bytes) -> None:
+    federation = droppable(tmp_path / "home", releases=False)
+    run = start_run(
+        federation.home, federation.envelope, transport_name="simulated-files", now=now()
+    )
+    assert weights(run) == whole
 
 
 class Silent:

@@ -41,7 +41,9 @@ def test_a_model_of_masked_updates_verifies(federation: SharedFederation, run: F
 def test_the_statement_says_what_holds_alone_and_in_two_hospitals(
     federation: SharedFederation, statement: dict[str, Any]
 ) -> None:
-    assert statement["trust"].startswith("Shared: vectors of 3 hospitals add up under masks")
+    assert statement["trust"].startswith(
+        "Shared: vectors of 3 hospitals add up under masks, at least 3"
+    )
     for figures in statement["sites"].values():
         assert float(figures["epsilon"]) <= 6.0
         assert float(figures["epsilon"]) < float(figures["epsilon_alone"])

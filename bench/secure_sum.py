@@ -5,8 +5,8 @@ hospital after another: so a round's seconds are those of all hospitals together
 would share them. Plain is noise = "local" with the same net, rounds and one step over all patients; masked is noise =
 "shared": keys once, then each round a discrete Gaussian share, one mask for each other hospital, an opened sum.
 
-With a threshold: four fifths of the hospitals are enough, so each sum takes four exchanges (setups, vectors, signatures,
-shares); everybody answers.
+With a threshold: four fifths of the hospitals are enough, so each sum takes four exchanges (setups, vectors,
+signatures, shares); everybody answers.
 
 GOALS: at 1 million parameters a masked round takes at most twice as long as a plain one, and carries at most twice
 its bytes, for 3, 10 and 20 hospitals.

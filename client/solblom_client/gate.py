@@ -9,11 +9,18 @@ from dataclasses import dataclass
 
 from solblom_client.policy import PolicyTable
 from solblom_models.accountant import alone_epsilon, format_epsilon
-from solblom_protocol.errors import RefusedError
+from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.mask_keys import open_mask_keys
+from solblom_protocol.mask_setup import read_participants
 from solblom_protocol.messages import parse_timestamp
 from solblom_protocol.order import OrderHeader
-from solblom_protocol.run_sums import sum_count, tolerates_dropouts
+from solblom_protocol.run_sums import (
+    place_of,
+    sum_at,
+    sum_count,
+    sum_roster,
+    tolerates_dropouts,
+)
 from solblom_protocol.study import StudyDocument
 from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted, format_delta
@@ -179,8 +186,27 @@ def check_secure_sum(header: OrderHeader, document: StudyDocument) -> None:
             raise RefusedError("SB-216", "An order for keys carries keys")
         return
     if tolerates_dropouts(document):
-        return  # each step checks what it carries (mask_steps.py)
+        _check_setups(header, document)
+        return
     open_mask_keys(header.masking, plan.roster, run=header.run, study=header.study)
+
+
+def _check_setups(header: OrderHeader, document: StudyDocument) -> None:
+    """Refuse an order for a vector whose mask setups do not hold, before anything is charged.
+
+    The orders about masks carry other things, which their own steps check (mask_steps.py).
+
+    Raises:
+        RefusedError: SB-216.
+    """
+    if header.kind not in ("train", "evaluate", "describe"):
+        return
+    roster = sum_roster(document, header.run)
+    of = sum_at(document, roster, place_of(document, header.kind, header.round))
+    try:
+        read_participants(roster, of, [text.encode() for text in header.masking])
+    except IntegrityError as error:
+        raise RefusedError("SB-216", error.message) from None
 
 
 def check_round(header: OrderHeader, document: StudyDocument) -> None:

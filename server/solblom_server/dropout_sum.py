@@ -138,15 +138,23 @@ class DropoutSum:
             take=self._keep_vector,
             masking=tuple(setups[site].decode() for site in participants.setups),
         )
-        missing = [s for s in participants.setups if not self._vector_file(s).is_file()]
-        if missing and self.context.database.survivors(self.context.run, self._place) is None:
+        fixed = self.context.database.survivors(self.context.run, self._place)
+        wanted = list(participants.setups) if fixed is None else fixed
+        missing = self._without_vector(wanted)
+        if missing:
             collection = collect(self.context, question, missing)
-            collection.results |= set(participants.setups) - set(missing)
+            collection.results |= set(wanted) - set(missing)
             collection.done |= collection.results
-            check_quorum(self.context, question, collection)
+            # Once a set was signed, no other one ever will be: then every vector of it is needed.
+            needed = None if fixed is None else len(fixed)
+            check_quorum(self.context, question, collection, needed=needed)
             close_exchange(self.context, collection)
-        arrived = [s for s in participants.setups if self._vector_file(s).is_file()]
+        gone = set(self._without_vector(wanted))
+        arrived = [site for site in wanted if site not in gone]
         return self.context.database.fix_survivors(self.context.run, self._place, arrived)
+
+    def _without_vector(self, sites: list[str]) -> list[str]:
+        return [site for site in sites if not self._vector_file(site).is_file()]
 
     def _agree(self, participants: Participants, survivors: list[str]) -> AgreedSurvivors:
         chosen = choose_survivors(

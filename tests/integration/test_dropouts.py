@@ -14,6 +14,7 @@ from solblom_models.accountant import pld_epsilon
 from solblom_protocol.errors import ConfigurationError, RunError
 from solblom_protocol.order import Order
 from solblom_server.coordinator import Coordinator
+from solblom_server.database import Database
 from solblom_server.runs import FinishedRun, start_run
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
@@ -186,3 +187,23 @@ def test_a_threshold_that_lets_two_sums_open_is_refused(
     with pytest.raises(ConfigurationError) as caught:
         droppable(tmp_path / "home", threshold=threshold, colluders=colluders)
     assert caught.value.code == "SB-103"
+
+
+def test_a_coordinator_that_dies_after_it_opened_a_sum_opens_the_same_again(
+    tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = droppable(tmp_path / "home", releases=False)
+    close, died = Database.close_round, [False]
+
+    def dies(database: Database, *words: Any, **more: Any) -> None:
+        if not died[0]:
+            died[0] = True
+            raise KeyboardInterrupt
+        close(database, *words, **more)
+
+    monkeypatch.setattr(Database, "close_round", dies)
+    with pytest.raises(KeyboardInterrupt):
+        federation.start()
+    assert not list((federation.home / "runs" / run_of(federation) / "vectors").glob("*"))
+    assert weights(federation.resume(run_of(federation))) == whole
+    assert all(len(charges) == ROUNDS for charges in federation.charges().values())

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secure_lab import SecureLab
 from solblom_client.approval import revoke
 from solblom_protocol.layout import Layout
-from solblom_protocol.mask_setup import Participants, read_participants
+from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, Participants, read_participants
 from solblom_protocol.order import RosterEntry
 from solblom_protocol.result import MaskReply, Refusal, Result
 from solblom_protocol.run_sums import sum_at, sum_roster
@@ -183,3 +183,14 @@ def test_revoking_erases_the_runs_secrets(lab: DropoutLab, setups: tuple[str, ..
     state = lab.hospitals["north"].vault._state
     assert state.query("SELECT share_key FROM mask_runs") == [(None,)]
     assert state.query("SELECT mask_key, self_seed FROM mask_setups") == [(None, None)]
+
+
+def test_an_order_with_a_forged_setup_is_refused_before_anything_is_charged(
+    lab: DropoutLab, setups: tuple[str, ...]
+) -> None:
+    forged = sign_envelope(b"{}", SETUP_PAYLOAD_TYPE, [Ed25519PrivateKey.generate()]).decode()
+    for number, papers in enumerate([(), setups[:2], (*setups[:3], forged)], start=1):
+        reply = lab.hospitals["north"].ask(lab.order("north", masking=papers, attempt=number))
+        refused(lab, reply, "SB-216")
+    assert lab.hospitals["north"].charges() == 0
+    assert len(lab.vectors(setups, attempt=9)) == 4

@@ -249,6 +249,17 @@ def _table(values: dict[str, Any], sizes: list[str], nodes: list[int]) -> tuple[
                     f"{carried[1] / carried[0]:.3f}",
                 )
             )
+            slow = values.get(f"{size}, {count}, threshold")
+            if size == GOAL_SIZE and slow is not None:
+                times = median(slow["seconds"]) / median(plain["seconds"])
+                goals.append(
+                    Goal(
+                        f"seconds, {count} hospitals, with a threshold",
+                        f"at most {GOAL_RATIO:g} times plain",
+                        f"{times:.2f} times",
+                        times <= GOAL_RATIO,
+                    )
+                )
             if size == GOAL_SIZE:
                 goals += [
                     Goal(

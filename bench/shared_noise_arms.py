@@ -1,5 +1,10 @@
-"""The arms of `shared_noise.py` on one split: without noise, each hospital alone, local noise, shared noise."""
+"""The arms of `shared_noise.py` on one split: without noise, each hospital alone, local noise, shared noise.
 
+The private arms are the product's own training, grid, noise shares and optimiser. Noise follows from the seed and the
+arm's name alone, not from the study's digest, so a bench run again gives the same figures.
+"""
+
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +58,21 @@ def split_of(
     return Split(*parts)
 
 
-def auroc(scores: Floats, group: Group) -> float:
-    """Return the AUROC over the union of all hospitals' test patients."""
-    return float(roc_auc_score(np.concatenate([y for _, y in group.values()]), scores))
+@dataclass(frozen=True)
+class Found:
+    """AUROC over all hospitals' test patients, and the mean of hospitals whose test patients have both labels."""
+
+    union: float
+    within: float
+
+
+def found_of(scores: Floats, group: Group) -> Found:
+    """Return both AUROCs of scores in the order of the group's hospitals."""
+    labels = [y for _, y in group.values()]
+    parts = np.split(scores, np.cumsum([len(y) for y in labels])[:-1])
+    own = [roc_auc_score(y, s) for y, s in zip(labels, parts, strict=True) if len(set(y)) == 2]
+    union = float(roc_auc_score(np.concatenate(labels), scores))
+    return Found(union, float(np.mean(own)) if own else math.nan)
 
 
 def scores_of(weights: Floats, group: Group) -> Floats:
@@ -63,16 +80,17 @@ def scores_of(weights: Floats, group: Group) -> Floats:
     return np.concatenate([x @ weights[:-1] + weights[-1] for x, _ in group.values()])
 
 
-def without_noise(split: Split, l2: float) -> float:
-    """Return the AUROC of logistic regression over all training patients."""
+def without_noise(split: Split, l2: float) -> Found:
+    """Return what logistic regression over all training patients reaches."""
     x = np.concatenate([x for x, _ in split.train.values()])
     y = np.concatenate([y for _, y in split.train.values()])
     model = LogisticRegression(C=1.0 / (l2 * len(y)), max_iter=2000).fit(x, y)
-    return auroc(scores_of(np.append(model.coef_[0], model.intercept_[0]), split.test), split.test)
+    weights = np.append(model.coef_[0], model.intercept_[0])
+    return found_of(scores_of(weights, split.test), split.test)
 
 
-def alone(split: Split, l2: float) -> float:
-    """Return the AUROC where each hospital scores its test patients with its own model."""
+def alone(split: Split, l2: float) -> Found:
+    """Return what is reached where each hospital scores its test patients with its own model."""
     scores = []
     for name, (x, y) in split.train.items():
         tested = split.test[name][0]
@@ -81,47 +99,89 @@ def alone(split: Split, l2: float) -> float:
             continue
         model = LogisticRegression(C=1.0 / (l2 * len(y)), max_iter=2000).fit(x, y)
         scores.append(model.decision_function(tested))
-    return auroc(np.concatenate(scores), split.test)
+    return found_of(np.concatenate(scores), split.test)
+
+
+def plain_sum(x: Floats, y: NDArray[np.int64], weights: Floats, norm: float) -> Floats:
+    """Return the sum of clipped gradients in plain numpy; x has a last column of ones."""
+    gradients = (1.0 / (1.0 + np.exp(-x @ weights)) - y)[:, None] * x
+    norms = np.linalg.norm(gradients, axis=1)
+    gradients *= np.minimum(1.0, norm / np.maximum(norms, 1e-12))[:, None]
+    return np.asarray(gradients.sum(axis=0))
 
 
 def quick(split: Split, setting: Setting, noise: float, rng: np.random.Generator) -> float:
-    """Return the AUROC of a plain rewrite of the training, for tuning only."""
+    """Return the AUROC over all test patients of a plain rewrite of the training, for tuning only."""
     x = np.concatenate(
         [np.pad(x, ((0, 0), (0, 1)), constant_values=1.0) for x, _ in split.train.values()]
     )
     y = np.concatenate([y for _, y in split.train.values()])
-    weights, kept = np.zeros(x.shape[1]), []
+    weights, velocity, kept = np.zeros(x.shape[1]), np.zeros(x.shape[1]), []
     for number in range(1, setting.rounds + 1):
-        gradients = (1.0 / (1.0 + np.exp(-x @ weights)) - y)[:, None] * x
-        norms = np.linalg.norm(gradients, axis=1)
-        gradients *= np.minimum(1.0, setting.norm / np.maximum(norms, 1e-12))[:, None]
-        total = gradients.sum(axis=0) + rng.normal(0.0, noise * setting.norm, len(weights))
-        weights = weights - setting.rate / setting.norm * total / len(y)
+        total = plain_sum(x, y, weights, setting.norm)
+        total += rng.normal(0.0, noise * setting.norm, len(weights))
+        velocity = setting.momentum * velocity - setting.rate / setting.norm * total / len(y)
+        weights = weights + velocity
         if number > setting.rounds // 2:
             kept.append(weights)
-    return auroc(scores_of(np.mean(kept, axis=0), split.test), split.test)
+    labels = np.concatenate([y for _, y in split.test.values()])
+    return float(roc_auc_score(labels, scores_of(np.mean(kept, axis=0), split.test)))
 
 
-def private(document: StudyDocument, split: Split, seed: int) -> float:
-    """Return the AUROC of the product's private training; the document says which noise."""
+def units_of(group: Group) -> dict[str, TableUnits]:
+    """Return the patients as the product's training takes them."""
+    return {
+        name: TableUnits(
+            tuple(f"{name}-{i}" for i in range(len(y))), x.astype(np.float32), y.astype(np.int64)
+        )
+        for name, (x, y) in group.items()
+    }
+
+
+def private(document: StudyDocument, split: Split, *, key: str, noise: bool = True) -> Found:
+    """Return what the product's private training reaches; the document says which noise."""
+    weights = private_weights(document, units_of(split.train), key=key, noise=noise)
+    return found_of(scores_of(weights, split.test), split.test)
+
+
+def private_weights(
+    document: StudyDocument, units: dict[str, TableUnits], *, key: str, noise: bool = True
+) -> Floats:
+    """Return the final model of the product's private training, the intercept last.
+
+    Without noise, a study of shared noise gives the same clipped sums, rounded to the same grid.
+    """
     task = TabularClassification()
     net = task.build(document)
     layout = layout_of(net, local=task.local_parameters)
     state = ServerState.initial(unpack(flatten(net, layout), layout).copy())
-    units = {
-        name: TableUnits(
-            tuple(f"{name}-{i}" for i in range(len(y))), x.astype(np.float32), y.astype(np.int64)
-        )
-        for name, (x, y) in split.train.items()
-    }
-    run = _shared_round if document.secure_sum is not None else _local_round
     for number in range(1, document.study.training.rounds + 1):
         load_flat(net, layout, state.model)
-        key = f"{seed}/{document.digest}/{number}"
-        mean = run(document, task, net, layout, units, key)
+        fresh = f"{key}/{number}"
+        if document.secure_sum is None:
+            mean = _local_round(document, task, net, layout, units, fresh)
+        else:
+            mean = _shared_round(document, task, net, layout, units, fresh if noise else None)
         state = step(state, mean, document.study.training, round_number=number)
-    final = state.final_model().astype(np.float64)
-    return auroc(scores_of(final, split.test), split.test)
+    return state.final_model().astype(np.float64)
+
+
+def difference_to_plain_sum(document: StudyDocument, split: Split) -> float:
+    """Return how far the product's clipped sums are from `plain_sum`, over the clipping norm, at weights not zero."""
+    task, settings = TabularClassification(), TrainingSettings.of(document)
+    net = task.build(document)
+    layout = layout_of(net, local=task.local_parameters)
+    weights = np.random.default_rng(0).normal(0.0, 0.1, layout.size).astype(np.float32)
+    load_flat(net, layout, weights)
+    worst = 0.0
+    for name, units in units_of(split.train).items():
+        sums, _ = clipped_sum(task, net, units, settings)
+        flat = np.concatenate([sums[t.name].double().numpy().reshape(-1) for t in layout.tensors])
+        x, y = split.train[name]
+        ones = np.pad(x, ((0, 0), (0, 1)), constant_values=1.0)
+        plain = plain_sum(ones, y, weights.astype(np.float64), settings.clipping_norm)
+        worst = max(worst, float(np.abs(flat - plain).max()) / settings.clipping_norm)
+    return worst
 
 
 def _stream(purpose: Any, site: str, key: str) -> KeyStream:
@@ -154,7 +214,7 @@ def _shared_round(
     net: Any,
     layout: Any,
     units: dict[str, TableUnits],
-    key: str,
+    key: str | None,
 ) -> Floats:
     plan, settings = document.secure_sum, TrainingSettings.of(document)
     if plan is None:
@@ -165,6 +225,8 @@ def _shared_round(
         sums, _ = clipped_sum(task, net, patients, settings)
         flat = np.concatenate([sums[t.name].double().numpy().reshape(-1) for t in layout.tensors])
         grid = on_grid(flat, fractional_bits=plan.fractional_bits, largest=largest)
-        stream = _stream("noise", site, key)
-        total += with_noise_share(grid, share=plan.training_share, largest=largest, stream=stream)
-    return mean_update(document, total)
+        if key is not None:
+            stream = _stream("noise", site, key)
+            grid = with_noise_share(grid, share=plan.training_share, largest=largest, stream=stream)
+        total += grid
+    return mean_update(document, total, hospitals=len(units))

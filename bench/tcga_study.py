@@ -1,5 +1,6 @@
 """The studies of `shared_noise.py`: a contract of genes, and one document for each arm and epsilon."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ class Setting:
     rounds: int
     norm: float
     rate: float
+    momentum: float = 0.0  # of the coordinator
 
 
 def contract_of(names: list[str], public: tuple[Floats, Floats]) -> Contract:
@@ -78,6 +80,7 @@ def document_of(
             "rounds": setting.rounds,
             "learning_rate": setting.rate / setting.norm,
             "expected_batch_size": batch,
+            "server_momentum": setting.momentum,
             "averaging": "second-half",
         },
         "privacy": {"epsilon": epsilon, "delta": DELTA, "clipping_norm": setting.norm},
@@ -90,9 +93,10 @@ def document_of(
 
 
 def made_up_roster(sites: list[str]) -> Roster:
-    """Return a roster with keys that nobody keeps: the fast path masks nothing."""
-    members = [
-        Member(site=site, signing_key=public_pem(Ed25519PrivateKey.generate().public_key()))
-        for site in sorted(sites)
-    ]
+    """Return a roster with keys that follow from the names: the fast path masks and signs nothing."""
+    members = []
+    for site in sorted(sites):
+        seed = hashlib.sha256(f"solblom/bench/tcga/{site}".encode()).digest()
+        key = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+        members.append(Member(site=site, signing_key=public_pem(key)))
     return Roster(schema="solblom.roster/1", members=tuple(members))

@@ -34,7 +34,7 @@ BENCHES = {
     "network": "about 8 minutes",
     "faults": "about 35 minutes",
     "secure_sum": "about 15 minutes",
-    "shared_noise": "about 2 minutes",
+    "shared_noise": "about 3 minutes",
 }
 # These print rows only; here they get the shape of the others.
 PLAIN: dict[str, Callable[[Any, float, Path | None], None]] = {

@@ -205,7 +205,7 @@ def _local_round(
         train(task, net, patients, settings, coins=coins, noise=noise)
         after = unpack(flatten(net, layout), layout)
         moved.append(after.astype(np.float64) - before)
-    return np.mean(moved, axis=0)
+    return np.asarray(np.mean(moved, axis=0))
 
 
 def _shared_round(

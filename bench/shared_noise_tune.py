@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from shared_noise_arms import Split, alone, quick, split_of, without_noise
@@ -11,18 +12,35 @@ from tcga_study import DELTA, EPSILONS, HOSPITALS, Setting
 from solblom_models.accountant import calibrate_noise, pld_epsilon
 from solblom_protocol.privacy_event import PrivacyEvent
 
-# Genes, rounds, clipping norms, rates, momentum. The settings of `shared_noise.py` come from the first grid. The second
-# was drawn up later, when the evaluation had been seen: it shows on development sites how much the first one's edges
-# may cost, and no setting was taken from it.
-Grid = tuple[tuple[int, ...], tuple[int, ...], *tuple[tuple[float, ...], ...]]
-CHOSEN_FROM: Grid = (
-    (10, 20, 50, 100),
-    (5, 10, 20, 40),
-    (0.3, 1.0, 3.0),
-    (0.5, 1.0, 2.0, 4.0, 8.0),
-    (0.0,),
+
+@dataclass(frozen=True)
+class Grid:
+    """What private arms were tried with; the same for both."""
+
+    genes: tuple[int, ...]
+    rounds: tuple[int, ...]
+    norms: tuple[float, ...]
+    rates: tuple[float, ...]
+    momenta: tuple[float, ...]
+
+    def settings(self) -> list[Setting]:
+        """Return every combination."""
+        return [
+            Setting(genes, rounds, norm, rate, momentum)
+            for genes in self.genes
+            for rounds in self.rounds
+            for norm in self.norms
+            for rate in self.rates
+            for momentum in self.momenta
+        ]
+
+
+# The settings of `shared_noise.py` come from the first grid. The second was drawn up later, when the evaluation had
+# been seen: it shows, on development sites, what the first one's edges may cost, and no setting was taken from it.
+CHOSEN_FROM = Grid(
+    (10, 20, 50, 100), (5, 10, 20, 40), (0.3, 1.0, 3.0), (0.5, 1.0, 2.0, 4.0, 8.0), (0.0,)
 )
-WIDE: Grid = (
+WIDE = Grid(
     (20, 50, 100, 200),
     (2, 5, 10, 20),
     (0.03, 0.1, 0.3, 1.0),
@@ -63,19 +81,18 @@ def draws_of(development: Patients, counts: tuple[int, ...]) -> dict[tuple[int, 
 def tune(development: Patients, *, wide: bool) -> None:
     """Print the best setting of each arm on draws of the development patients."""
     grid = WIDE if wide else CHOSEN_FROM
-    draws = draws_of(development, grid[0])
+    draws = draws_of(development, grid.genes)
     for name, fit in (("none", without_noise), ("local-only", alone)):
         fits = {
             (count, l2): np.mean([fit(draws[count, seed], l2).union for seed in SEEDS])
-            for count, l2 in itertools.product(grid[0], L2)
+            for count, l2 in itertools.product(grid.genes, L2)
         }
         best = max(fits, key=lambda key: fits[key])
         print(f"{name}: genes {best[0]}, l2 {best[1]:g}: {fits[best]:.4f}", flush=True)
     for epsilon, arm in itertools.product(EPSILONS, ("local", "shared")):
-        noises = {rounds: total_noise(arm, epsilon, rounds) for rounds in grid[1]}
+        noises = {rounds: total_noise(arm, epsilon, rounds) for rounds in grid.rounds}
         found = {}
-        for values in itertools.product(*grid):
-            setting = Setting(*values)
+        for setting in grid.settings():
             aurocs = [
                 quick(
                     draws[setting.genes, seed],

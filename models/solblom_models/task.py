@@ -6,8 +6,10 @@ privacy unit**: `losses` returns one loss per unit, and a unit's loss may depend
 the model only (privacy.md rule 1; checked at approval by `isolation_error`).
 """
 
+import sys
 from collections.abc import Collection, Sequence
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -125,7 +127,7 @@ def find_task(name: str) -> Task:
     Raises:
         ConfigurationError: SB-107, no installed part offers it.
     """
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    points = _installed_tasks(tuple(sys.path))
     if name not in points:
         known = ", ".join(sorted(points)) or "none"
         raise ConfigurationError("SB-107", f"No task {name} is installed; installed: {known}")
@@ -135,6 +137,12 @@ def find_task(name: str) -> Task:
             "SB-107", f"The installed task {name} lacks parts of the interface"
         )
     return task
+
+
+@lru_cache(maxsize=1)
+def _installed_tasks(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Return what is installed on Python's path. A look takes milliseconds, and each order needs one."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def unit_gradients(task: Task, model: torch.nn.Module, batch: Any) -> list[torch.Tensor]:

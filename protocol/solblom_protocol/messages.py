@@ -40,7 +40,8 @@ def parse_message(model: type[Model], payload: bytes) -> Model:
     """
     try:
         # Through JSON, so that strict models read lists as tuples and nothing else is converted.
-        return model.model_validate_json(canonical_json(parse_canonical(payload)))
+        parse_canonical(payload)
+        return model.model_validate_json(payload)
     except (ValidationError, ValueError):
         raise IntegrityError("SB-405", f"The payload is not a {model.__name__}") from None
 

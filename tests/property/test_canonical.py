@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -46,6 +47,12 @@ def test_a_value_comes_back_from_its_canonical_form(value: Any) -> None:
 @given(values)
 def test_the_canonical_form_is_json_that_python_reads_alike(value: Any) -> None:
     assert json.loads(canonical_json(value)) == value
+
+
+@given(values)
+@example({"\x7f": "\x00\x1f\u2028\"\\/", "a": [True, None, -0]})
+def test_the_short_way_of_values_without_floats_is_the_canonical_one(value: Any) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)
 
 
 @given(st.dictionaries(texts, numbers), st.randoms(use_true_random=False))

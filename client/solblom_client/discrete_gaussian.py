@@ -17,7 +17,10 @@ from solblom_client.keystream import KeyStream
 Counts = NDArray[np.int64]
 
 TAIL_DEVIATIONS = 13
-MOST_COLUMNS = 640  # and those that whole-number widths add; together at most 1024
+MOST_COLUMNS = 1024
+FEWER = (1016, 960, 880, 800, 720, 640)  # columns to aim for: whole-number widths add some
+COLUMN_BITS, COIN_BITS = 10, 21
+COINS = 2**COIN_BITS
 MARGIN = 1e-12  # rounding of the bell and of a coin stays below 1e-13
 VECTOR_BLOCK = 32_768
 
@@ -97,10 +100,10 @@ def discrete_gaussian_vector(
 
     What is cut has probability below 1e-36 each. Rejection from columns of equal area that lie above the
     bell: a column is drawn uniformly, a place in it uniformly, and the place is kept with probability
-    exp(-y^2 / 2 s^2) over the column's height. That coin is decided in floating point unless it falls
-    within `margin` of the edge, which is far more than rounding can do; then it is decided by exact
-    arithmetic on 320 random bits. So no rounding error of this machine decides anything (Mironov 2012),
-    as in `discrete_gaussian`, at a thousandth of its time.
+    exp(-y^2 / 2 s^2) over the column's height. That coin has 21 bits. It is decided in floating point unless
+    what follows its bits could matter, or it falls within `margin` of the edge, which is far more than
+    rounding can do; then it is decided by exact arithmetic on 320 bits more. So no rounding error of this
+    machine decides anything (Mironov 2012), as in `discrete_gaussian`, at a fraction of its time.
 
     Raises:
         ValueError: a deviation below 4 or from 2^26.
@@ -120,91 +123,118 @@ def discrete_gaussian_vector(
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns over the half bell, all of one area: column i is `widths[i]` integers wide, area / width high."""
+    """Columns over the half bell, all of one area: column i is `widths[i]` integers wide, area / width high.
+
+    A coin below `sure[i]` keeps every place of column i, so that the bell is looked at for few places only.
+    """
 
     deviation: int
     area: int
     starts: NDArray[np.int64]
     widths: NDArray[np.uint64]
+    least: NDArray[np.uint64]
+    sure: NDArray[np.uint32]
 
     @classmethod
     def over(cls, deviation: int) -> "_Columns":
         """Return at most 1024 columns from 0 to 13 deviations; none is lower than the bell at its start."""
-        area = (
-            -(-5 * deviation // (4 * MOST_COLUMNS)) or 1
-        )  # the half bell's area is below 5/4 s + 1
-        starts, widths, start, end = [], [], 0, TAIL_DEVIATIONS * deviation + 1
-        while start < end:
-            # Where the bell is 1 or less, a column of width `area` is at least as high.
-            widest = area * math.exp(start**2 / (2.0 * deviation**2)) * (1.0 - MARGIN)
-            width = min(max(area, int(widest)), end - start)
-            starts.append(start)
-            widths.append(width)
-            start += width
-        return cls(deviation, area, np.array(starts), np.array(widths, dtype=np.uint64))
+        area, starts, widths = next(
+            found
+            for found in (_cut(deviation, aim) for aim in FEWER)
+            if len(found[1]) <= MOST_COLUMNS
+        )
+        first, wide = np.array(starts), np.array(widths, dtype=np.uint64)
+        lowest = _chance(first + wide.astype(np.int64) - 1, wide, deviation=deviation, area=area)
+        sure = np.maximum(np.floor(lowest * COINS) - 1.0, 0.0).astype(np.uint32)
+        return cls(deviation, area, first, wide, (np.uint64(2**32) - wide) % wide, sure)
 
     def draw(self, stream: KeyStream, count: int, margin: float) -> Counts:
-        """Return what is kept of `count` tries; a try takes 128 random bits."""
-        words, coins = stream.integers(2 * count).reshape(2, count)
-        low, high = words.view("<u4").reshape(count, 2).T
-        column = (low & np.uint32(self._mask)).astype(np.int64)
+        """Return what is kept of `count` tries; a try takes 64 random bits: place 32, column 10, coin 21, sign 1."""
+        place, rest = stream.integers(count).view("<u4").reshape(count, 2).T
+        column = (rest & np.uint32(self._mask)).astype(np.int64)
         kept = column < len(self.starts)
         np.minimum(column, len(self.starts) - 1, out=column)
         size = self.starts[column]
-        size += self._places(stream, high.astype(np.uint64), column)
-        negative = low >= np.uint32(2**31)
-        kept &= self._keep(stream, size, column, coins, margin)
+        size += self._places(stream, place, column)
+        coins = (rest >> np.uint32(COLUMN_BITS)) & np.uint32(COINS - 1)
+        unsure = np.nonzero((coins >= self.sure[column]) & kept)[0]
+        kept[unsure] = self._keep(stream, size[unsure], column[unsure], coins[unsure], margin)
+        negative = rest >= np.uint32(2**31)
         kept &= ~(negative & (size == 0))  # zero has one sign only
+        np.negative(size, out=size, where=negative)
         values: Counts = size[kept]
-        return np.negative(values, out=values, where=negative[kept])
+        return values
 
     @property
     def _mask(self) -> int:
         return int((1 << (len(self.starts) - 1).bit_length()) - 1)
 
     def _places(
-        self, stream: KeyStream, bits: NDArray[np.uint64], column: NDArray[np.int64]
+        self, stream: KeyStream, bits: NDArray[np.uint32], column: NDArray[np.int64]
     ) -> Counts:
         """Return a uniform place in each column from 32 random bits (Lemire 2019: no place is favoured)."""
         width = self.widths[column]
         product = bits * width
-        low, least = product & _LOW, (np.uint64(2**32) - self.widths) % self.widths
-        wrong = np.nonzero(low < least[column])[0]
+        wrong = np.nonzero((product & _LOW) < self.least[column])[0]
         while len(wrong):
             again = (stream.integers(len(wrong)) >> np.uint64(32)) * width[wrong]
             product[wrong] = again
-            wrong = wrong[(again & _LOW) < least[column[wrong]]]
-        places: Counts = (product >> np.uint64(32)).astype(np.int64)
-        return places
+            wrong = wrong[(again & _LOW) < self.least[column[wrong]]]
+        product >>= np.uint64(32)
+        return product.view(np.int64)
 
     def _keep(
         self,
         stream: KeyStream,
         size: Counts,
         column: NDArray[np.int64],
-        coins: NDArray[np.uint64],
+        coins: NDArray[np.uint32],
         margin: float,
     ) -> NDArray[np.bool_]:
-        real = size.astype(np.float64)
-        chance = np.exp(real * real * (-0.5 / float(self.deviation) ** 2))
-        chance *= (self.widths.astype(np.float64) / self.area)[column]
-        chance -= coins.astype(np.float64) * 2.0**-64
-        kept: NDArray[np.bool_] = chance > 0.0
-        for index in np.nonzero(np.abs(chance) <= margin)[0]:
-            width = int(self.widths[column[index]])
-            kept[index] = self._decide(stream, int(size[index]), width, int(coins[index]))
+        """Decide coins of 21 bits; those within `margin` of the edge by exact arithmetic."""
+        width = self.widths[column]
+        chance = _chance(size, width, deviation=self.deviation, area=self.area)
+        above = coins / COINS - chance  # the whole coin lies between this and 2^-21 more
+        kept: NDArray[np.bool_] = above + 1.0 / COINS <= -margin
+        for index in np.nonzero(~kept & (above < margin))[0]:
+            kept[index] = self._decide(
+                stream, int(size[index]), int(width[index]), int(coins[index])
+            )
         return kept
 
     def _decide(self, stream: KeyStream, size: int, width: int, coin: int) -> bool:
-        """Decide one coin exactly: 64 bits that are known, 256 that follow, against 110 digits of the bell."""
-        for word in stream.integers(4).tolist():
+        """Decide one coin exactly: 21 bits that are known, 320 that follow, against 120 digits of the bell."""
+        for word in stream.integers(5).tolist():
             coin = (coin << 64) | int(word)
         with localcontext() as context:
-            context.prec = 110
+            context.prec = 120
             exponent = -Decimal(size * size) / Decimal(2 * self.deviation**2)
             chance = exponent.exp() * width / self.area
-            kept: bool = Decimal(coin) < chance * Decimal(2) ** 320
+            kept: bool = Decimal(coin) < chance * Decimal(2) ** (COIN_BITS + 320)
             return kept
+
+
+def _cut(deviation: int, aim: int) -> tuple[int, list[int], list[int]]:
+    """Return the area of a column, where columns start and how wide they are; about `aim` of them."""
+    area = -(-5 * deviation // (4 * aim)) or 1  # the half bell's area is below 5/4 s + 1
+    starts, widths, start, end = [], [], 0, TAIL_DEVIATIONS * deviation + 1
+    while start < end:
+        # Where the bell is 1 or less, a column of width `area` is at least as high.
+        widest = area * math.exp(start**2 / (2.0 * deviation**2)) * (1.0 - MARGIN)
+        width = min(max(area, int(widest)), end - start)
+        starts.append(start)
+        widths.append(width)
+        start += width
+    return area, starts, widths
+
+
+def _chance(
+    size: NDArray[np.int64], width: NDArray[np.uint64], *, deviation: int, area: int
+) -> NDArray[np.float64]:
+    """Return the bell's height over its column's, to within rounding."""
+    real = size.astype(np.float64)
+    chance: NDArray[np.float64] = np.exp(real * real * (-0.5 / float(deviation) ** 2))
+    return chance * (width.astype(np.float64) / area)
 
 
 _LOW = np.uint64(2**32 - 1)

@@ -1,6 +1,7 @@
 """The fast sampler draws the discrete Gaussian, and its exact arithmetic agrees with its fast one."""
 
 from decimal import Decimal, localcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,39 +51,64 @@ def test_columns_cover_the_bell_and_none_lies_below_it(deviation: int) -> None:
 
 
 def test_exact_arithmetic_decides_as_the_fast_one_does_where_both_may() -> None:
-    """With a margin of one, every coin is decided by 110 digits; the outcomes are the same."""
+    """With a margin of two, every coin is decided by 120 digits; the outcomes are the same."""
     columns, count = sampler._Columns.over(5000), 3000
     rng = np.random.default_rng(1)
     column = rng.integers(0, len(columns.starts), count)
     width = columns.widths[column].astype(np.int64)
     size = columns.starts[column] + rng.integers(0, width)
-    coins = rng.integers(0, 2**64, count, dtype=np.uint64)
-    coins[: count // 2] = np.uint64(2**64 - 1) - coins[: count // 2] // np.uint64(200)  # high ones
+    coins = rng.integers(0, sampler.COINS, count, dtype=np.uint32)
+    coins[: count // 2] = np.uint32(sampler.COINS - 1) - coins[: count // 2] // np.uint32(200)
     fast = columns._keep(stream(1), size, column, coins, sampler.MARGIN)
     exact = columns._keep(stream(2), size, column, coins, 2.0)
     assert np.array_equal(fast, exact)
     assert 0 < fast.sum() < count
 
 
+class _Words:
+    """A stream of which the next 320 bits are known."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def integers(self, count: int) -> np.ndarray:  # type: ignore[type-arg]
+        assert count == 5
+        words = [(self.bits >> (64 * (4 - place))) & (2**64 - 1) for place in range(5)]
+        return np.array(words, dtype=np.uint64)
+
+
 @pytest.mark.parametrize("off", [-3, -1, 1, 3])
 def test_a_coin_on_the_edge_is_decided_exactly(off: int) -> None:
-    """One unit in 2^64 beside the edge: floats cannot tell, the exact branch does."""
+    """A few units in 2^341 beside the edge: floats cannot tell, the exact branch does."""
     columns = sampler._Columns.over(100_000)
     column = 300
     size = int(columns.starts[column] + int(columns.widths[column]) - 1)
     with localcontext() as context:
-        context.prec = 80
+        context.prec = 150
         bell = (-Decimal(size**2) / Decimal(2 * 100_000**2)).exp()
-        edge = int(bell * int(columns.widths[column]) / columns.area * 2**64)
-    coin = np.array([edge + off], dtype=np.uint64)
-    kept = columns._keep(stream(), np.array([size]), np.array([column]), coin, sampler.MARGIN)
+        edge = int(bell * int(columns.widths[column]) / columns.area * 2**341)
+    coin = edge + off
+    known = np.array([coin >> 320], dtype=np.uint32)
+    words: Any = _Words(coin & (2**320 - 1))
+    kept = columns._keep(words, np.array([size]), np.array([column]), known, sampler.MARGIN)
     assert bool(kept[0]) == (off < 0)
+
+
+def test_a_coin_that_is_sure_keeps_every_place_of_its_column() -> None:
+    for deviation in (4, 100, 12345):
+        columns = sampler._Columns.over(deviation)
+        ends = columns.starts + columns.widths.astype(np.int64) - 1
+        lowest = np.exp(-(ends**2) / (2.0 * deviation**2)) * columns.widths / columns.area
+        assert (columns.sure <= lowest * sampler.COINS).all()
+        assert columns.sure.max() > 0.9 * sampler.COINS
 
 
 @pytest.mark.parametrize("width", [1, 3, 2**20 + 7, 3 * 2**30])
 def test_places_in_a_column_are_even(width: int) -> None:
-    columns = sampler._Columns(4, 1, np.array([0]), np.array([width], dtype=np.uint64))
-    bits = stream(5).integers(200_000) >> np.uint64(32)
+    wide = np.array([width], dtype=np.uint64)
+    least = (np.uint64(2**32) - wide) % wide
+    columns = sampler._Columns(4, 1, np.array([0]), wide, least, np.array([0], dtype=np.uint32))
+    bits = (stream(5).integers(200_000) >> np.uint64(32)).astype(np.uint32)
     places = columns._places(stream(6), bits, np.zeros(200_000, dtype=np.int64))
     assert places.min() >= 0
     assert places.max() < width

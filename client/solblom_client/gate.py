@@ -11,7 +11,7 @@ from solblom_client.policy import PolicyTable
 from solblom_models.accountant import alone_epsilon, format_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.mask_keys import open_mask_keys
-from solblom_protocol.mask_setup import read_participants
+from solblom_protocol.mask_setup import Participants, read_participants
 from solblom_protocol.messages import parse_timestamp
 from solblom_protocol.order import OrderHeader
 from solblom_protocol.run_sums import (
@@ -163,10 +163,11 @@ def check_roster(document: StudyDocument, *, site: str, node: str) -> None:
         )
 
 
-def check_secure_sum(header: OrderHeader, document: StudyDocument) -> None:
+def check_secure_sum(header: OrderHeader, document: StudyDocument) -> Participants | None:
     """Refuse an order whose hospitals are not exactly the approved roster, and mask keys where none belong.
 
-    An order only repeats the roster: a coordinator could enrol puppets (privacy.md rule 8).
+    Returns whose masks a vector has, where hospitals may drop out. An order only repeats the roster: a
+    coordinator could enrol puppets (privacy.md rule 8).
 
     Raises:
         RefusedError: SB-216.
@@ -175,7 +176,7 @@ def check_secure_sum(header: OrderHeader, document: StudyDocument) -> None:
     if plan is None:
         if header.masking:
             raise RefusedError("SB-216", "The order carries mask keys; the study has no secure sum")
-        return
+        return None
     approved = [(site, key_id(key)) for site, key in plan.roster.keys.items()]
     if [(entry.site, entry.node) for entry in header.roster] != approved:
         strange = sorted({(e.site, e.node) for e in header.roster} ^ set(approved))
@@ -184,14 +185,14 @@ def check_secure_sum(header: OrderHeader, document: StudyDocument) -> None:
     if header.kind == "keys":
         if header.masking:
             raise RefusedError("SB-216", "An order for keys carries keys")
-        return
+        return None
     if tolerates_dropouts(document):
-        _check_setups(header, document)
-        return
+        return _check_setups(header, document)
     open_mask_keys(header.masking, plan.roster, run=header.run, study=header.study)
+    return None
 
 
-def _check_setups(header: OrderHeader, document: StudyDocument) -> None:
+def _check_setups(header: OrderHeader, document: StudyDocument) -> Participants | None:
     """Refuse an order for a vector whose mask setups do not hold, before anything is charged.
 
     The orders about masks carry other things, which their own steps check (mask_steps.py).
@@ -200,11 +201,12 @@ def _check_setups(header: OrderHeader, document: StudyDocument) -> None:
         RefusedError: SB-216.
     """
     if header.kind not in ("train", "evaluate", "describe"):
-        return
+        return None
     roster = sum_roster(document, header.run)
     of = sum_at(document, roster, place_of(document, header.kind, header.round))
     try:
-        read_participants(roster, of, [text.encode() for text in header.masking])
+        papers = [text.encode() for text in header.masking]
+        return read_participants(roster, of, papers, recipient=header.site)
     except IntegrityError as error:
         raise RefusedError("SB-216", error.message) from None
 

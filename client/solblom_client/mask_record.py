@@ -102,7 +102,7 @@ class MaskRecord:
                     *_setup_key(of),
                     of.roster,
                     setup,
-                    secrets.mask_key.private_bytes_raw(),
+                    secrets.mask_seed,
                     secrets.self_seed,
                 ),
             )
@@ -132,7 +132,7 @@ class MaskRecord:
         key, seed = rows[0]
         if not isinstance(key, bytes) or not isinstance(seed, bytes):
             raise RefusedError("SB-207", f"The mask key of round {of.number} is erased")
-        return MaskSecrets(X25519PrivateKey.from_private_bytes(key), seed)
+        return MaskSecrets(key, seed)
 
     def keep_masked(
         self, work: MaskedWork, *, vector: str, shares: Mapping[str, SharePair]

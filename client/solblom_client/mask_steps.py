@@ -17,16 +17,16 @@ from solblom_client.mask_record import MaskRecord
 from solblom_client.state import VaultState
 from solblom_client.sum_node import SumNode
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.mask_setup import MaskSecrets
+from solblom_protocol.mask_setup import MaskSecrets, Participants
 from solblom_protocol.messages import parse_message
 from solblom_protocol.order import OrderHeader, OrderKind
 from solblom_protocol.pair_masks import checked
 from solblom_protocol.ring import Ring
 from solblom_protocol.run_sums import place_of, sum_at, sum_roster
+from solblom_protocol.secret_sharing import SECRET_BYTES
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.survivors import SurvivorSet
 
-SEED_BYTES = 32
 ABOUT_MASKS: frozenset[OrderKind] = frozenset(("keys", "setup", "agree", "open"))
 """Orders that touch no patient."""
 
@@ -55,12 +55,14 @@ class MaskSteps:
             "keys": lambda node: node.join(new=X25519PrivateKey.generate()),
             "setup": self._set_up,
             "agree": lambda node: node.agree(self._asked(node)),
-            "open": lambda node: node.open(self._asked(node), cosignatures=self._papers()[1:]),
+            "open": lambda node: node.open(self._asked(node), cosignatures=self._cosignatures()),
         }
         return _refusing(lambda: steps[self.header.kind](self._node))
 
-    def mask(self, ring: Ring, values: NDArray[np.int64]) -> bytes:
+    def mask(self, ring: Ring, values: NDArray[np.int64], *, participants: Participants) -> bytes:
         """Return the vector under its masks; sums before this one are closed and their secrets erased.
+
+        `participants` is what the gate has checked.
 
         Raises:
             RefusedError: as `answer`.
@@ -71,12 +73,10 @@ class MaskSteps:
             node = self._node
             if place > 1:
                 node.close(sum_at(self.document, node.roster, place - 1))
-            of = sum_at(self.document, node.roster, place)
             words = node.mask(
                 ring,
                 ring.encode(checked(values)),
-                of,
-                setups=self._papers(),
+                participants=participants,
                 base_model=self.header.base_model,
             )
             return bytes(words.tobytes())
@@ -86,9 +86,15 @@ class MaskSteps:
     def _papers(self) -> list[bytes]:
         return [text.encode() for text in self.header.masking]
 
+    def _cosignatures(self) -> bytes:
+        papers = self._papers()
+        if len(papers) != 2:
+            raise RefusedError("SB-202", "The order carries no signatures on its survivor set")
+        return papers[1]
+
     def _set_up(self, node: SumNode) -> bytes:
         of = sum_at(self.document, node.roster, self.header.round)
-        new = MaskSecrets(X25519PrivateKey.generate(), os.urandom(SEED_BYTES))
+        new = MaskSecrets(os.urandom(SECRET_BYTES), os.urandom(SECRET_BYTES))
         return node.set_up(of, share_keys=self._papers(), new=new)
 
     def _asked(self, node: SumNode) -> SurvivorSet:

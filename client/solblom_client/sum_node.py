@@ -4,6 +4,7 @@ The order of things is the protection: check, then record on disk, then sign or 
 reads patients or trains; the caller passes the vector in.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from solblom_protocol.double_masks import mask_vector
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.mask_setup import (
     MaskSecrets,
+    Participants,
+    read_dealt_setup,
     read_dealt_share,
-    read_participants,
-    read_setup,
     read_share_keys,
     write_setup,
     write_share_key,
@@ -32,7 +33,6 @@ from solblom_protocol.survivors import (
     cosign_survivors,
 )
 from solblom_protocol.unmasking import write_release
-from solblom_verify.canonical import digest
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,25 @@ class SumNode:
         return setup
 
     def mask(
-        self, ring: Ring, values: Words, of: SumRound, *, setups: Sequence[bytes], base_model: str
+        self, ring: Ring, values: Words, *, participants: Participants, base_model: str
     ) -> Words:
         """Return the vector under its masks; the shares dealt to this node are opened, checked and kept.
+
+        `participants` has passed `read_participants` for this node.
 
         Raises:
             RefusedError: SB-207, another vector, other setups or another model under this setup; no setup;
             the round is closed.
-            IntegrityError: SB-404, SB-405, a setup does not hold, or is not this node's own: names its owner.
+            IntegrityError: SB-404, SB-405, a share does not hold, or the setup of this site is not its own:
+            names the owner.
         """
+        of = participants.round
         secrets = self.record.secrets(of)
         key = self._share_key()
-        participants = read_participants(self.roster, of, setups)
-        self._check_own_setup(of, setups)
+        self._check_own_setup(participants)
         shares = {
-            owner: read_dealt_share(setup, recipient=self.site, key=key)
-            for owner, setup in participants.setups.items()
+            owner: read_dealt_share(participants, owner=owner, recipient=self.site, key=key)
+            for owner in participants.setups
         }
         vector = mask_vector(
             ring,
@@ -126,7 +129,7 @@ class SumNode:
         self.record.keep_survivors(self.roster, asked)
         return cosign_survivors(self.roster, asked, site=self.site, signing_key=self.signing_key)
 
-    def open(self, asked: SurvivorSet, *, cosignatures: Sequence[bytes]) -> bytes:
+    def open(self, asked: SurvivorSet, *, cosignatures: bytes) -> bytes:
         """Return this node's shares for a set that enough of its members signed, and forget the others.
 
         A node that is not in the set helps too.
@@ -156,15 +159,16 @@ class SumNode:
             raise RefusedError("SB-207", "This node has not joined the secure sums of the run")
         return key
 
-    def _check_own_setup(self, of: SumRound, setups: Sequence[bytes]) -> None:
-        """Refuse a setup of this site that is not the recorded one, byte for byte of what was signed."""
-        stored = self.record.setup(of)
-        own = None if stored is None else read_setup(self.roster, of, stored).digest
-        given = [read_setup(self.roster, of, setup) for setup in setups]
-        if [setup.digest for setup in given if setup.site == self.site] != [own]:
+    def _check_own_setup(self, participants: Participants) -> None:
+        """Refuse a setup of this site that is not the recorded one."""
+        stored, of = self.record.setup(participants.round), participants.round
+        own = None if stored is None else read_dealt_setup(self.roster, of, stored).setup
+        if own is None or participants.setups.get(self.site) != own:
             raise IntegrityError("SB-404", f"The order has not the mask setup of {self.site}")
 
 
 def _vector_digest(ring: Ring, vector: Words) -> str:
     words = np.ascontiguousarray(vector, dtype=f"<u{ring.word_bytes}")
-    return digest(f"solblom/masked-vector/v1/{ring.bits}\x00".encode() + words.tobytes())
+    hashed = hashlib.sha256(f"solblom/masked-vector/v1/{ring.bits}\x00".encode())
+    hashed.update(words.data)
+    return f"sha256:{hashed.hexdigest()}"

@@ -8,6 +8,7 @@ that order.
 import contextlib
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ from solblom_protocol.errors import (
     RefusedError,
     SolblomError,
 )
+from solblom_protocol.mask_setup import Participants
 from solblom_protocol.order import NamedRelease, Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import (
@@ -99,6 +101,7 @@ class Vault:
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
+        self._participants: Participants | None = None
         self._study: str | None = None  # of the order at work
         self._stopped: set[str] = set()  # studies with a strike that the disk did not take
 
@@ -146,7 +149,7 @@ class Vault:
     def _process_alone(self, sealed: bytes) -> bytes:
         """Answer one order while no other is at work: what is noted about it is its own."""
         order: Order | None = None
-        self._rows_read, self._study = False, None
+        self._rows_read, self._study, self._participants = False, None, None
         try:
             order = read_order(
                 sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
@@ -240,7 +243,7 @@ class Vault:
         gate.check_policy(approval.document, self._config.policy)
         gate.check_round(header, approval.document)
         gate.check_roster(approval.document, site=header.site, node=self._node)
-        gate.check_secure_sum(header, approval.document)
+        self._participants = gate.check_secure_sum(header, approval.document)
         gate.check_chain(header, self._store.history(order))
         if header.study in self._stopped:
             raise RefusedError("SB-210", "The study was stopped: a data refusal could not be noted")
@@ -356,8 +359,9 @@ class Vault:
     def _secure_answer(self, work: Work, share: int, noise: KeyStream) -> SecureAnswer:
         """Return what masks an answer to this order."""
         header, document = work.order.header, work.approval.document
-        if tolerates_dropouts(document):
-            mask: Mask = MaskSteps(header, document, self._keys.signing, self._state).mask
+        if self._participants is not None:
+            steps = MaskSteps(header, document, self._keys.signing, self._state)
+            mask: Mask = partial(steps.mask, participants=self._participants)
         else:
             mine = MaskKeyFile(self._folder(work), header.run).read()
             mask = pair_masks_of(header, document, mine=mine)

@@ -10,19 +10,24 @@ The masks of a pair are bound to both names. X25519 gives one secret for several
 would then be the same and cancel inside one vector.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.mask_setup import MaskSecrets, Participants
-from solblom_protocol.mask_shares import SECRET_BYTES, seed_commitment
-from solblom_protocol.pair_masks import masked, round_pair_key, run_pair_key, self_mask_key
+from solblom_protocol.mask_shares import seed_commitment
+from solblom_protocol.pair_masks import round_pair_key, run_pair_key, self_mask_key
 from solblom_protocol.ring import Ring, Words
+from solblom_protocol.secret_sharing import SECRET_BYTES
 from solblom_verify.canonical import canonical_json, digest
 
-PairMasks = Iterable[tuple[str, Words]]
-"""Peers and the mask shared with each; one at a time, because each is as large as the vector."""
+Mask = Callable[[Words, bool], None]
+"""Puts one mask onto a vector, in place; True subtracts it. A mask is made block by block, never whole."""
+
+PairMasks = Iterable[tuple[str, Mask]]
+"""Peers and the mask shared with each."""
 
 
 def mask_vector(
@@ -43,57 +48,47 @@ def mask_vector(
         key is not one: names the peer.
     """
     _check_own_setup(participants, site=site, secrets=secrets)
-    own = ring.uniform(
-        own_mask_key(participants, site=site, seed=secrets.self_seed, base_model=base_model),
-        values.size,
-    )
-    peers = [peer for peer in participants.setups if peer != site]
-    return add_masks(
+    key = own_mask_key(participants, site=site, seed=secrets.self_seed, base_model=base_model)
+    pairs = pair_masks(
         ring,
-        values,
+        participants,
         site=site,
-        own=own,
-        pairs=pair_masks(
-            ring,
-            participants,
-            site=site,
-            mask_key=secrets.mask_key,
-            peers=peers,
-            base_model=base_model,
-            size=values.size,
-        ),
+        mask_key=secrets.mask_key(participants.round, site=site),
+        peers=[peer for peer in participants.setups if peer != site],
+        base_model=base_model,
     )
+    return add_masks(values, site=site, own=stream_mask(ring, key), pairs=pairs)
 
 
-def add_masks(ring: Ring, values: Words, *, site: str, own: Words, pairs: PairMasks) -> Words:
+def stream_mask(ring: Ring, key: bytes) -> Mask:
+    """Return the mask that a key stands for."""
+    return lambda total, subtract: ring.add_uniform(total, key, subtract=subtract)
+
+
+def add_masks(values: Words, *, site: str, own: Mask, pairs: PairMasks) -> Words:
     """Return a vector under a hospital's own mask and its masks with its peers."""
-    total = ring.add(values, own)
+    total = values.copy()
+    own(total, False)
     for peer, mask in pairs:
-        total = masked(ring, total, site=site, masks={peer: mask})
+        _put_pair(total, mask, site=site, peer=peer)
     return total
 
 
-def remove_masks(
-    ring: Ring,
-    total: Words,
-    *,
-    own: Iterable[Words],
-    dropped: Mapping[str, PairMasks],
-) -> Words:
+def remove_masks(total: Words, *, own: Iterable[Mask], dropped: Mapping[str, PairMasks]) -> Words:
     """Return the sum of the survivors' vectors without the masks that did not cancel.
 
     Args:
-        ring: where the vectors were added.
         total: the sum of the survivors' masked vectors, and of no other.
         own: the survivors' own masks.
         dropped: for each hospital that is not in the sum, its mask with each survivor.
     """
+    total = total.copy()
     for mask in own:
-        total = ring.subtract(total, mask)
+        mask(total, True)
     for site, pairs in dropped.items():
         # What the dropped hospital would have added to its own vector is what cancels the survivors' part.
         for survivor, mask in pairs:
-            total = masked(ring, total, site=site, masks={survivor: mask})
+            _put_pair(total, mask, site=site, peer=survivor)
     return total
 
 
@@ -105,18 +100,17 @@ def pair_masks(
     mask_key: X25519PrivateKey,
     peers: Iterable[str],
     base_model: str,
-    size: int,
-) -> Iterator[tuple[str, Words]]:
+) -> Iterator[tuple[str, Mask]]:
     """Give a hospital's mask with each of some peers, from its private mask key.
 
     Raises:
         IntegrityError: SB-405, a peer's mask key is not one: names the peer.
     """
+    key_with = partial(
+        pair_mask_key, participants, site=site, mask_key=mask_key, base_model=base_model
+    )
     for peer in peers:
-        key = pair_mask_key(
-            participants, site=site, mask_key=mask_key, peer=peer, base_model=base_model
-        )
-        yield peer, ring.uniform(key, size)
+        yield peer, stream_mask(ring, key_with(peer=peer))
 
 
 def pair_mask_key(
@@ -161,11 +155,19 @@ def own_mask_key(participants: Participants, *, site: str, seed: bytes, base_mod
     )
 
 
+def _put_pair(total: Words, mask: Mask, *, site: str, peer: str) -> None:
+    """Put the mask of a pair onto the vector of one of them: added towards later names, else subtracted."""
+    if site == peer:
+        raise ValueError("a hospital shares no mask with itself")
+    mask(total, site > peer)
+
+
 def _check_own_setup(participants: Participants, *, site: str, secrets: MaskSecrets) -> None:
     if site not in participants.setups:
         raise IntegrityError("SB-404", f"{site} has no mask setup in this sum")
     setup = participants.setups[site]
-    public = secrets.mask_key.public_key().public_bytes_raw().hex()
+    key = secrets.mask_key(setup.round, site=site)
+    public = key.public_key().public_bytes_raw().hex()
     seed = seed_commitment(setup.round, owner=site, seed=secrets.self_seed)
     if len(secrets.self_seed) != SECRET_BYTES or (setup.mask_key, setup.seed) != (public, seed):
         raise IntegrityError("SB-404", f"The mask setup of {site} is not of its own mask key")

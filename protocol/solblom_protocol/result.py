@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from solblom_protocol.errors import REFUSAL_CODES, IntegrityError
 from solblom_protocol.mask_keys import MASK_KEY_PAYLOAD_TYPE, MaskKey, sign_mask_key
-from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, SHARE_KEY_PAYLOAD_TYPE
+from solblom_protocol.mask_setup import DEALT_PAYLOAD_TYPE, SHARE_KEY_PAYLOAD_TYPE
 from solblom_protocol.messages import (
     Digest,
     KeyId,
@@ -156,7 +156,7 @@ class MaskReply:
 
 MASK_REPLIES: dict[OrderKind, str] = {
     "keys": SHARE_KEY_PAYLOAD_TYPE,
-    "setup": SETUP_PAYLOAD_TYPE,
+    "setup": DEALT_PAYLOAD_TYPE,
     "agree": SURVIVORS_PAYLOAD_TYPE,
     "open": RELEASE_PAYLOAD_TYPE,
 }

@@ -31,7 +31,7 @@ KEY_BYTES = 32
 _ONLY_NONCE = bytes(12)  # a key locks one array, so the nonce may be constant (RFC 8439 §2.8)
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
-Kind = Literal["order", "reply", "share"]
+Kind = Literal["order", "reply"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,25 @@ def seal_head(message: bytes, *, kind: Kind, recipient: X25519PublicKey, body: i
     return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, ciphertext))
 
 
+def seal_bound(message: bytes, *, context: bytes, recipient: X25519PublicKey) -> bytes:
+    """Return a short message that only the recipient opens, and only who knows what it belongs to (HPKE `info`)."""
+    return _SUITE.encrypt(message, recipient, info=context)
+
+
+def unseal_bound(sealed: bytes, *, context: bytes, key: X25519PrivateKey) -> bytes:
+    """Return the message.
+
+    Raises:
+        IntegrityError: SB-405, for another key, of another context, or changed.
+    """
+    try:
+        return _SUITE.decrypt(sealed, key, info=context)
+    except (InvalidTag, ValueError):
+        raise IntegrityError(
+            "SB-405", "It was sealed to another key or for another purpose, or changed on its way"
+        ) from None
+
+
 def read_header(sealed: bytes) -> SealHeader:
     """Return the clear header of a sealed message.
 
@@ -145,11 +164,7 @@ def _split(sealed: bytes) -> tuple[SealHeader, bytes, memoryview]:
     if not isinstance(value, dict) or set(value) != {"body", "kind", "recipient"}:
         raise IntegrityError("SB-405", "The sealed message's header has unexpected members")
     kind, recipient, body = value["kind"], value["recipient"], value["body"]
-    if (
-        kind not in ("order", "reply", "share")
-        or not isinstance(recipient, str)
-        or type(body) is not int
-    ):
+    if kind not in ("order", "reply") or not isinstance(recipient, str) or type(body) is not int:
         raise IntegrityError("SB-405", "The sealed message's header has a wrong value")
     if not 0 <= body <= len(sealed) - start - length:
         raise IntegrityError("SB-405", "The sealed message's body is cut")

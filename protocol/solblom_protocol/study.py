@@ -6,9 +6,10 @@ order says.
 """
 
 import datetime as dt
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, ValidationError
@@ -60,10 +61,16 @@ class StudyDocument(Table):
         """Return the canonical JSON that is signed."""
         return canonical_json(self.model_dump(mode="json", by_alias=True))
 
-    @property
+    @cached_property  # every order compares it
     def digest(self) -> str:
         """The study's identity: SHA-256 of the canonical payload."""
         return digest(self.payload())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other members, which has another digest."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("digest", None)
+        return copy
 
     @property
     def round_event(self) -> PrivacyEvent:

@@ -105,6 +105,10 @@ class SumRoster:
                 f"A sum of {self.threshold} hospitals shows {self.colluders} colluders what one hospital sent",
             )
 
+    def __hash__(self) -> int:
+        """Return the hash of the digest."""
+        return hash(self.digest)
+
     @cached_property
     def sites(self) -> tuple[str, ...]:
         """All sites, sorted."""
@@ -166,14 +170,26 @@ class SumRoster:
         Raises:
             IntegrityError: SB-405, not a valid signature by one node of the roster.
         """
-        keys = {key_id(key): key for key in self.nodes.values()}
+        signers, payload = self.open_cosigned(envelope, payload_type=payload_type, what=what)
+        if len(signers) != 1:
+            raise IntegrityError("SB-405", f"{what} has {len(signers)} signatures, not one")
+        return signers[0], payload
+
+    def open_cosigned(
+        self, envelope: bytes, *, payload_type: str, what: str
+    ) -> tuple[tuple[str, ...], bytes]:
+        """Return who of the roster signed an envelope, each once, and its payload.
+
+        Raises:
+            IntegrityError: SB-405, a signature that is not a node's of the roster.
+        """
+        # Opening hashes every key it is given, so it gets those that the envelope names.
+        named = {name: key for name, key in self._keys_by_id.items() if name.encode() in envelope}
         try:
-            opened = open_envelope(envelope, payload_type=payload_type, keys=keys)
+            opened = open_envelope(envelope, payload_type=payload_type, keys=named)
         except EnvelopeError as error:
             raise IntegrityError("SB-405", f"{what} is not a hospital's: {error}") from None
-        if len(opened.signers) != 1:
-            raise IntegrityError("SB-405", f"{what} has {len(opened.signers)} signatures, not one")
-        return self._sites_by_key[opened.signers[0]], opened.payload
+        return tuple(self._sites_by_key[key] for key in opened.signers), opened.payload
 
     def check_own_key(self, site: str, key: Ed25519PrivateKey) -> None:
         """Refuse to sign for a site with a key that is not its own.
@@ -183,6 +199,10 @@ class SumRoster:
         """
         if key_id(self.key(site)) != key_id(key.public_key()):
             raise IntegrityError("SB-404", f"{site} stands in the roster with another key")
+
+    @cached_property
+    def _keys_by_id(self) -> dict[str, Ed25519PublicKey]:
+        return {key_id(key): key for key in self.nodes.values()}
 
     @cached_property
     def _sites_by_key(self) -> dict[str, str]:

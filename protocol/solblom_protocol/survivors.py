@@ -6,16 +6,16 @@ set the only one is counting (docstring of sum_roster.py), and each node's memor
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field
 
 from solblom_protocol.errors import IntegrityError, RefusedError, RunError
 from solblom_protocol.mask_setup import Participants
-from solblom_protocol.messages import Digest, Message, SiteName, parse_message
+from solblom_protocol.messages import Digest, Message, SiteName
 from solblom_protocol.sum_roster import SumRoster, SumRound, check_round
-from solblom_verify.canonical import digest
+from solblom_verify.canonical import canonical_json, digest, parse_canonical
 from solblom_verify.envelope import sign_envelope
 
 SURVIVORS_PAYLOAD_TYPE = "application/vnd.solblom.survivors+json"
@@ -162,32 +162,40 @@ def read_cosignature(roster: SumRoster, asked: SurvivorSet, envelope: bytes) -> 
     signer, payload = roster.open_signed(
         envelope, payload_type=SURVIVORS_PAYLOAD_TYPE, what="A cosignature"
     )
-    if parse_message(SurvivorSet, payload) != asked:
-        raise IntegrityError("SB-404", f"{signer} signed another survivor set")
-    if signer not in asked.survivors:
-        raise IntegrityError("SB-404", f"{signer} signed a survivor set that it is not in")
+    _check_signed(asked, payload, [signer])
     return signer
 
 
-def check_cosignatures(
-    roster: SumRoster, asked: SurvivorSet, envelopes: Sequence[bytes]
-) -> AgreedSurvivors:
-    """Return the set as agreed: at least `threshold` of its members have signed it, each once.
+def join_cosignatures(envelopes: Sequence[bytes]) -> bytes:
+    """Return one envelope with the signatures of several checked ones, each once: what an order carries.
 
     Raises:
-        IntegrityError: as `read_cosignature`; SB-404, one signer twice, or too few: names who is missing.
+        IntegrityError: SB-404, they signed different things, or nobody did.
+    """
+    found: list[Any] = [parse_canonical(envelope) for envelope in envelopes]
+    if len({(one["payload"], one["payloadType"]) for one in found}) != 1:
+        raise IntegrityError("SB-404", "The cosignatures are not of one survivor set")
+    signatures = {signature["keyid"]: signature for one in found for signature in one["signatures"]}
+    joined = {**found[0], "signatures": [signatures[key] for key in sorted(signatures)]}
+    return canonical_json(joined)
+
+
+def check_cosignatures(roster: SumRoster, asked: SurvivorSet, envelope: bytes) -> AgreedSurvivors:
+    """Return the set as agreed: at least `threshold` of its members have signed it, in one envelope.
+
+    Raises:
+        IntegrityError: SB-405, a signature that is none, repeated, or of no node of the roster; SB-404,
+        another set, a signer that is no survivor, or too few: names who is missing.
     """
     roster.check_round(asked.round)
     if len(set(asked.survivors)) < roster.threshold:
         raise IntegrityError(
             "SB-404", f"{len(asked.survivors)} hospitals survived, {roster.threshold} are needed"
         )
-    cosigners: list[str] = []
-    for envelope in envelopes:
-        signer = read_cosignature(roster, asked, envelope)
-        if signer in cosigners:
-            raise IntegrityError("SB-404", f"{signer} signed the survivor set twice")
-        cosigners.append(signer)
+    cosigners, payload = roster.open_cosigned(
+        envelope, payload_type=SURVIVORS_PAYLOAD_TYPE, what="A cosignature"
+    )
+    _check_signed(asked, payload, cosigners)
     if len(cosigners) < roster.threshold:
         missing = ", ".join(site for site in asked.survivors if site not in cosigners)
         raise IntegrityError(
@@ -195,3 +203,14 @@ def check_cosignatures(
             f"{len(cosigners)} hospitals signed the survivor set, {roster.threshold} are needed; missing: {missing}",
         )
     return AgreedSurvivors(asked, tuple(sorted(cosigners)))
+
+
+def _check_signed(asked: SurvivorSet, payload: bytes, signers: Sequence[str]) -> None:
+    names = ", ".join(signers)
+    if payload != asked.payload():
+        raise IntegrityError("SB-404", f"{names} signed another survivor set")
+    strange = [site for site in signers if site not in asked.survivors]
+    if strange:
+        raise IntegrityError(
+            "SB-404", f"{', '.join(strange)} signed a survivor set that it is not in"
+        )

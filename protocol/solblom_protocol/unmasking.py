@@ -14,12 +14,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import Field
 
-from solblom_protocol.double_masks import own_mask_key, pair_masks, remove_masks
+from solblom_protocol.double_masks import own_mask_key, pair_masks, remove_masks, stream_mask
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.mask_setup import MaskSetup, Participants
-from solblom_protocol.mask_shares import SecretHex, ShareKind, join_secret, seed_commitment
+from solblom_protocol.mask_shares import (
+    ShareHex,
+    ShareKind,
+    mask_private_key,
+    seed_commitment,
+)
 from solblom_protocol.messages import Digest, Message, SiteName, parse_message
 from solblom_protocol.ring import Ring, Words
+from solblom_protocol.secret_sharing import join_secret
 from solblom_protocol.sum_roster import SumRoster, SumRound, check_round
 from solblom_protocol.survivors import AgreedSurvivors
 from solblom_verify.envelope import sign_envelope
@@ -41,8 +47,8 @@ class ShareRelease(Message):
     round: SumRound
     survivors: Digest
     site: SiteName
-    seeds: dict[SiteName, SecretHex]
-    keys: dict[SiteName, SecretHex]
+    seeds: dict[SiteName, ShareHex]
+    keys: dict[SiteName, ShareHex]
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,8 @@ def read_release(
     )
     for kind, shares in kinds:
         for owner, share in shares.items():
-            setup = participants.setups[owner]
-            if not setup.check_share(bytes.fromhex(share), recipient=signer, kind=kind):
+            raw = bytes.fromhex(share)
+            if not participants.check_share(raw, owner=owner, recipient=signer, kind=kind):
                 raise IntegrityError(
                     "SB-404",
                     f"{signer} released another {kind} share of {owner} than the one it was dealt",
@@ -158,11 +164,11 @@ def join_releases(
     self_seeds = {}
     for owner in agreed.chosen.survivors:
         shares = {site: release.seeds[owner] for site, release in senders.items()}
-        self_seeds[owner] = _joined_seed(participants.setups[owner], _join(roster, shares))
+        self_seeds[owner] = _joined_seed(participants.setups[owner], _join(roster, owner, shares))
     mask_keys = {}
     for owner in dropped_sites(participants, agreed):
         shares = {site: release.keys[owner] for site, release in senders.items()}
-        mask_keys[owner] = _joined_key(participants.setups[owner], _join(roster, shares))
+        mask_keys[owner] = _joined_key(participants.setups[owner], _join(roster, owner, shares))
     return OpenedSecrets(self_seeds, mask_keys)
 
 
@@ -190,9 +196,9 @@ def unmask_sum(
             f"missing or not in the survivor set: {', '.join(missing + strange)}",
         )
     total = _sum_of(ring, vectors, survivors)
-    base_model, size = agreed.chosen.base_model, total.size
+    base_model = agreed.chosen.base_model
     own = (
-        ring.uniform(own_mask_key(participants, site=site, seed=seed, base_model=base_model), size)
+        stream_mask(ring, own_mask_key(participants, site=site, seed=seed, base_model=base_model))
         for site, seed in secrets.self_seeds.items()
     )
     dropped = {
@@ -203,11 +209,10 @@ def unmask_sum(
             mask_key=key,
             peers=survivors,
             base_model=base_model,
-            size=size,
         )
         for site, key in secrets.mask_keys.items()
     }
-    return remove_masks(ring, total, own=own, dropped=dropped)
+    return remove_masks(total, own=own, dropped=dropped)
 
 
 def _sum_of(ring: Ring, vectors: Mapping[str, Words], sites: Sequence[str]) -> Words:
@@ -223,9 +228,12 @@ def _sum_of(ring: Ring, vectors: Mapping[str, Words], sites: Sequence[str]) -> W
     return total
 
 
-def _join(roster: SumRoster, shares: Mapping[str, str]) -> bytes:
+def _join(roster: SumRoster, owner: str, shares: Mapping[str, str]) -> bytes:
     points = {roster.index(site): bytes.fromhex(share) for site, share in shares.items()}
-    return join_secret(points, threshold=roster.threshold)
+    try:
+        return join_secret(points, threshold=roster.threshold)
+    except ValueError:  # each share is the one that its owner committed to
+        raise IntegrityError("SB-404", f"{owner} dealt shares that give no secret") from None
 
 
 def _joined_seed(setup: MaskSetup, seed: bytes) -> bytes:
@@ -236,8 +244,8 @@ def _joined_seed(setup: MaskSetup, seed: bytes) -> bytes:
     return seed
 
 
-def _joined_key(setup: MaskSetup, raw: bytes) -> X25519PrivateKey:
-    key = X25519PrivateKey.from_private_bytes(raw)
+def _joined_key(setup: MaskSetup, seed: bytes) -> X25519PrivateKey:
+    key = mask_private_key(setup.round, owner=setup.site, seed=seed)
     if key.public_key().public_bytes_raw().hex() != setup.mask_key:
         raise IntegrityError(
             "SB-404", f"{setup.site} dealt shares of another mask key than its own"

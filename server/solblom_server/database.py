@@ -84,6 +84,8 @@ class Database:
         self._connection = sqlite3.connect(
             path, isolation_level=None, timeout=30, check_same_thread=False
         )
+        # A commit takes one sync instead of three, and is on disk when it returns.
+        self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._bring_up(path)
         self._connection.execute(INDEX)

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.layout import Layout
-from solblom_protocol.mask_setup import Participants, read_participants, read_setup, read_share_keys
+from solblom_protocol.mask_setup import (
+    DealtSetup,
+    Participants,
+    participants_of,
+    read_dealt_setup,
+    read_share_keys,
+)
 from solblom_protocol.order import OrderKind
 from solblom_protocol.pair_masks import CHECK_WORDS
 from solblom_protocol.ring import Ring, Words
@@ -28,6 +34,8 @@ from solblom_protocol.survivors import (
     SurvivorSet,
     check_cosignatures,
     choose_survivors,
+    join_cosignatures,
+    read_cosignature,
 )
 from solblom_protocol.unmasking import join_releases, read_release, unmask_sum
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
@@ -62,14 +70,19 @@ class DropoutSum:
             missing. It can be resumed.
             IntegrityError: SB-404 or SB-405, something that a hospital signed does not hold; names it.
         """
-        participants = self._participants()
-        survivors = self._vectors(participants)
+        dealt = self._dealt_setups()
+        participants = participants_of(self._roster, self._of, dealt)
+        survivors = self._vectors(participants, dealt)
         agreed = self._agree(participants, survivors)
         releases = self._ask(
             "open",
             list(participants.setups),
-            (agreed.chosen.payload().decode(), *self._cosignatures(agreed.chosen)),
+            (
+                agreed.chosen.payload().decode(),
+                join_cosignatures(self._cosignatures(agreed.chosen)).decode(),
+            ),
             lambda data: read_release(self._roster, participants, agreed, data),
+            enough=self._roster.threshold,
         )
         opened = [
             read_release(self._roster, participants, agreed, envelope)
@@ -113,7 +126,7 @@ class DropoutSum:
     def _folder(self) -> Path:
         return self.context.folder / VECTORS
 
-    def _participants(self) -> Participants:
+    def _dealt_setups(self) -> list[DealtSetup]:
         """Return whose masks are in the vectors: everybody who gave a setup, fixed before vectors are asked for."""
         keys = collect_share_keys(self.context)
         expected = set(self.context.database.survivors(self.context.run, self._place - 1) or [])
@@ -121,22 +134,23 @@ class DropoutSum:
             "setup",
             list(self._roster.sites),
             keys,
-            lambda data: read_setup(self._roster, self._of, data),
+            lambda data: read_dealt_setup(self._roster, self._of, data),
             until=_Patience(expected).is_over,
         )
         chosen = self.context.database.fix_participants(
             self.context.run, self._place, sorted(setups)
         )
-        return read_participants(self._roster, self._of, [setups[site] for site in chosen])
+        return [read_dealt_setup(self._roster, self._of, setups[site]) for site in chosen]
 
-    def _vectors(self, participants: Participants) -> list[str]:
+    def _vectors(self, participants: Participants, dealt: list[DealtSetup]) -> list[str]:
         """Ask for masked vectors, keep them on disk, and return whose the sum has."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        setups = self._stored("setup")
         question = replace(
             self.asked,
             take=self._keep_vector,
-            masking=tuple(setups[site].decode() for site in participants.setups),
+            own_masking={
+                site: tuple(setup.hand_to(site) for setup in dealt) for site in participants.setups
+            },
         )
         fixed = self.context.database.survivors(self.context.run, self._place)
         wanted = list(participants.setups) if fixed is None else fixed
@@ -163,20 +177,19 @@ class DropoutSum:
             base_model=self.asked.base_model,
             survivors=survivors,
         )
-        enough = self._roster.threshold
         self._ask(
             "agree",
             survivors,
             (chosen.payload().decode(),),
-            lambda data: None,
-            until=lambda answered: len(answered) >= enough,
+            lambda data: read_cosignature(self._roster, chosen, data),
+            enough=self._roster.threshold,
         )
-        papers = [text.encode() for text in self._cosignatures(chosen)]
+        papers = join_cosignatures(self._cosignatures(chosen))
         return check_cosignatures(self._roster, chosen, papers)
 
-    def _cosignatures(self, chosen: SurvivorSet) -> tuple[str, ...]:
+    def _cosignatures(self, chosen: SurvivorSet) -> list[bytes]:
         found = self._stored("agree")
-        return tuple(found[site].decode() for site in chosen.survivors if site in found)
+        return [found[site] for site in chosen.survivors if site in found]
 
     def _ask(
         self,
@@ -186,8 +199,11 @@ class DropoutSum:
         check: Callable[[bytes], object],
         *,
         until: Callable[[set[str]], bool] = lambda answered: False,
+        enough: int | None = None,
     ) -> dict[str, bytes]:
         """Ask for what each hospital signs in one step; return what is here, also of before a restart.
+
+        Ends when all have answered, when `until` says so, or with `enough` answers.
 
         Raises:
             RunError: SB-501 or SB-507, fewer than the threshold.
@@ -200,10 +216,14 @@ class DropoutSum:
 
         question = Question(kind, self._place, b"", Layout(()), None, take, papers)
         missing = [site for site in sites if site not in found]
-        if missing and not until(set(found)):
-            before = set(found)
+        before = set(found)
+        if missing and not until(before) and (enough is None or len(before) < enough):
             collection = collect(
-                self.context, question, missing, until=lambda answered: until(answered | before)
+                self.context,
+                question,
+                missing,
+                until=lambda answered: until(answered | before),
+                enough=None if enough is None else enough - len(before),
             )
             collection.results |= before
             collection.done |= before

@@ -8,7 +8,7 @@ attempt and answer with the same bytes. Uses Grid's `push_messages` and `pull_me
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +97,8 @@ class Question:
         layout: names and shapes in the array.
         event: what an answer does to patients; an answer with another one is refused.
         take: folds the bytes of one result; raises IntegrityError for what does not belong.
-        masking: with shared noise, every hospital's signed mask key.
+        masking: with shared noise, what hospitals signed about masks, as the order says.
+        own_masking: the same where each site is shown something else.
     """
 
     kind: OrderKind
@@ -107,6 +108,7 @@ class Question:
     event: PrivacyEvent | None
     take: Callable[[str, bytes | memoryview], None]
     masking: tuple[str, ...] = ()
+    own_masking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def base_model(self) -> str:
@@ -144,19 +146,21 @@ def collect(
     sites: list[str],
     *,
     until: Callable[[set[str]], bool] = lambda answered: False,
+    enough: int | None = None,
 ) -> Collection:
     """Ask these nodes and take each result as it arrives, until all have answered or the deadline has passed.
 
-    `until` ends it earlier: it is asked with the sites whose results are here.
+    `until` ends it earlier: it is asked with the sites whose results are here. So does the `enough`-th
+    result: more would change nothing.
     """
     collection = Collection(time.monotonic(), deque(sites))
     deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
     _ask(context, question, collection)
     while (collection.waiting or collection.to_ask) and time.monotonic() < deadline:
-        if until(collection.results):
+        if until(collection.results) or len(collection.results) == enough:
             break
         _check_wanted(context)
-        unanswered = _pull(context, question, collection)
+        unanswered = _pull(context, question, collection, enough=enough)
         some_are_at_work = bool(collection.waiting)
         collection.to_ask += [s for s in unanswered if collection.attempts[s] < MAX_ATTEMPTS]
         _ask(context, question, collection)
@@ -246,7 +250,7 @@ def _order_message(
         noise=context.document.study.privacy.noise,
         previous_order=previous,
         last_receipt=receipt,
-        masking=question.masking,
+        masking=question.own_masking.get(site, question.masking),
     )
     order = write_order(
         header, question.locked, key=context.coordinator.signing, recipient=node.sealing
@@ -268,8 +272,14 @@ def _order_message(
     return context.grid.create_message(content, "train", context.addresses[site], str(number))
 
 
-def _pull(context: RunContext, question: Question, collection: Collection) -> list[str]:
-    """Take in what has arrived; return the sites whose message was lost."""
+def _pull(
+    context: RunContext,
+    question: Question,
+    collection: Collection,
+    *,
+    enough: int | None,
+) -> list[str]:
+    """Take in what has arrived, or what is still needed of it; return the sites whose message was lost."""
     lost: list[str] = []
     for reply in context.grid.pull_messages(list(collection.waiting)):
         site = collection.waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -282,6 +292,8 @@ def _pull(context: RunContext, question: Question, collection: Collection) -> li
             continue
         if not _take_in(context, question, collection, site, sealed):
             lost.append(site)
+        if len(collection.results) == enough:
+            break
     return lost
 
 

@@ -18,9 +18,11 @@ from solblom_client.state import VaultState, create_state
 from solblom_client.sum_node import SumNode
 from solblom_protocol.double_masks import mask_vector
 from solblom_protocol.mask_setup import (
+    DealtSetup,
     MaskSecrets,
-    MaskSetup,
     Participants,
+    participants_of,
+    read_dealt_setup,
     read_dealt_share,
     read_participants,
     read_share_keys,
@@ -36,6 +38,7 @@ from solblom_protocol.survivors import (
     SurvivorSet,
     check_cosignatures,
     cosign_survivors,
+    join_cosignatures,
 )
 from solblom_protocol.unmasking import ShareRelease, dropped_sites, read_release, write_release
 
@@ -63,8 +66,7 @@ def share_key(site: str, run: str = "run-1") -> X25519PrivateKey:
 
 def secrets_of(site: str, of: SumRound) -> MaskSecrets:
     names = (site, of.run, of.kind, of.number, of.attempt)
-    key = X25519PrivateKey.from_private_bytes(seeded("mask", *names))
-    return MaskSecrets(key, seeded("self", *names))
+    return MaskSecrets(seeded("mask", *names)[:16], seeded("self", *names)[:16])
 
 
 def least_threshold(count: int, colluders: int = 1) -> int:
@@ -83,6 +85,19 @@ def sum_roster(
         threshold=least_threshold(count, colluders) if threshold is None else threshold,
         colluders=colluders,
     )
+
+
+def handed(
+    roster: SumRoster, of: SumRound, answers: Iterable[bytes], recipient: str
+) -> list[bytes]:
+    """Return what an order to one hospital carries of these setups."""
+    return [read_dealt_setup(roster, of, one).hand_to(recipient).encode() for one in answers]
+
+
+def told(roster: SumRoster, of: SumRound, answers: Iterable[bytes], recipient: str) -> Participants:
+    """Return what one hospital reads in such an order."""
+    papers = handed(roster, of, answers, recipient)
+    return read_participants(roster, of, papers, recipient=recipient)
 
 
 class SumLab:
@@ -126,9 +141,12 @@ class SumLab:
     def participants(self, sites: Iterable[str] | None = None) -> Participants:
         names = self.roster.sites if sites is None else tuple(sorted(sites))
         if names not in self._participants:
-            envelopes = [self.setups[site] for site in names]
-            self._participants[names] = read_participants(self.roster, self.of, envelopes)
+            dealt = [self.dealt(site) for site in names]
+            self._participants[names] = participants_of(self.roster, self.of, dealt)
         return self._participants[names]
+
+    def dealt(self, site: str) -> DealtSetup:
+        return read_dealt_setup(self.roster, self.of, self.setups[site])
 
     def vector(
         self,
@@ -167,24 +185,27 @@ class SumLab:
 
     def agree(self, asked: SurvivorSet, cosigners: Iterable[str]) -> AgreedSurvivors:
         envelopes = [self.cosign(asked, site) for site in cosigners]
-        return check_cosignatures(self.roster, asked, envelopes)
+        return check_cosignatures(self.roster, asked, join_cosignatures(envelopes))
 
-    def share(self, setup: MaskSetup, recipient: str) -> SharePair:
-        known = (setup.site, setup.share_for(recipient).sealed)
+    def share(self, participants: Participants, owner: str, recipient: str) -> SharePair:
+        known = (owner, participants.share(owner, recipient).sealed)
         if known not in self._shares:
             self._shares[known] = read_dealt_share(
-                setup, recipient=recipient, key=share_key(recipient, self.roster.run)
+                participants,
+                owner=owner,
+                recipient=recipient,
+                key=share_key(recipient, self.roster.run),
             )
         return self._shares[known]
 
     def release(self, participants: Participants, agreed: AgreedSurvivors, site: str) -> bytes:
-        setups = participants.setups
+        dropped = dropped_sites(participants, agreed)
         return write_release(
             self.roster,
             agreed,
             site=site,
-            seeds={s: self.share(setups[s], site).seed for s in agreed.chosen.survivors},
-            keys={s: self.share(setups[s], site).key for s in dropped_sites(participants, agreed)},
+            seeds={s: self.share(participants, s, site).seed for s in agreed.chosen.survivors},
+            keys={s: self.share(participants, s, site).key for s in dropped},
             signing_key=signing_key(site),
         )
 

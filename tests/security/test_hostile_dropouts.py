@@ -1,5 +1,6 @@
 """A hostile coordinator against real vaults where hospitals may drop out: one sum of a round, or none."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from secure_lab import SecureLab
 from solblom_client.approval import revoke
 from solblom_protocol.layout import Layout
-from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, Participants, read_participants
+from solblom_protocol.mask_setup import (
+    SETUP_PAYLOAD_TYPE,
+    DealtSetup,
+    participants_of,
+    read_dealt_setup,
+)
 from solblom_protocol.order import RosterEntry
 from solblom_protocol.result import MaskReply, Refusal, Result
 from solblom_protocol.run_sums import sum_at, sum_roster
-from solblom_protocol.survivors import SURVIVORS_PAYLOAD_TYPE, SurvivorSet
+from solblom_protocol.survivors import SURVIVORS_PAYLOAD_TYPE, SurvivorSet, join_cosignatures
 from solblom_server.rounds import initial_model
-from solblom_verify.canonical import digest
+from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id, sign_envelope
 
 FOUR = ("east", "north", "south", "west")
@@ -42,11 +48,22 @@ class DropoutLab(SecureLab):
             found.append(reply.envelope.decode())
         return tuple(found)
 
+    def dealt(self, setups: tuple[str, ...]) -> list[DealtSetup]:
+        """Return the setups of round 1 that hospitals answered with."""
+        roster = sum_roster(self.study, "lab-1")
+        of = sum_at(self.study, roster, 1)
+        return [read_dealt_setup(roster, of, answer.encode()) for answer in setups]
+
+    def handed(self, setups: tuple[str, ...], site: str) -> tuple[str, ...]:
+        """Return what an order for a vector carries to one hospital."""
+        return tuple(setup.hand_to(site) for setup in self.dealt(setups))
+
     def vectors(self, setups: tuple[str, ...], **changes: Any) -> dict[str, bytes]:
         """Ask all hospitals for their masked vectors of round 1."""
         found = {}
         for site in FOUR:
-            reply = self.hospitals[site].ask(self.order(site, masking=setups, **changes))
+            masking = self.handed(setups, site)
+            reply = self.hospitals[site].ask(self.order(site, masking=masking, **changes))
             assert isinstance(reply, Result), reply
             found[site] = bytes(reply.update)
         return found
@@ -55,7 +72,7 @@ class DropoutLab(SecureLab):
         """Return a survivor set of round 1, whoever is in it."""
         roster = sum_roster(self.study, "lab-1")
         of = sum_at(self.study, roster, 1)
-        participants: Participants = read_participants(roster, of, [s.encode() for s in setups])
+        participants = participants_of(roster, of, self.dealt(setups))
         return SurvivorSet(
             schema="solblom.survivors/1",
             round=of,
@@ -75,6 +92,10 @@ def lab(tmp_path: Path) -> DropoutLab:
 @pytest.fixture
 def setups(lab: DropoutLab) -> tuple[str, ...]:
     return lab.papers("setup", lab.papers("keys", ()))
+
+
+def joined(*signatures: str) -> str:
+    return join_cosignatures([signature.encode() for signature in signatures]).decode()
 
 
 def text(chosen: SurvivorSet) -> str:
@@ -97,7 +118,7 @@ def test_keys_setups_signatures_and_shares_charge_nothing(
     lab.vectors(setups)
     chosen = lab.survivors(setups, *FOUR)
     signatures = lab.papers("agree", (text(chosen),))
-    lab.papers("open", (text(chosen), *signatures))
+    lab.papers("open", (text(chosen), joined(*signatures)))
     assert all(hospital.charges() == 1 for hospital in lab.hospitals.values())
 
 
@@ -124,12 +145,18 @@ def test_shares_stay_here_without_enough_signatures(
     chosen = lab.survivors(setups, *FOUR)
     signed = lab.papers("agree", (text(chosen),))
     forged = signed_by_a_stranger(chosen)
-    for number, papers in enumerate(
-        [(), signed[:2], (*signed[:2], signed[0]), (*signed[:2], forged)], start=1
+    two = signed[:2]
+    for number, paper in enumerate(
+        ["", joined(*two), joined(*two, signed[0]), joined(*two, forged), joined(*signed, forged)],
+        start=1,
     ):
-        reply = lab.paper("north", "open", (text(chosen), *papers), attempt=number)
+        reply = lab.paper("north", "open", (text(chosen), paper), attempt=number)
         refused(lab, reply, "SB-216")
-    assert isinstance(lab.paper("north", "open", (text(chosen), *signed), attempt=9), MaskReply)
+    for number, papers in enumerate([(), (joined(*signed), "more")], start=7):
+        reply = lab.paper("north", "open", (text(chosen), *papers), attempt=number)
+        refused(lab, reply, "SB-202")
+    good = (text(chosen), joined(*signed))
+    assert isinstance(lab.paper("north", "open", good, attempt=9), MaskReply)
 
 
 def signed_by_a_stranger(chosen: SurvivorSet) -> str:
@@ -150,7 +177,8 @@ def test_another_list_of_setups_gets_no_second_vector(
     lab: DropoutLab, setups: tuple[str, ...]
 ) -> None:
     first = lab.vectors(setups)
-    again = lab.hospitals["north"].ask(lab.order("north", masking=setups[:3], attempt=2))
+    fewer = lab.handed(setups[:3], "north")
+    again = lab.hospitals["north"].ask(lab.order("north", masking=fewer, attempt=2))
     assert isinstance(again, Result)
     assert bytes(again.update) == first["north"]  # the stored bytes, or nothing
 
@@ -188,8 +216,15 @@ def test_revoking_erases_the_runs_secrets(lab: DropoutLab, setups: tuple[str, ..
 def test_an_order_with_a_forged_setup_is_refused_before_anything_is_charged(
     lab: DropoutLab, setups: tuple[str, ...]
 ) -> None:
-    forged = sign_envelope(b"{}", SETUP_PAYLOAD_TYPE, [Ed25519PrivateKey.generate()]).decode()
-    for number, papers in enumerate([(), setups[:2], (*setups[:3], forged)], start=1):
+    north = lab.handed(setups, "north")
+    bare = sign_envelope(b"{}", SETUP_PAYLOAD_TYPE, [Ed25519PrivateKey.generate()]).decode()
+    forged = canonical_json({**json.loads(north[3]), "setup": bare}).decode()
+    of_another = lab.handed(setups, "east")[3]  # the share of another hospital, with its proof
+    posing = canonical_json(
+        {**json.loads(north[3]), "share": json.loads(of_another)["share"]}
+    ).decode()
+    cases = [(), north[:2], setups, *((*north[:3], last) for last in (forged, of_another, posing))]
+    for number, papers in enumerate(cases, start=1):
         reply = lab.hospitals["north"].ask(lab.order("north", masking=papers, attempt=number))
         refused(lab, reply, "SB-216")
     assert lab.hospitals["north"].charges() == 0

@@ -3,6 +3,8 @@
 Four hospitals, of which three must survive and one may collude, unless a test says otherwise.
 """
 
+import base64
+import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, permutations, product
 from pathlib import Path
@@ -15,23 +17,26 @@ from solblom_client.mask_record import MaskRecord
 from solblom_client.state import VaultState
 from solblom_client.sum_node import SumNode
 from solblom_protocol import double_masks
-from solblom_protocol.double_masks import PairMasks
+from solblom_protocol.double_masks import PairMasks, add_masks
 from solblom_protocol.errors import IntegrityError, RefusedError, SolblomError
 from solblom_protocol.mask_setup import (
+    DEALT_PAYLOAD_TYPE,
     SETUP_PAYLOAD_TYPE,
     MaskSecrets,
     Participants,
-    read_participants,
+    participants_of,
+    read_dealt_setup,
 )
-from solblom_protocol.pair_masks import masked
 from solblom_protocol.ring import Ring, Words
 from solblom_protocol.sum_roster import SumRoster
 from solblom_protocol.survivors import (
     SurvivorSet,
     check_cosignatures,
     choose_survivors,
+    join_cosignatures,
 )
 from solblom_protocol.unmasking import join_releases, read_release, unmask_sum
+from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import sign_envelope
 from sum_lab import (
     MODEL,
@@ -44,6 +49,7 @@ from sum_lab import (
     signing_key,
     sum_nodes,
     sum_roster,
+    told,
 )
 
 RING = Ring(64)
@@ -65,17 +71,18 @@ class Coordinator:
         }
 
     def mask(self, sites: Iterable[str]) -> dict[str, Words]:
-        setups = list(self.setups.values())
-        return {
-            site: self.nodes[site].mask(
-                RING, self.values[site], self.of, setups=setups, base_model=MODEL
-            )
-            for site in sites
-        }
+        return {site: self.mask_of(site, self.setups.values()) for site in sites}
+
+    def mask_of(self, site: str, setups: Iterable[bytes]) -> Words:
+        participants = told(self.roster, self.of, setups, site)
+        return self.nodes[site].mask(
+            RING, self.values[site], participants=participants, base_model=MODEL
+        )
 
     @property
     def participants(self) -> Participants:
-        return read_participants(self.roster, self.of, list(self.setups.values()))
+        dealt = [read_dealt_setup(self.roster, self.of, one) for one in self.setups.values()]
+        return participants_of(self.roster, self.of, dealt)
 
     def name(self, survivors: Iterable[str]) -> SurvivorSet:
         return choose_survivors(
@@ -86,7 +93,7 @@ class Coordinator:
         self, vectors: dict[str, Words], *, cosigning: Iterable[str], releasing: Iterable[str]
     ) -> list[int]:
         asked = self.name(vectors)
-        cosignatures = [self.nodes[site].agree(asked) for site in cosigning]
+        cosignatures = join_cosignatures([self.nodes[site].agree(asked) for site in cosigning])
         agreed = check_cosignatures(self.roster, asked, cosignatures)
         releases = [
             read_release(
@@ -177,7 +184,7 @@ def take_off_what_is_open(coordinator: Coordinator) -> Words:
     vectors = coordinator.mask(coordinator.roster.sites)
     late = vectors.pop("h03")
     coordinator.open(vectors, cosigning=vectors, releasing=vectors)
-    key = secrets_of("h03", coordinator.of).mask_key  # what the releases gave
+    key = secrets_of("h03", coordinator.of).mask_key(coordinator.of, site="h03")  # was released
     pairs = double_masks.pair_masks(
         RING,
         coordinator.participants,
@@ -185,11 +192,10 @@ def take_off_what_is_open(coordinator: Coordinator) -> Words:
         mask_key=key,
         peers=list(vectors),
         base_model=MODEL,
-        size=late.size,
     )
-    rest = late
+    rest = late.copy()
     for peer, mask in pairs:
-        rest = masked(RING, rest, site=peer, masks={"h03": mask})
+        mask(rest, peer > "h03")
     return rest
 
 
@@ -201,11 +207,8 @@ def test_a_late_vector_stays_hidden(coordinator: Coordinator) -> None:
 def test_mutant_without_the_own_mask_shows_a_late_vector(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bare(ring: Ring, values: Words, *, site: str, own: Words, pairs: PairMasks) -> Words:
-        total = values
-        for peer, mask in pairs:
-            total = masked(ring, total, site=site, masks={peer: mask})
-        return total
+    def bare(values: Words, *, site: str, own: double_masks.Mask, pairs: PairMasks) -> Words:
+        return add_masks(values, site=site, own=lambda total, subtract: None, pairs=pairs)
 
     monkeypatch.setattr(double_masks, "add_masks", bare)
     assert np.array_equal(take_off_what_is_open(coordinator), coordinator.values["h03"])
@@ -227,9 +230,7 @@ def test_nodes_that_were_told_different_participants_open_nothing(
 ) -> None:
     """h01 is told that h03 gave no setup: it masks with others, and signs no set of the rest."""
     setups = [coordinator.setups[site] for site in ("h00", "h01", "h02")]
-    coordinator.nodes["h01"].mask(
-        RING, coordinator.values["h01"], coordinator.of, setups=setups, base_model=MODEL
-    )
+    coordinator.mask_of("h01", setups)
     coordinator.mask(["h00", "h02", "h03"])
     asked = coordinator.name(coordinator.roster.sites)
     with pytest.raises(IntegrityError, match="other mask setups"):
@@ -252,13 +253,21 @@ def test_a_setup_that_was_swapped_for_a_colluders_stops_the_sum_by_name(
     coordinator: Coordinator,
 ) -> None:
     """h00 deals h01's sealed shares as its own, to have their keys and their seeds released."""
-    setup = coordinator.participants.setups["h01"].model_copy(update={"site": COLLUDER})
-    from_colluder = sign_envelope(setup.payload(), SETUP_PAYLOAD_TYPE, [signing_key(COLLUDER)])
-    setups = [from_colluder, *(coordinator.setups[s] for s in ("h01", "h02", "h03"))]
-    with pytest.raises(IntegrityError, match="share of h00 for h02 is a share of h01"):
-        coordinator.nodes["h02"].mask(
-            RING, coordinator.values["h02"], coordinator.of, setups=setups, base_model=MODEL
-        )
+    stolen = coordinator.participants.setups["h01"].model_copy(update={"site": COLLUDER})
+    signed = sign_envelope(stolen.payload(), SETUP_PAYLOAD_TYPE, [signing_key(COLLUDER)])
+    answer = json.loads(open_payload(coordinator.setups["h01"]))
+    false = sign_envelope(
+        canonical_json({**answer, "setup": signed.decode()}),
+        DEALT_PAYLOAD_TYPE,
+        [signing_key(COLLUDER)],
+    )
+    setups = [false, *(coordinator.setups[s] for s in ("h01", "h02", "h03"))]
+    with pytest.raises(IntegrityError, match="share of h00 for h02 cannot be opened"):
+        coordinator.mask_of("h02", setups)
+
+
+def open_payload(envelope: bytes) -> bytes:
+    return base64.b64decode(json.loads(envelope)["payload"])
 
 
 def subsets(sites: Iterable[str]) -> Iterator[tuple[str, ...]]:
@@ -277,17 +286,16 @@ def test_whatever_a_node_is_told_in_whatever_order_it_signs_one_set(tmp_path: Pa
         lab.setups["h01"] = node.set_up(
             lab.of, share_keys=lab.share_keys, new=secrets_of("h01", lab.of)
         )
-        setups = list(lab.setups.values())
-        participants = read_participants(roster, lab.of, setups)
+        participants = told(roster, lab.of, lab.setups.values(), "h01")
         zeros = RING.encode(np.zeros(2, np.int64))
-        node.mask(RING, zeros, lab.of, setups=setups, base_model=MODEL)
+        node.mask(RING, zeros, participants=participants, base_model=MODEL)
         signed = []
-        for told in (first, *subsets(roster.sites), first):
+        for asked in (first, *subsets(roster.sites), first):
             try:
-                node.agree(lab.choose(participants, told))
+                node.agree(lab.choose(participants, asked))
             except SolblomError:
                 continue
-            signed.append(told)
+            signed.append(asked)
         may_be_signed = len(first) >= roster.threshold and "h01" in first
         assert set(signed) == {first if may_be_signed else ("h00", "h01", "h02")}
 
@@ -301,16 +309,16 @@ def test_no_second_set_and_no_small_set_is_agreed_whatever_each_node_is_told(
     lab = SumLab(roster)
     participants = lab.participants()
     dishonest, honest = roster.sites[:colluders], roster.sites[colluders:]
-    named = {told: lab.choose(participants, told) for told in subsets(roster.sites)}
+    named = {sites: lab.choose(participants, sites) for sites in subsets(roster.sites)}
     choices = [
-        [None, *(told for told in named if site in told and len(told) >= threshold)]
+        [None, *(sites for sites in named if site in sites and len(sites) >= threshold)]
         for site in honest
     ]
     most = 0
     for signed in product(*choices):
-        agreed = [told for told in named if _is_agreed(lab, named[told], dishonest, honest, signed)]
+        agreed = [one for one in named if _is_agreed(lab, named[one], dishonest, honest, signed)]
         assert len(agreed) <= 1
-        assert all(len(told) >= threshold for told in agreed)
+        assert all(len(one) >= threshold for one in agreed)
         most = max(most, len(agreed))
     assert most == 1  # the check can be met
 
@@ -322,13 +330,13 @@ def _is_agreed(
     honest: tuple[str, ...],
     signed: tuple[tuple[str, ...] | None, ...],
 ) -> bool:
-    told = tuple(asked.survivors)
-    cosigners = [site for site in dishonest if site in told]
-    cosigners += [site for site, own in zip(honest, signed, strict=True) if own == told]
+    named = tuple(asked.survivors)
+    cosigners = [site for site in dishonest if site in named]
+    cosigners += [site for site, own in zip(honest, signed, strict=True) if own == named]
     if len(cosigners) < lab.roster.threshold - 1:  # hopeless by more than one: saves time
         return False
     try:
-        check_cosignatures(lab.roster, asked, [lab.cosign(asked, site) for site in cosigners])
+        lab.agree(asked, cosigners)
     except IntegrityError:
         return False
     return True
@@ -338,8 +346,8 @@ def test_with_a_smaller_threshold_two_sets_could_be_agreed() -> None:
     """Why SB-103 refuses 2 · threshold ≤ nodes + colluders: h00 signs both, the others one each."""
     first, second = {"h00", "h01"}, {"h00", "h02"}
     signatures = {"h01": first, "h02": second}
-    for told in (first, second):
-        cosigners = {"h00"} | {site for site, own in signatures.items() if own == told}
+    for one in (first, second):
+        cosigners = {"h00"} | {site for site, own in signatures.items() if own == one}
         assert len(cosigners) >= 2
     with pytest.raises(SolblomError, match="two survivor sets"):
         sum_roster(3, 2)
@@ -356,10 +364,11 @@ def test_different_sets_told_to_different_nodes_open_one_sum_at_most(
     large = coordinator.name(coordinator.roster.sites)
     nodes = coordinator.nodes
     by_colluder = SumLab(coordinator.roster)
-    for_small = [nodes[first].agree(small), nodes[second].agree(small)]
-    for_large = [nodes[third].agree(large)]
-    for asked, found in ((small, for_small), (large, for_large)):
-        found.append(by_colluder.cosign(asked, COLLUDER))
+    colluding = [by_colluder.cosign(asked, COLLUDER) for asked in (small, large)]
+    for_small = join_cosignatures(
+        [nodes[first].agree(small), nodes[second].agree(small), colluding[0]]
+    )
+    for_large = join_cosignatures([nodes[third].agree(large), colluding[1]])
     with pytest.raises(IntegrityError, match="2 hospitals signed"):
         nodes[third].open(large, cosignatures=for_large)
     for site in (first, second):
@@ -382,7 +391,6 @@ def test_a_node_that_never_joined_masks_nothing(tmp_path: Path) -> None:
         node.mask(
             RING,
             RING.encode(np.zeros(2, np.int64)),
-            lab.of,
-            setups=list(lab.setups.values()),
+            participants=told(roster, lab.of, lab.setups.values(), "h01"),
             base_model=MODEL,
         )

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from solblom_protocol import double_masks
 from solblom_protocol.double_masks import PairMasks, add_masks, remove_masks
 from solblom_protocol.ring import Ring, Words
 
@@ -56,6 +57,15 @@ class Case:
         return tuple(mask for mask in self.masks if mask not in self.opened)
 
 
+def given(ring: Ring, words: Words) -> double_masks.Mask:
+    """Return an ideal mask, of which every value is given, in the place of one that is made from a key."""
+
+    def put(total: Words, subtract: bool) -> None:
+        total[:] = ring.subtract(total, words) if subtract else ring.add(total, words)
+
+    return put
+
+
 def every_value(ring: Ring, names: Iterable[Mask]) -> dict[Mask, Words]:
     """Return all values of some masks, one combination a column."""
     listed = list(names)
@@ -74,9 +84,9 @@ def vectors(
     size = next(iter(masks.values())).size
     found = {}
     for site in case.survivors + case.late:
-        pairs = [(p, masks[tuple(sorted((site, p)))]) for p in case.sites if p != site]
+        pairs = [(p, given(ring, masks[tuple(sorted((site, p)))])) for p in case.sites if p != site]
         column = ring.encode(np.full(size, values[site]))
-        found[site] = mask(ring, column, site=site, own=masks[(site,)], pairs=pairs)
+        found[site] = mask(column, site=site, own=given(ring, masks[(site,)]), pairs=pairs)
     return found
 
 
@@ -171,23 +181,23 @@ def test_the_sum_comes_out_of_every_view(case: Case) -> None:
     for site in case.survivors:
         total = Z4.add(total, arrived[site])
     dropped: dict[str, PairMasks] = {
-        site: [(s, masks[tuple(sorted((s, site)))]) for s in case.survivors]
+        site: [(s, given(Z4, masks[tuple(sorted((s, site)))])) for s in case.survivors]
         for site in case.sites
         if site not in case.survivors
     }
-    own = [masks[(site,)] for site in case.survivors]
-    opened = remove_masks(Z4, total, own=own, dropped=dropped)
+    own = [given(Z4, masks[(site,)]) for site in case.survivors]
+    opened = remove_masks(total, own=own, dropped=dropped)
     assert np.unique(opened).tolist() == [sum(values[site] for site in case.survivors) % 4]
 
 
 def without_own_mask(
-    ring: Ring, values: Words, *, site: str, own: Words, pairs: PairMasks
+    values: Words, *, site: str, own: double_masks.Mask, pairs: PairMasks
 ) -> Words:
-    return add_masks(ring, values, site=site, own=own * own.dtype.type(0), pairs=pairs)
+    return add_masks(values, site=site, own=lambda total, subtract: None, pairs=pairs)
 
 
-def with_wrong_sign(ring: Ring, values: Words, *, site: str, own: Words, pairs: PairMasks) -> Words:
-    return add_masks(ring, values, site="0" if site == "c" else site, own=own, pairs=pairs)
+def with_wrong_sign(values: Words, *, site: str, own: double_masks.Mask, pairs: PairMasks) -> Words:
+    return add_masks(values, site="0" if site == "c" else site, own=own, pairs=pairs)
 
 
 @pytest.mark.parametrize("case", [LATE, LATE_COLLUDING])
@@ -219,5 +229,6 @@ def test_mutant_with_a_wrong_sign_opens_no_sum() -> None:
     total = Z4.encode(np.zeros(4**10, np.int64))
     for vector in arrived.values():
         total = Z4.add(total, vector)
-    opened = remove_masks(Z4, total, own=[masks[(site,)] for site in "abcd"], dropped={})
+    own = [given(Z4, masks[(site,)]) for site in "abcd"]
+    opened = remove_masks(total, own=own, dropped={})
     assert np.unique(opened).size > 1

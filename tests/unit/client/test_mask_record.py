@@ -1,7 +1,7 @@
 """A node remembers what it masked, signed and released, over restarts, and erases the secrets of closed rounds."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import pytest
 from solblom_client.mask_record import MaskRecord
 from solblom_client.sum_node import SumNode
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.mask_setup import read_setup
+from solblom_protocol.mask_setup import read_dealt_setup
 from solblom_protocol.order import OrderKind
 from solblom_protocol.ring import Ring, Words
 from solblom_protocol.sum_roster import SumRound
-from solblom_protocol.survivors import AgreedSurvivors, MaskedWork
+from solblom_protocol.survivors import AgreedSurvivors, MaskedWork, join_cosignatures
 from solblom_protocol.unmasking import ShareRelease, read_release
 from sum_lab import (
     MODEL,
@@ -26,6 +26,7 @@ from sum_lab import (
     share_key,
     signing_key,
     sum_roster,
+    told,
 )
 
 RING = Ring(64)
@@ -63,8 +64,13 @@ class OneSum:
         return again
 
     def mask(self, values: Words = ZEROS, *, model: str = MODEL) -> Words:
-        setups = list(self.lab.setups.values())
-        return self.mine.mask(RING, values, self.of, setups=setups, base_model=model)
+        return self.mask_with(self.lab.setups.values(), values, model=model)
+
+    def mask_with(
+        self, setups: Iterable[bytes], values: Words = ZEROS, *, model: str = MODEL
+    ) -> Words:
+        participants = told(ROSTER, self.of, setups, "h00")
+        return self.mine.mask(RING, values, participants=participants, base_model=model)
 
     def agreed(self, survivors: tuple[str, ...] = SURVIVED) -> AgreedSurvivors:
         return self.lab.agree(self.lab.choose(self.participants, survivors), survivors)
@@ -75,7 +81,8 @@ class OneSum:
     def open(self, survivors: tuple[str, ...] = SURVIVED) -> ShareRelease:
         agreed = self.agreed(survivors)
         envelope = self.mine.open(
-            agreed.chosen, cosignatures=[self.lab.cosign(agreed.chosen, s) for s in survivors]
+            agreed.chosen,
+            cosignatures=join_cosignatures([self.lab.cosign(agreed.chosen, s) for s in survivors]),
         )
         return read_release(ROSTER, self.participants, agreed, envelope)
 
@@ -137,18 +144,18 @@ def test_a_second_model_or_other_participants_under_one_setup_are_refused(first:
         first.mask(model=OTHER_MODEL)
     fewer = [first.lab.setups[site] for site in SURVIVED]
     with pytest.raises(RefusedError, match="has a masked vector already"):
-        first.mine.mask(RING, ZEROS, first.of, setups=fewer, base_model=MODEL)
+        first.mask_with(fewer)
 
 
 def test_the_order_must_carry_this_nodes_own_setup(first: OneSum) -> None:
     without = [first.lab.setups[site] for site in SITES[1:]]
     with pytest.raises(IntegrityError, match="not the mask setup of h00"):
-        first.mine.mask(RING, ZEROS, first.of, setups=without, base_model=MODEL)
+        first.mask_with(without)
     # A second one that a rolled-back node signed: other shares of the same secrets.
     forgotten = SumLab(ROSTER).setups["h00"]
-    assert read_setup(ROSTER, first.of, forgotten).mask_key
+    assert read_dealt_setup(ROSTER, first.of, forgotten).setup.site == "h00"
     with pytest.raises(IntegrityError, match="not the mask setup of h00"):
-        first.mine.mask(RING, ZEROS, first.of, setups=[*without, forgotten], base_model=MODEL)
+        first.mask_with([*without, forgotten])
 
 
 @pytest.mark.parametrize("step", ["agree", "open"])
@@ -223,8 +230,7 @@ def test_of_each_hospital_one_share_leaves_and_the_other_is_erased(
     first: OneSum, tmp_path: Path
 ) -> None:
     first.mask()
-    setups = first.participants.setups
-    pairs = {site: first.lab.share(setups[site], "h00") for site in SITES}
+    pairs = {site: first.lab.share(first.participants, site, "h00") for site in SITES}
     release = first.open()
     assert release.seeds == {site: pairs[site].seed.hex() for site in SURVIVED}
     assert release.keys == {"h03": pairs["h03"].key.hex()}
@@ -237,7 +243,7 @@ def test_to_mask_again_brings_no_erased_share_back(first: OneSum, tmp_path: Path
     first.mask()
     first.open()
     first.mask()
-    erased = first.lab.share(first.participants.setups["h03"], "h00").seed
+    erased = first.lab.share(first.participants, "h03", "h00").seed
     assert erased not in (tmp_path / "vault.sqlite").read_bytes()
 
 
@@ -247,7 +253,7 @@ def test_too_few_cosignatures_release_nothing(first: OneSum) -> None:
     two = [first.lab.cosign(asked, site) for site in SURVIVED[:2]]
     for cosignatures in (two, [*two, two[1]]):
         with pytest.raises(IntegrityError):
-            first.mine.open(asked, cosignatures=cosignatures)
+            first.mine.open(asked, cosignatures=join_cosignatures(cosignatures))
     assert first.mine.record.survivors(first.of) is None
 
 
@@ -268,10 +274,9 @@ def test_the_secrets_of_a_closed_round_are_erased_from_the_disk(
 
     def on_disk(one: OneSum) -> list[bool]:
         secrets = secrets_of("h00", one.of)
-        setups = one.participants.setups
-        shares = [one.lab.share(setups[site], "h00") for site in SITES]
+        shares = [one.lab.share(one.participants, site, "h00") for site in SITES]
         seeds = [pair.seed for site, pair in zip(SITES, shares, strict=True) if site != "h03"]
-        wanted = [secrets.mask_key.private_bytes_raw(), secrets.self_seed, *seeds]
+        wanted = [secrets.mask_seed, secrets.self_seed, *seeds]
         file = (tmp_path / "vault.sqlite").read_bytes()
         return [secret in file for secret in wanted]
 
@@ -315,7 +320,7 @@ def test_a_closed_run_keeps_no_secret_and_begins_no_more(first: OneSum, tmp_path
     secrets = secrets_of("h00", first.of)
     for secret in (
         share_key("h00").private_bytes_raw(),
-        secrets.mask_key.private_bytes_raw(),
+        secrets.mask_seed,
         secrets.self_seed,
     ):
         assert secret not in file

@@ -5,7 +5,6 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from solblom_protocol.double_masks import mask_vector, own_mask_key, pair_mask_key
 from solblom_protocol.errors import IntegrityError, RunError
@@ -170,7 +169,7 @@ def test_a_late_vector_stays_uniform_after_the_sum_is_open() -> None:
     participants = lab.participants()
     zeros = ring.encode(np.zeros(size, np.int64))
     late = lab.vector(ring, zeros, "h03", participants)
-    opened_key = secrets_of("h03", lab.of).mask_key
+    opened_key = secrets_of("h03", lab.of).mask_key(lab.of, site="h03")
     rest = late
     for peer in lab.roster.sites[:3]:
         key = pair_mask_key(
@@ -209,7 +208,7 @@ def test_masks_differ_by_round_kind_model_setups_and_pair() -> None:
 def test_the_mask_of_a_pair_differs_by_participants_and_by_their_setups() -> None:
     """With the same two mask keys: told different lists, two hospitals share no mask, and no sum comes out."""
     lab = SumLab(sum_roster(4))
-    mine = secrets_of("h00", lab.of).mask_key
+    mine = secrets_of("h00", lab.of).mask_key(lab.of, site="h00")
     told = [
         lab.participants(),
         lab.participants(["h00", "h01", "h02"]),
@@ -228,8 +227,8 @@ def test_a_node_that_repeats_a_peers_mask_key_cancels_no_mask() -> None:
     lab = SumLab(sum_roster(4))
     true = lab.participants()
     copied = true.setups["h02"].model_copy(update={"mask_key": true.setups["h00"].mask_key})
-    participants = Participants(true.round, {**true.setups, "h02": copied})
-    mine = secrets_of("h01", lab.of).mask_key
+    participants = Participants(true.round, {**true.setups, "h02": copied}, true.shares)
+    mine = secrets_of("h01", lab.of).mask_key(lab.of, site="h01")
     keys = [
         pair_mask_key(participants, site="h01", mask_key=mine, peer=peer, base_model=MODEL)
         for peer in ("h00", "h02")
@@ -246,7 +245,7 @@ def test_both_hospitals_of_a_pair_derive_one_mask() -> None:
         pair_mask_key(
             participants,
             site=site,
-            mask_key=secrets_of(site, lab.of).mask_key,
+            mask_key=secrets_of(site, lab.of).mask_key(lab.of, site=site),
             peer=peer,
             base_model=MODEL,
         )
@@ -259,7 +258,7 @@ def test_a_mask_key_of_small_order_is_refused_with_its_owners_name() -> None:
     lab, ring = SumLab(sum_roster(3)), Ring(64)
     true = lab.participants()
     zero: MaskSetup = true.setups["h02"].model_copy(update={"mask_key": "0" * 64})
-    participants = Participants(true.round, {**true.setups, "h02": zero})
+    participants = Participants(true.round, {**true.setups, "h02": zero}, true.shares)
     with pytest.raises(IntegrityError, match="mask key of h02"):
         lab.vector(ring, ring.encode(np.zeros(2, np.int64)), "h00", participants)
 
@@ -269,9 +268,9 @@ def test_a_vector_is_masked_with_the_secrets_of_ones_own_setup_only(change: str)
     lab, ring = SumLab(sum_roster(3)), Ring(64)
     secrets = secrets_of("h00", lab.of)
     if change == "key":
-        secrets = MaskSecrets(X25519PrivateKey.from_private_bytes(b"k" * 32), secrets.self_seed)
+        secrets = MaskSecrets(b"k" * 16, secrets.self_seed)
     if change == "seed":
-        secrets = MaskSecrets(secrets.mask_key, b"s" * 32)
+        secrets = MaskSecrets(secrets.mask_seed, b"s" * 16)
     with pytest.raises(IntegrityError):
         mask_vector(
             ring,

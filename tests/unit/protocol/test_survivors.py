@@ -1,9 +1,11 @@
 """A survivor set counts once `threshold` of its members signed exactly it; a release fits one set and one sender."""
 
+import json
+
 import pytest
 
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, read_participants, read_setup
+from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, DealtSetup, participants_of
 from solblom_protocol.survivors import (
     SURVIVORS_PAYLOAD_TYPE,
     MaskedWork,
@@ -12,6 +14,8 @@ from solblom_protocol.survivors import (
     check_only_one,
     check_survivors,
     cosign_survivors,
+    join_cosignatures,
+    read_cosignature,
 )
 from solblom_protocol.unmasking import (
     RELEASE_PAYLOAD_TYPE,
@@ -20,6 +24,7 @@ from solblom_protocol.unmasking import (
     read_release,
     write_release,
 )
+from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import sign_envelope
 from sum_lab import MODEL, OTHER_MODEL, SumLab, signing_key, sum_roster
 
@@ -81,9 +86,14 @@ def test_second_survivor_set_is_refused(second: SurvivorSet) -> None:
 def test_one_cosignature_too_few_is_refused_also_with_a_duplicate() -> None:
     three = [LAB.cosign(U, site) for site in SITES[:3]]
     with pytest.raises(IntegrityError, match=r"3 hospitals signed.*4 are needed; missing: h03"):
-        check_cosignatures(LAB.roster, U, three)
-    with pytest.raises(IntegrityError, match="h02 signed the survivor set twice"):
-        check_cosignatures(LAB.roster, U, [*three, three[2]])
+        check_cosignatures(LAB.roster, U, join_cosignatures(three))
+    with pytest.raises(IntegrityError, match=r"3 hospitals signed.*missing: h03"):
+        check_cosignatures(LAB.roster, U, join_cosignatures([*three, three[2]]))
+    doubled = json.loads(join_cosignatures(three))
+    doubled["signatures"].append(doubled["signatures"][-1])
+    with pytest.raises(IntegrityError, match="each once") as caught:
+        check_cosignatures(LAB.roster, U, canonical_json(doubled))
+    assert caught.value.code == "SB-405"
 
 
 def test_a_forged_cosignature_is_refused() -> None:
@@ -96,21 +106,39 @@ def test_a_forged_cosignature_is_refused() -> None:
     three = [LAB.cosign(U, site) for site in SITES[:3]]
     for forged in (puppet, changed_byte, both, b"", b"{}"):
         with pytest.raises(IntegrityError, match="A cosignature") as caught:
-            check_cosignatures(LAB.roster, U, [*three, forged])
+            read_cosignature(LAB.roster, U, forged)
         assert caught.value.code == "SB-405"
+    for forged in (puppet, changed_byte):  # one false signature among enough good ones
+        with pytest.raises(IntegrityError, match="A cosignature") as caught:
+            check_cosignatures(
+                LAB.roster,
+                U,
+                join_cosignatures([*three, LAB.cosign(U, "h03"), forged])
+                if forged is puppet
+                else join_cosignatures([*three, forged]),
+            )
+        assert caught.value.code == "SB-405"
+    for papers in (b"", b"{}"):
+        with pytest.raises(IntegrityError, match="A cosignature"):
+            check_cosignatures(LAB.roster, U, papers)
 
 
 def test_a_signature_for_another_purpose_is_no_cosignature() -> None:
     setup = sign_envelope(U.payload(), SETUP_PAYLOAD_TYPE, [signing_key("h03")])
     with pytest.raises(IntegrityError, match="payload type"):
-        check_cosignatures(LAB.roster, U, [setup])
+        check_cosignatures(LAB.roster, U, setup)
 
 
 def test_a_cosignature_on_another_set_names_its_signer() -> None:
     everybody = LAB.choose(PARTICIPANTS, SITES)
-    mixed = [*(LAB.cosign(U, site) for site in SITES[:3]), LAB.cosign(everybody, "h03")]
     with pytest.raises(IntegrityError, match="h03 signed another survivor set"):
-        check_cosignatures(LAB.roster, U, mixed)
+        read_cosignature(LAB.roster, U, LAB.cosign(everybody, "h03"))
+    mixed = [*(LAB.cosign(U, site) for site in SITES[:3]), LAB.cosign(everybody, "h03")]
+    with pytest.raises(IntegrityError, match="not of one survivor set"):
+        join_cosignatures(mixed)
+    others = join_cosignatures([LAB.cosign(everybody, site) for site in SITES])
+    with pytest.raises(IntegrityError, match="signed another survivor set"):
+        check_cosignatures(LAB.roster, U, others)
 
 
 def test_a_hospital_outside_the_set_neither_signs_nor_counts() -> None:
@@ -118,13 +146,18 @@ def test_a_hospital_outside_the_set_neither_signs_nor_counts() -> None:
         cosign_survivors(LAB.roster, U, site="h04", signing_key=signing_key("h04"))
     outside = sign_envelope(U.payload(), SURVIVORS_PAYLOAD_TYPE, [signing_key("h04")])
     with pytest.raises(IntegrityError, match="h04 signed a survivor set that it is not in"):
-        check_cosignatures(LAB.roster, U, [outside])
+        read_cosignature(LAB.roster, U, outside)
+    with pytest.raises(IntegrityError, match="h04 signed a survivor set that it is not in"):
+        check_cosignatures(
+            LAB.roster, U, join_cosignatures([outside, *(LAB.cosign(U, s) for s in SITES[:4])])
+        )
 
 
 def test_a_set_below_the_threshold_is_not_agreed_whoever_signs() -> None:
     few = LAB.choose(PARTICIPANTS, SITES[:3])
+    signed = [LAB.cosign(few, site) for site in SITES[:3]]
     with pytest.raises(IntegrityError, match="3 hospitals survived, 4 are needed"):
-        check_cosignatures(LAB.roster, few, [LAB.cosign(few, site) for site in SITES[:3]])
+        check_cosignatures(LAB.roster, few, join_cosignatures(signed))
 
 
 def resigned(release: ShareRelease, signer: str) -> bytes:
@@ -138,8 +171,8 @@ def release_of(site: str) -> ShareRelease:
 def test_a_wrong_share_names_who_sent_it() -> None:
     release = release_of("h02")
     for kind, wrong in (
-        ("seed", {"seeds": {**release.seeds, "h00": "0" * 64}}),
-        ("key", {"keys": {"h04": "0" * 64}}),
+        ("seed", {"seeds": {**release.seeds, "h00": "0" * 34}}),
+        ("key", {"keys": {"h04": "0" * 34}}),
         ("seed", {"seeds": {**release.seeds, "h00": release.keys["h04"]}}),
         ("seed", {"seeds": {**release.seeds, "h00": release.seeds["h01"]}}),
     ):
@@ -190,20 +223,20 @@ def test_a_release_for_another_set_or_of_other_shares_names_its_sender() -> None
     with pytest.raises(IntegrityError, match="release of h00 is for another survivor set"):
         read_release(LAB.roster, PARTICIPANTS, AGREED, LAB.release(PARTICIPANTS, everybody, "h00"))
     release = release_of("h00")
-    both = release.model_copy(update={"keys": {**release.keys, "h01": "0" * 64}})
+    both = release.model_copy(update={"keys": {**release.keys, "h01": "0" * 34}})
     fewer = release.model_copy(update={"keys": {}})
     no_seed = release.model_copy(update={"seeds": {"h00": release.seeds["h00"]}})
-    seed_too = release.model_copy(update={"seeds": {**release.seeds, "h04": "0" * 64}})
+    seed_too = release.model_copy(update={"seeds": {**release.seeds, "h04": "0" * 34}})
     for wrong in (both, fewer, no_seed, seed_too):
         with pytest.raises(IntegrityError, match="h00 released other shares"):
             read_release(LAB.roster, PARTICIPANTS, AGREED, resigned(wrong, "h00"))
 
 
 def test_no_release_is_written_with_both_shares_of_one_hospital() -> None:
-    seeds = dict.fromkeys(SITES[:4], b"s" * 32)
+    seeds = dict.fromkeys(SITES[:4], b"s" * 17)
     for wrong_seeds, keys in (
-        (seeds, {"h03": b"k" * 32, "h04": b"k" * 32}),
-        ({**seeds, "h04": b"s" * 32}, {"h04": b"k" * 32}),
+        (seeds, {"h03": b"k" * 17, "h04": b"k" * 17}),
+        ({**seeds, "h04": b"s" * 17}, {"h04": b"k" * 17}),
     ):
         with pytest.raises(IntegrityError, match="seeds of survivors and keys of others only"):
             write_release(
@@ -231,10 +264,12 @@ def test_shares_that_do_not_fit_the_setup_name_who_dealt_them(owner: str, what: 
         if owner == "h00"
         else setup.model_copy(update={"mask_key": PARTICIPANTS.setups["h00"].mask_key})
     )
-    envelope = sign_envelope(false.payload(), SETUP_PAYLOAD_TYPE, [signing_key(owner)])
-    read_setup(LAB.roster, LAB.of, envelope)  # it looks right
-    others = [LAB.setups[site] for site in SITES if site != owner]
-    participants = read_participants(LAB.roster, LAB.of, [*others, envelope])
+    honest = LAB.dealt(owner)
+    signed = sign_envelope(false.payload(), SETUP_PAYLOAD_TYPE, [signing_key(owner)]).decode()
+    dealt = [LAB.dealt(site) for site in SITES if site != owner]
+    participants = participants_of(
+        LAB.roster, LAB.of, [*dealt, DealtSetup(false, signed, honest.shares)]
+    )
     agreed = LAB.agree(LAB.choose(participants, SITES[:4]), SITES[:4])
     releases = LAB.releases(participants, agreed, SITES[:4])
     with pytest.raises(IntegrityError, match=f"{owner} dealt shares of another {what}"):

@@ -6,7 +6,7 @@ would share them. Plain is noise = "local" with the same net, rounds and one ste
 "shared": keys once, then each round a discrete Gaussian share, one mask for each other hospital, an opened sum.
 
 With a threshold: four fifths of the hospitals are enough, so each sum takes four exchanges (setups, vectors,
-signatures, shares); everybody answers.
+signatures, shares); everybody is there, and the coordinator goes on with as many signatures and shares as it needs.
 
 GOALS: at 1 million parameters a masked round takes at most twice as long as a plain one, and carries at most twice
 its bytes, for 3, 10 and 20 hospitals.
@@ -224,7 +224,7 @@ def _dropouts(values: dict[str, Any], sizes: list[str], nodes: list[int]) -> Tab
                 )
             )
     columns = ("parameters", "hospitals", "seconds", "over plain", "MB", "over plain")
-    return Table("With a threshold: four exchanges a sum, everybody answers", columns, tuple(rows))
+    return Table("With a threshold: four exchanges a sum, everybody is there", columns, tuple(rows))
 
 
 def _table(values: dict[str, Any], sizes: list[str], nodes: list[int]) -> tuple[Table, list[Goal]]:

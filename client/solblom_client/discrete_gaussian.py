@@ -133,7 +133,7 @@ class _Columns:
     starts: NDArray[np.int64]
     widths: NDArray[np.uint64]
     least: NDArray[np.uint64]
-    sure: NDArray[np.uint32]
+    sure: NDArray[np.uint64]
 
     @classmethod
     def over(cls, deviation: int) -> "_Columns":
@@ -145,50 +145,57 @@ class _Columns:
         )
         first, wide = np.array(starts), np.array(widths, dtype=np.uint64)
         lowest = _chance(first + wide.astype(np.int64) - 1, wide, deviation=deviation, area=area)
-        sure = np.maximum(np.floor(lowest * COINS) - 1.0, 0.0).astype(np.uint32)
+        sure = np.maximum(np.floor(lowest * COINS) - 1.0, 0.0).astype(np.uint64)
         return cls(deviation, area, first, wide, (np.uint64(2**32) - wide) % wide, sure)
 
     def draw(self, stream: KeyStream, count: int, margin: float) -> Counts:
         """Return what is kept of `count` tries; a try takes 64 random bits: place 32, column 10, coin 21, sign 1."""
-        place, rest = stream.integers(count).view("<u4").reshape(count, 2).T
-        column = (rest & np.uint32(self._mask)).astype(np.int64)
+        words = stream.integers(count)
+        rest = words >> np.uint64(32)
+        column = (rest & np.uint64(self._mask)).view(np.int64)
         kept = column < len(self.starts)
-        np.minimum(column, len(self.starts) - 1, out=column)
-        size = self.starts[column]
-        size += self._places(stream, place, column)
-        coins = (rest >> np.uint32(COLUMN_BITS)) & np.uint32(COINS - 1)
-        unsure = np.nonzero((coins >= self.sure[column]) & kept)[0]
+        size = self._places(stream, words & _LOW, column)
+        size += self.starts.take(column, mode="clip")
+        coins = (rest >> np.uint64(COLUMN_BITS)) & np.uint64(COINS - 1)
+        unsure = np.nonzero((coins >= self.sure.take(column, mode="clip")) & kept)[0]
         kept[unsure] = self._keep(stream, size[unsure], column[unsure], coins[unsure], margin)
-        negative = rest >= np.uint32(2**31)
+        negative = rest >= np.uint64(2**31)
         kept &= ~(negative & (size == 0))  # zero has one sign only
         np.negative(size, out=size, where=negative)
-        values: Counts = size[kept]
-        return values
+        return size.compress(kept)
 
     @property
     def _mask(self) -> int:
         return int((1 << (len(self.starts) - 1).bit_length()) - 1)
 
     def _places(
-        self, stream: KeyStream, bits: NDArray[np.uint32], column: NDArray[np.int64]
+        self, stream: KeyStream, bits: NDArray[np.uint64], column: NDArray[np.int64]
     ) -> Counts:
         """Return a uniform place in each column from 32 random bits (Lemire 2019: no place is favoured)."""
-        width = self.widths[column]
-        product = bits * width
-        wrong = np.nonzero((product & _LOW) < self.least[column])[0]
+        product = bits * self.widths.take(column, mode="clip")
+        few = np.nonzero((product & _LOW) < self.least.max())[0]
+        wrong = self._favoured(few, product, column)  # the column's own bound decides
         while len(wrong):
-            again = (stream.integers(len(wrong)) >> np.uint64(32)) * width[wrong]
-            product[wrong] = again
-            wrong = wrong[(again & _LOW) < self.least[column[wrong]]]
+            again = stream.integers(len(wrong)) >> np.uint64(32)
+            product[wrong] = again * self.widths.take(column[wrong], mode="clip")
+            wrong = self._favoured(wrong, product, column)
         product >>= np.uint64(32)
         return product.view(np.int64)
+
+    def _favoured(
+        self, among: NDArray[np.int64], product: NDArray[np.uint64], column: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return which of these places would come too often, and are drawn again."""
+        least = self.least.take(column[among], mode="clip")
+        found: NDArray[np.int64] = among[(product[among] & _LOW) < least]
+        return found
 
     def _keep(
         self,
         stream: KeyStream,
         size: Counts,
         column: NDArray[np.int64],
-        coins: NDArray[np.uint32],
+        coins: NDArray[np.uint64],
         margin: float,
     ) -> NDArray[np.bool_]:
         """Decide coins of 21 bits; those within `margin` of the edge by exact arithmetic."""

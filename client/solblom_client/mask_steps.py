@@ -71,14 +71,15 @@ class MaskSteps:
 
         def masked() -> bytes:
             node = self._node
-            if place > 1:
-                node.close(sum_at(self.document, node.roster, place - 1))
-            words = node.mask(
-                ring,
-                ring.encode(checked(values)),
-                participants=participants,
-                base_model=self.header.base_model,
-            )
+            with self.state.transaction():
+                if place > 1:
+                    node.close(sum_at(self.document, node.roster, place - 1))
+                words = node.mask(
+                    ring,
+                    ring.encode(checked(values)),
+                    participants=participants,
+                    base_model=self.header.base_model,
+                )
             return bytes(words.tobytes())
 
         return _refusing(masked)

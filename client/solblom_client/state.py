@@ -131,11 +131,15 @@ class VaultState:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything inside, synced to disk, or nothing.
+        """Commit everything inside, synced to disk, or nothing. Inside another one, that one commits.
 
         Raises:
             IntegrityError: SB-402, the disk is full or the file cannot be written.
         """
+        outer = bool(self._connection.in_transaction)
+        if outer:
+            yield
+            return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -84,6 +85,7 @@ def read_secret(path: Path, *, length: int) -> bytes:
     return data
 
 
+@lru_cache(maxsize=1024)  # a roster's keys are read for every order
 def signing_key_from_pem(pem: str, *, source: str) -> Ed25519PublicKey:
     """Return an Ed25519 public key from PEM text.
 

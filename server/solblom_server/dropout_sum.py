@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ from solblom_protocol.survivors import (
 )
 from solblom_protocol.unmasking import join_releases, read_release, unmask_sum
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
+
+Paper = TypeVar("Paper")
 
 VECTORS = "vectors"
 GRACE_SECONDS = 1.0
@@ -84,16 +87,12 @@ class DropoutSum:
             lambda data: read_release(self._roster, participants, agreed, data),
             enough=self._roster.threshold,
         )
-        opened = [
-            read_release(self._roster, participants, agreed, envelope)
-            for envelope in releases.values()
-        ]
         words = unmask_sum(
             self._ring,
             _Vectors(self, agreed.chosen.survivors),
             participants=participants,
             agreed=agreed,
-            secrets=join_releases(self._roster, participants, agreed, opened),
+            secrets=join_releases(self._roster, participants, agreed, list(releases.values())),
         )
         values = self._ring.decode(words)
         if not bool((values[self.size :] == len(agreed.chosen.survivors)).all()):
@@ -140,7 +139,7 @@ class DropoutSum:
         chosen = self.context.database.fix_participants(
             self.context.run, self._place, sorted(setups)
         )
-        return [read_dealt_setup(self._roster, self._of, setups[site]) for site in chosen]
+        return [setups[site] for site in chosen]
 
     def _vectors(self, participants: Participants, dealt: list[DealtSetup]) -> list[str]:
         """Ask for masked vectors, keep them on disk, and return whose the sum has."""
@@ -196,11 +195,11 @@ class DropoutSum:
         kind: OrderKind,
         sites: list[str],
         papers: tuple[str, ...],
-        check: Callable[[bytes], object],
+        read: Callable[[bytes], Paper],
         *,
         until: Callable[[set[str]], bool] = lambda answered: False,
         enough: int | None = None,
-    ) -> dict[str, bytes]:
+    ) -> dict[str, Paper]:
         """Ask for what each hospital signs in one step; return what is here, also of before a restart.
 
         Ends when all have answered, when `until` says so, or with `enough` answers.
@@ -208,11 +207,11 @@ class DropoutSum:
         Raises:
             RunError: SB-501 or SB-507, fewer than the threshold.
         """
-        found = {site: paper for site, paper in self._stored(kind).items() if site in sites}
+        stored = self._stored(kind)
+        found = {site: read(paper) for site, paper in stored.items() if site in sites}
 
         def take(site: str, envelope: bytes | memoryview) -> None:
-            check(bytes(envelope))
-            found[site] = bytes(envelope)
+            found[site] = read(bytes(envelope))
 
         question = Question(kind, self._place, b"", Layout(()), None, take, papers)
         missing = [site for site in sites if site not in found]

@@ -157,10 +157,12 @@ def collect(
     deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
     _ask(context, question, collection)
     while (collection.waiting or collection.to_ask) and time.monotonic() < deadline:
-        if until(collection.results) or len(collection.results) == enough:
+        if until(collection.results):
             break
         _check_wanted(context)
         unanswered = _pull(context, question, collection, enough=enough)
+        if len(collection.results) == enough:
+            break
         some_are_at_work = bool(collection.waiting)
         collection.to_ask += [s for s in unanswered if collection.attempts[s] < MAX_ATTEMPTS]
         _ask(context, question, collection)

@@ -57,8 +57,8 @@ def test_exact_arithmetic_decides_as_the_fast_one_does_where_both_may() -> None:
     column = rng.integers(0, len(columns.starts), count)
     width = columns.widths[column].astype(np.int64)
     size = columns.starts[column] + rng.integers(0, width)
-    coins = rng.integers(0, sampler.COINS, count, dtype=np.uint32)
-    coins[: count // 2] = np.uint32(sampler.COINS - 1) - coins[: count // 2] // np.uint32(200)
+    coins = rng.integers(0, sampler.COINS, count, dtype=np.uint64)
+    coins[: count // 2] = np.uint64(sampler.COINS - 1) - coins[: count // 2] // np.uint64(200)
     fast = columns._keep(stream(1), size, column, coins, sampler.MARGIN)
     exact = columns._keep(stream(2), size, column, coins, 2.0)
     assert np.array_equal(fast, exact)
@@ -88,7 +88,7 @@ def test_a_coin_on_the_edge_is_decided_exactly(off: int) -> None:
         bell = (-Decimal(size**2) / Decimal(2 * 100_000**2)).exp()
         edge = int(bell * int(columns.widths[column]) / columns.area * 2**341)
     coin = edge + off
-    known = np.array([coin >> 320], dtype=np.uint32)
+    known = np.array([coin >> 320], dtype=np.uint64)
     words: Any = _Words(coin & (2**320 - 1))
     kept = columns._keep(words, np.array([size]), np.array([column]), known, sampler.MARGIN)
     assert bool(kept[0]) == (off < 0)
@@ -107,8 +107,8 @@ def test_a_coin_that_is_sure_keeps_every_place_of_its_column() -> None:
 def test_places_in_a_column_are_even(width: int) -> None:
     wide = np.array([width], dtype=np.uint64)
     least = (np.uint64(2**32) - wide) % wide
-    columns = sampler._Columns(4, 1, np.array([0]), wide, least, np.array([0], dtype=np.uint32))
-    bits = (stream(5).integers(200_000) >> np.uint64(32)).astype(np.uint32)
+    columns = sampler._Columns(4, 1, np.array([0]), wide, least, np.array([0], dtype=np.uint64))
+    bits = stream(5).integers(200_000) >> np.uint64(32)
     places = columns._places(stream(6), bits, np.zeros(200_000, dtype=np.int64))
     assert places.min() >= 0
     assert places.max() < width

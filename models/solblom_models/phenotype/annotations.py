@@ -135,7 +135,9 @@ def read_annotations(
         ConfigurationError: SB-117 not a whole file of annotations, SB-116 not the pinned one.
     """
     if not 0 < missing <= 1:
-        raise ConfigurationError("SB-103", f"A missing frequency must be in (0, 1], got {missing:g}")
+        raise ConfigurationError(
+            "SB-103", f"A missing frequency must be in (0, 1], got {missing:g}"
+        )
     running = hashlib.sha256()
     lines = _lines(path, running)
     head = _head(lines)
@@ -182,7 +184,9 @@ def _lines(path: Path, running: "hashlib._Hash") -> Iterator[str]:
                 number += 1
                 running.update(line)
                 if len(line) > MAX_LINE_BYTES:
-                    raise _refused(f"Line {number} of the annotations is over {MAX_LINE_BYTES} bytes")
+                    raise _refused(
+                        f"Line {number} of the annotations is over {MAX_LINE_BYTES} bytes"
+                    )
                 if not line.endswith(b"\n"):
                     raise _refused(f"The annotations end inside line {number}: they are truncated")
                 yield line.decode("utf-8").rstrip("\r\n")
@@ -197,7 +201,9 @@ def _head(lines: Iterator[str]) -> dict[str, str]:
     for line in lines:
         if not line.startswith("#"):
             if tuple(line.split("\t")) != COLUMNS:
-                raise _refused(f"The annotations do not have the {len(COLUMNS)} columns of an HPOA file")
+                raise _refused(
+                    f"The annotations do not have the {len(COLUMNS)} columns of an HPOA file"
+                )
             break
         key, _, value = line[1:].partition(":")
         head[key.strip()] = value.strip()

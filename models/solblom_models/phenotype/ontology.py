@@ -261,10 +261,14 @@ def _check_ids(terms: list[_Stanza]) -> None:
         raise _refused("The ontology has no terms")
     wrong = sum(1 for stanza in terms if not _ID.fullmatch(stanza.id))
     if wrong:
-        raise _refused(f"{counted(wrong, 'term has', 'terms have')} no id of the form PREFIX:NUMBER")
+        raise _refused(
+            f"{counted(wrong, 'term has', 'terms have')} no id of the form PREFIX:NUMBER"
+        )
     twice = len(terms) - len({stanza.id for stanza in terms})
     if twice:
-        raise _refused(f"{counted(twice, 'id stands', 'ids stand')} on more than one of {len(terms)} terms")
+        raise _refused(
+            f"{counted(twice, 'id stands', 'ids stand')} on more than one of {len(terms)} terms"
+        )
     nameless = sum(1 for stanza in terms if not stanza.name)
     if nameless:
         raise _refused(

@@ -7,6 +7,7 @@ keys, of which two readers may take different ones, and NaN. A blank line is not
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from solblom_models.phenotype.reading import Reading, Reason
 from solblom_protocol.errors import DataError
@@ -154,15 +155,19 @@ def _whole(path: Path, max_bytes: int) -> bytes | Reason:
         return Reason.UNREADABLE_FILE
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    if path.name.lower().endswith(".gz"):
+        return gzip.GzipFile(path, "rb")
+    return path.open("rb")
 
 
 def _limited(data: bytes, max_bytes: int) -> bytes | Reason:
     return data if len(data) <= max_bytes else Reason.TOO_LARGE
 
 
-def _lines(file: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | Reason]]:
+def _lines(
+    file: gzip.GzipFile | io.BufferedReader, max_bytes: int
+) -> Iterator[tuple[int, bytes | Reason]]:
     number = 0
     while line := file.readline(max_bytes + 1):
         number += 1

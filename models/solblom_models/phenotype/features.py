@@ -1,9 +1,11 @@
 """From a case to numbers: observed and excluded terms as two channels over one public list of terms.
 
-The true path rule holds both ways. Who shows a term shows all that it is a kind of, so the observed channel
-is closed upwards; who does not show a term shows no kind of it, so the excluded channel is closed downwards (the
-default), or holds the term alone. What the observed terms imply is never excluded: seeing is surer than not
-having looked everywhere.
+The true path rule holds both ways. Who shows a term shows all that it is a kind of, so the observed channel is
+closed upwards. Who does not show a term shows no kind of it, so the excluded channel may be closed downwards
+(`descendants`). It is not by default: one general term ruled out would set thousands of rare, heavily weighted
+entries that nobody looked for, and drown what was observed. The term alone (`term`) also says what somebody
+thought worth looking for. `bench/phenopackets.py` measures both. What the observed terms imply is never
+excluded: seeing is surer than not having looked everywhere.
 
 List, order and weights follow from public files and the study alone, never from patients: they cost no privacy
 and are the same at every hospital, which `digest` lets them compare.
@@ -67,7 +69,7 @@ class FeatureSpace:
     terms: tuple[str, ...] = field(repr=False)
     weights: NDArray[np.float64] = field(repr=False)
     diseases: tuple[str, ...] = field(repr=False)
-    excluded: ExcludedRule = "descendants"
+    excluded: ExcludedRule = "term"
     excluded_scale: float = 1.0
     unit: bool = True
 
@@ -147,7 +149,7 @@ def feature_space(
     diseases: Collection[str],
     terms: Literal["all", "study"] = "all",
     weights: Literal["information", "ones"] = "information",
-    excluded: ExcludedRule = "descendants",
+    excluded: ExcludedRule = "term",
     excluded_scale: float = 1.0,
     unit: bool = True,
 ) -> FeatureSpace:

@@ -108,20 +108,26 @@ def read_cases(
     with PatientRegister() as register:
         for place, data in raw_documents(path, reading, max_bytes=rules.max_document_bytes):
             reading.documents += 1
-            packet = data if isinstance(data, Reason) else json_object(data)
-            tally = Tally()
-            found = packet
-            if not isinstance(found, Reason):
-                found = case_of(found, ontology, tally, rules=rules)
-            if not isinstance(found, Reason) and not register.is_new(found.patient):
-                found = Reason.SAME_PATIENT
-            if found is not Reason.SAME_PATIENT:
-                tally.add_to(reading, place)
+            found, tally = _read(data, ontology, rules)
+            if isinstance(found, Case) and not register.is_new(found.patient):
+                reading.note(Reason.SAME_PATIENT, place)
+                continue
+            tally.add_to(reading, place)
             if isinstance(found, Reason):
                 reading.note(found, place)
                 continue
             reading.cases += 1
             yield found
+
+
+def _read(
+    data: bytes | Reason, ontology: Ontology, rules: CaseRules
+) -> tuple[Case | Reason, Tally]:
+    tally = Tally()
+    packet = data if isinstance(data, Reason) else json_object(data)
+    if isinstance(packet, Reason):
+        return packet, tally
+    return case_of(packet, ontology, tally, rules=rules), tally
 
 
 def case_of(

@@ -88,6 +88,9 @@ CODES: dict[str, ErrorCode] = {
         3,
         "Get phenotype.hpoa of the release that the study names again",
     ),
+    "SB-118": ErrorCode(
+        "An optional package is not installed", 3, "Install the package that the message names"
+    ),
     # Refusals
     "SB-201": ErrorCode(
         "The order is not signed by the pinned coordinator",

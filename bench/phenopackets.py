@@ -69,8 +69,8 @@ def main() -> int:
     options = parser.parse_args()
     source = Path(os.environ.get(CASES, ""))
     if not source.is_file():
-        print(f"error: name the published cases in {CASES}; nothing is measured", file=sys.stderr)
-        return 1
+        print(f"Not run: name the file of published cases in {CASES} (bench/README.md)")
+        return 0
     files = _files()
     if options.read:
         return _read(options.read, read_ontology(files.ontology))

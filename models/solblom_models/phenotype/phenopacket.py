@@ -279,7 +279,9 @@ def _feature(feature: object, ontology: Ontology, tally: Tally) -> tuple[str, bo
     """Return a current term below the root and whether it is excluded, or why there is none."""
     value = _dict(feature)
     term = _text(_dict(value.get("type")).get("id"))
-    excluded = value.get("excluded", False)
+    excluded = value.get("excluded")
+    if excluded is None:  # protobuf's JSON leaves false out, or writes null
+        excluded = False
     if term is None or not isinstance(excluded, bool):
         return Reason.UNREADABLE_FEATURE
     if term not in ontology.names:
@@ -320,7 +322,9 @@ def _note_details(
 
 
 def _sex(subject: _Json, tally: Tally) -> Sex:
-    value = subject.get("sex", Sex.UNKNOWN.value)
+    value = subject.get("sex")
+    if value is None:
+        return Sex.UNKNOWN
     if isinstance(value, str | int) and not isinstance(value, bool) and value in _SEXES:
         return _SEXES[value]
     tally.counts[Reason.UNREADABLE_SEX] += 1

@@ -230,6 +230,13 @@ def test_a_feature_that_is_not_used_is_named_and_the_others_are_used(
     assert (reading.features, reading.used_features) == (3, 2)
 
 
+def test_null_is_what_is_left_out(tmp_path: Path, ontology: Ontology) -> None:
+    terms = [feature("HP:0000011", excluded=None)]
+    case, reading = one(tmp_path, ontology, packet(phenotypicFeatures=terms, diseases=None))
+    assert case.observed == ("HP:0000011",)
+    assert not reading.counts
+
+
 @pytest.mark.parametrize(
     ("named", "expected"),
     [
@@ -274,6 +281,7 @@ def test_excluded_terms_alone_are_a_case_and_counted(tmp_path: Path, ontology: O
         ({"sex": "female"}, {Reason.UNREADABLE_SEX: 1}),
         ({"sex": ["FEMALE"]}, {Reason.UNREADABLE_SEX: 1}),
         ({"sex": 2}, {}),
+        ({"sex": None, "timeAtLastEncounter": None}, {}),
         ({}, {}),
         ({"timeAtLastEncounter": {"age": {"iso8601duration": "3"}}}, {Reason.UNREADABLE_AGE: 1}),
         ({"timeAtLastEncounter": "P3Y"}, {Reason.UNREADABLE_AGE: 1}),

@@ -75,6 +75,22 @@ CODES: dict[str, ErrorCode] = {
         3,
         "Install the package as a folder of plain files or as one module, not as an archive",
     ),
+    "SB-115": ErrorCode(
+        "The ontology cannot be used", 3, "Get hp.obo of the release that the study names again"
+    ),
+    "SB-116": ErrorCode(
+        "A public file is not the one that the study pins",
+        3,
+        "Get the release that the study names; all hospitals must hold the same file",
+    ),
+    "SB-117": ErrorCode(
+        "The annotations of diseases cannot be used",
+        3,
+        "Get phenotype.hpoa of the release that the study names again",
+    ),
+    "SB-118": ErrorCode(
+        "An optional package is not installed", 3, "Install the package that the message names"
+    ),
     # Refusals
     "SB-201": ErrorCode(
         "The order is not signed by the pinned coordinator",

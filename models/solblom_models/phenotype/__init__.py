@@ -1,0 +1,1 @@
+"""Rare disease from phenotypic features: HPO terms, GA4GH phenopackets, public annotations."""

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from solblom_client.approval_summary import ApprovalSummary, summarise
 from solblom_client.cohort import Cohort, join_cohort
-from solblom_client.connectors.table import open_source
+from solblom_client.connectors.sources import open_source
 from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path

@@ -1,15 +1,19 @@
 """Who is in the training set now: consent joined at this moment, test patients kept apart."""
 
 import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from solblom_client.consent import ConsentState, read_consent
 from solblom_client.keys import NodeKeys, is_test_patient
 from solblom_client.policy import NodeConfig
 from solblom_models.patient_id import check_ids, patient_id
-from solblom_models.task import Units
+from solblom_models.task import GroupedUnits, Units
+from solblom_protocol.errors import DataError
 from solblom_protocol.study import StudyDocument
 from solblom_verify.canonical import canonical_json, digest
+from solblom_verify.wording import counted
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ def join_cohort(
     *,
     now: dt.datetime,
 ) -> Cohort:
-    """Return the patients who may be used now, split by HMAC of their own id (privacy.md rule 4).
+    """Return the patients who may be used now, split by HMAC of their own id or group (privacy.md rule 4).
 
     Raises:
-        DataError: SB-302 or SB-304, a patient without an id or with two; SB-308.
+        DataError: SB-302 or SB-304, a patient without an id or with two; SB-308; SB-310, the split would put
+            patients of one group on both sides, or the data have no such groups.
     """
     check_ids(units.ids)  # whatever the task read: here ids meet consents
     ids = [patient_id(text) for text in units.ids]
@@ -67,8 +72,9 @@ def join_cohort(
     # Sorted by id, so that the order of rows in the source changes nothing.
     order = sorted(range(len(ids)), key=lambda index: ids[index])
     allowed = [index for index in order if consent.includes(ids[index])]
-    fraction = document.study.evaluation.split.test_fraction
-    is_test = [is_test_patient(keys.split, ids[index], fraction) for index in allowed]
+    split = document.study.evaluation.split
+    named = split_ids(units, ids, split.by)
+    is_test = [is_test_patient(keys.split, named[index], split.test_fraction) for index in allowed]
     return Cohort(
         training=units.select([i for i, test in zip(allowed, is_test, strict=True) if not test]),
         test=units.select([i for i, test in zip(allowed, is_test, strict=True) if test]),
@@ -76,3 +82,33 @@ def join_cohort(
         excluded=len(units.ids) - len(allowed),
         consent=consent,
     )
+
+
+def split_ids(units: Units, ids: Sequence[str], by: str) -> list[str]:
+    """Return what decides each patient's side of the split: the own id, or that of the patient's group.
+
+    A patient without a group stands alone. The side depends on the patient's own record either way.
+
+    Raises:
+        DataError: SB-310.
+    """
+    groups = dict(units.groups) if isinstance(units, GroupedUnits) else {}
+    if by == "patient":
+        for kind, of in sorted(groups.items()):
+            sizes = Counter(group for group in of if group is not None)
+            shared = sum(size for size in sizes.values() if size > 1)
+            if shared:
+                raise DataError(
+                    "SB-310",
+                    f"{counted(shared, 'patient shares', 'patients share')} a {kind} with others; a split by patient "
+                    "would train on some and test on the rest, who resemble them",
+                    f'Set split = {{ by = "{kind}" }} in the study',
+                )
+        return list(ids)
+    if by not in groups:
+        raise DataError("SB-310", f"The study splits by {by}, and the data set names none")
+    # Another prefix for each kind: a publication's code says nothing about a patient of the same name.
+    return [
+        own if group is None else f"{by}\0{patient_id(group)}"
+        for own, group in zip(ids, groups[by], strict=True)
+    ]

@@ -17,10 +17,13 @@ from solblom_client.discrete_gaussian import Counts, discrete_gaussian
 from solblom_client.keystream import KeyStream
 from solblom_client.work import OrderedModel, build_model
 from solblom_models.metrics import auroc_with_interval
-from solblom_models.task import DescribingTask, Task, Units
+from solblom_models.ranking import ranks_of
+from solblom_models.task import DescribingTask, RankingTask, Task, Units
+from solblom_protocol.contracts import RANK_CELLS
 from solblom_protocol.counts import LARGEST_COUNT, pack_release
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.order import NamedRelease, Order
+from solblom_protocol.study import StudyDocument
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,24 @@ def exact_counts(
         counts = approval.task.table_one_counts(source, units.ids, approval.document)
     else:
         net = build_model(approval, model, local)
-        bins = approval.document.study.evaluation.bins
-        counts = score_histogram(approval.task, net, units, bins=bins)
+        counts = evaluation_counts(approval.task, net, units, approval.document)
     return counts.astype("<i8").tobytes()
+
+
+def evaluation_counts(
+    task: Task, model: torch.nn.Module, units: Units, document: StudyDocument
+) -> Counts:
+    """Return the counts of one evaluation, shape (document.evaluation_cells,): each patient in one cell."""
+    if isinstance(task, RankingTask):
+        return rank_histogram(task, model, units)
+    return score_histogram(task, model, units, bins=document.study.evaluation.bins)
+
+
+def rank_histogram(task: RankingTask, model: torch.nn.Module, units: Units) -> Counts:
+    """Return patients by the rank of their disease: first, second, … tenth, and further down, shape (11,)."""
+    ranks = ranks_of(task.rankings(model, units), np.asarray(units.labels))
+    places = np.minimum(ranks, RANK_CELLS) - 1
+    return np.bincount(places, minlength=RANK_CELLS).astype(np.int64)
 
 
 def score_histogram(task: Task, model: torch.nn.Module, units: Units, *, bins: int) -> Counts:

@@ -17,7 +17,7 @@ import numpy as np
 from solblom_client import gate
 from solblom_client.approval import Approval, approval_folder, read_approval
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
-from solblom_client.connectors.table import open_source
+from solblom_client.connectors.sources import open_source
 from solblom_client.export_gate import export_sum, export_update
 from solblom_client.keys import commitment, derive, read_node_keys
 from solblom_client.keystream import KeyStream

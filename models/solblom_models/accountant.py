@@ -20,7 +20,7 @@ sampling.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
@@ -100,11 +100,11 @@ def calibrate_noise(
     sampling_rate: float = 1.0,
     steps: int,
     kind: EventKind = "poisson-gaussian",
-    beside: PrivacyEvent | None = None,
+    beside: Sequence[PrivacyEvent] = (),
 ) -> str:
     """Return the smallest noise multiplier from 0.25 up, to four decimals, that costs at most `epsilon`.
 
-    `beside` is an event that the same patients pay for within the same epsilon.
+    `beside` are events that the same patients pay for within the same epsilon.
 
     Raises:
         ValueError: no noise multiplier up to 100,000 is enough.
@@ -113,7 +113,7 @@ def calibrate_noise(
 
     def cost(units: int) -> float:
         event = PrivacyEvent(kind, rate, _four(units), steps)
-        return pld_epsilon([event] if beside is None else [event, beside], delta)
+        return pld_epsilon([event, *beside], delta)
 
     high = MIN_NOISE_UNITS
     while cost(high) > epsilon:

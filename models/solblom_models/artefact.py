@@ -24,7 +24,7 @@ from solblom_models.flat import layout_of, load_flat
 from solblom_models.model_card import render_card
 from solblom_models.statement import Charge, privacy_statement, site_events
 from solblom_models.task import Task, find_task
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts import AnyContract
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.layout import Layout, unpack
 from solblom_protocol.messages import as_json, timestamp
@@ -87,7 +87,7 @@ class LoadedModel:
     manifest: dict[str, Any]
 
     @property
-    def contract(self) -> Contract:
+    def contract(self) -> AnyContract:
         """The data contract that inputs must obey."""
         return self.document.contract
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from solblom_models.ranking_card import ranking_release, ranking_table
 from solblom_verify.wording import counted
 
 BANNER = (
@@ -76,6 +77,8 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
     )
     if "reason" in evaluation:
         return f"Not evaluated: {evaluation['reason']}.\n{left_out}\n{released}"
+    if evaluation.get("measure") == "ranking":
+        return f"{ranking_table(evaluation)}\n{left_out}\n{released}"
     rows = "".join(_evaluation_row(site) for site in evaluation["sites"])
     return (
         "Exact AUROC with 95 % intervals on each hospital's test patients, possible because one "
@@ -92,9 +95,9 @@ def _released(record: dict[str, Any]) -> str:
     if record["kind"] == "describe":
         return _table_one(record["table"], sites, record["noise_deviation"])
     metrics = record["metrics"]
-    if metrics["auroc"] is None:
+    if metrics["reason"] is not None:
         return f"Released by {counted(sites, 'hospital')} with noise; not shown: {metrics['reason']}.\n"
-    shown = "".join(
+    shown = ranking_release(metrics) or "".join(
         f"| {name} | {metrics[name]:.3f} [{metrics[f'{name}_interval'][0]:.3f}, "
         f"{metrics[f'{name}_interval'][1]:.3f}] |\n"
         for name in ("auroc", "sensitivity", "specificity", "prevalence")

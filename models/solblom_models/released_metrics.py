@@ -1,7 +1,7 @@
-"""What a released score histogram says about a model, with intervals that know of the noise.
+"""What a released histogram says about a model, with intervals that know of the noise.
 
-The coordinator has counts of test patients by class and score, with integer noise of known size, and
-nothing else (privacy.md rule 9). Every interval covers both: which patients happened to be there, and
+The coordinator has counts of test patients by class and score, or by the rank of their disease, with integer noise of
+known size, and nothing else (privacy.md rule 9). Every interval covers both: which patients happened to be there, and
 the noise. Bins cost some resolution: patients in one bin count as tied.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_models.metrics import MIN_CLASS, Z95, logit_interval
+from solblom_models.ranking import TOPS
 
 Counts = NDArray[np.float64]
 
@@ -128,6 +129,26 @@ def released_metrics(histogram: ScoreHistogram) -> dict[str, Any]:
         ):
             result |= _json(name, histogram_share(part, whole, deviation=deviation, cells=bins))
     result["calibration"] = [_calibration(histogram, i) for i in range(bins)]
+    return result
+
+
+def released_rank_metrics(counts: NDArray[np.int64], *, deviation: float) -> dict[str, Any]:
+    """Return top-1, top-5 and top-10 recall from a released rank histogram as JSON.
+
+    Args:
+        counts: noisy counts of patients whose disease ranked first, second, …, and further down.
+        deviation: standard deviation of the noise on each count, all hospitals' noise together.
+    """
+    total, cells = float(counts.sum()), len(counts)
+    needed = max(MIN_CLASS, 3.0 * deviation * math.sqrt(cells))
+    if total < needed:
+        reason = f"fewer than {math.ceil(needed)} patients beside this noise"
+        return {f"top_{TOPS[0]}": None, "reason": reason}
+    result: dict[str, Any] = {"reason": None}
+    for top in TOPS:
+        part = float(counts[:top].sum())
+        share = histogram_share(part, total, deviation=deviation, cells=cells)
+        result |= _json(f"top_{top}", share)
     return result
 
 

@@ -57,13 +57,6 @@ def add_shared_noise(document: StudyDocument, roster: Roster, *, values: int) ->
         )
         found = _with_share(found, "table_one_share", share)
     beside = [] if found.table_one_event is None else [found.table_one_event]
-    sensitivity = training_sensitivity(privacy.clipping_norm, bits, values)
-    share = _smallest(
-        lambda s: _cost(_with_share(found, "training_share", s).round_event, rounds, beside, delta),
-        at_most=privacy.epsilon,
-        guess=_guess(privacy.epsilon, rounds, sensitivity, honest),
-    )
-    found = _with_share(found, "training_share", share)
     if evaluation.releases:
         target = privacy.epsilon if evaluation.epsilon is None else evaluation.epsilon
         times = evaluation.releases
@@ -75,7 +68,22 @@ def add_shared_noise(document: StudyDocument, roster: Roster, *, values: int) ->
             guess=_guess(target, times, count_sensitivity(), honest),
         )
         found = _with_share(found, "evaluation_share", share)
-    return found
+    sensitivity = training_sensitivity(privacy.clipping_norm, bits, values)
+    others = beside + shared_with_training(found)
+    share = _smallest(
+        lambda s: _cost(_with_share(found, "training_share", s).round_event, rounds, others, delta),
+        at_most=privacy.epsilon,
+        guess=_guess(privacy.epsilon, rounds, sensitivity, honest),
+    )
+    return _with_share(found, "training_share", share)
+
+
+def shared_with_training(document: StudyDocument) -> list[PrivacyEvent]:
+    """Return the evaluations that training patients pay for too: all, where the split is by groups."""
+    event, evaluation = document.evaluation_event, document.study.evaluation
+    if event is None or evaluation.split.by == "patient":
+        return []
+    return [event] * evaluation.releases
 
 
 def _with_plan(document: StudyDocument, plan: SumPlan) -> StudyDocument:

@@ -2,22 +2,23 @@
 
 from solblom_models.accountant import calibrate_noise
 from solblom_models.flat import layout_of
-from solblom_models.shared_noise import add_shared_noise
+from solblom_models.shared_noise import add_shared_noise, shared_with_training
 from solblom_models.task import Task, find_task
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts import AnyContract
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.secure_sum import Roster
 from solblom_protocol.study import StudyDocument, check_sum_plan
 from solblom_protocol.study_tables import Study
 
 
-def resolve(study: Study, contract: Contract, roster: Roster | None = None) -> StudyDocument:
+def resolve(study: Study, contract: AnyContract, roster: Roster | None = None) -> StudyDocument:
     """Return the document to sign: the smallest noises, to four decimals, that keep the study's epsilon.
 
     `roster` names the hospitals of a secure sum, where the study has one.
 
     Table 1 takes its share first, since every patient pays for it. Training patients pay for the
-    training with the rest, test patients for the evaluation: nobody is both (privacy.md rule 4).
+    training with the rest, test patients for the evaluation: nobody is both (privacy.md rule 4). Where
+    the split is by groups, evaluation.epsilon comes out of the training's too (`StudyDocument`).
 
     Raises:
         ConfigurationError: SB-105 no noise is enough; SB-103, SB-106 or SB-107 the task refuses the
@@ -73,7 +74,7 @@ def update_size(document: StudyDocument) -> int:
     return layout_of(task.build(document), local=task.local_parameters).size
 
 
-def _with_noise(study: Study, contract: Contract, roster: Roster | None) -> StudyDocument:
+def _with_noise(study: Study, contract: AnyContract, roster: Roster | None) -> StudyDocument:
     privacy, evaluation, table = study.privacy, study.evaluation, study.table_one
     document = StudyDocument(
         schema="solblom.study/1",
@@ -93,21 +94,21 @@ def _with_noise(study: Study, contract: Contract, roster: Roster | None) -> Stud
             table.epsilon, privacy.delta, steps=len(table.variables), kind="discrete-gaussian"
         )
         document = document.model_copy(update={"table_one_noise": noise})
-    noises = {
-        "noise_multiplier": calibrate_noise(
-            privacy.epsilon,
-            privacy.delta,
-            sampling_rate=privacy.sampling_rate,
-            steps=study.training.rounds * study.training.local_steps,
-            beside=document.table_one_event,
-        )
-    }
+    beside = [] if document.table_one_event is None else [document.table_one_event]
     if evaluation.releases:
-        noises["evaluation_noise"] = calibrate_noise(
+        noise = calibrate_noise(
             privacy.epsilon if evaluation.epsilon is None else evaluation.epsilon,
             privacy.delta,
             steps=evaluation.releases,
             kind="discrete-gaussian",
-            beside=document.table_one_event,
+            beside=beside,
         )
-    return document.model_copy(update=noises)
+        document = document.model_copy(update={"evaluation_noise": noise})
+    noise = calibrate_noise(
+        privacy.epsilon,
+        privacy.delta,
+        sampling_rate=privacy.sampling_rate,
+        steps=study.training.rounds * study.training.local_steps,
+        beside=beside + shared_with_training(document),
+    )
+    return document.model_copy(update={"noise_multiplier": noise})

@@ -7,7 +7,7 @@ the model only (privacy.md rule 1; checked at approval by `isolation_error`).
 """
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -47,6 +47,18 @@ class Units(Protocol):
     def row_bytes(self, index: int) -> bytes:
         """Return the unit's data as bytes, the same for the same data: input of keyed digests."""
         ...
+
+
+@runtime_checkable
+class GroupedUnits(Protocol):
+    """Patients of whom it is known who belongs together.
+
+    Attributes:
+        groups: by kind (`family`, `publication`), each unit's group or None.
+    """
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str | None, ...]]: ...  # noqa: D102
 
 
 @runtime_checkable
@@ -99,6 +111,15 @@ class Task(Protocol):
 
     def scores(self, model: torch.nn.Module, units: Units) -> NDArray[np.float64]:
         """Return one probability per unit, shape (N,)."""
+        ...
+
+
+@runtime_checkable
+class RankingTask(Protocol):
+    """A task whose answer is an order of many labels, not a probability of one."""
+
+    def rankings(self, model: torch.nn.Module, units: Units) -> NDArray[np.float64]:
+        """Return one score for each unit and label, shape (N, K); larger is likelier."""
         ...
 
 

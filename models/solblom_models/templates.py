@@ -43,6 +43,7 @@ class TemplateValues:
     seed: int = 20261122
     tuning: str = ""  # a [tuning] table; empty: undeclared
     shared_by: int | None = None  # hospitals of a secure sum; None: each adds all of its noise
+    hospitals: int = 3  # about how many take part, where a template asks
 
 
 def write_template(folder: Path, task_name: str, values: TemplateValues) -> Path:
@@ -89,6 +90,7 @@ def _filled(text: str, values: TemplateValues) -> str:
         noise=LOCAL_NOISE if values.shared_by is None else SHARED_NOISE,
         secure_sum="" if values.shared_by is None else SECURE_SUM,
         nodes=3 if values.shared_by is None else values.shared_by,
+        hospitals=values.hospitals if values.shared_by is None else values.shared_by,
         tuning=(values.tuning or UNDECLARED_TUNING).rstrip("\n"),
     )
 

@@ -176,6 +176,11 @@ CODES: dict[str, ErrorCode] = {
         1,
         "Report it to the task's author: such a task cannot be trained with patient-level privacy",
     ),
+    "SB-310": ErrorCode(
+        "The split would separate patients who belong together",
+        1,
+        "Split by the group named in the message",
+    ),
     # Integrity
     "SB-401": ErrorCode(
         "The model artefact does not verify", 5, "Do not use it; ask for the original"

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, ValidationError
 
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts import RANK_CELLS, AnyContract, read_contract
 from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 from solblom_protocol.ring import Ring
 from solblom_protocol.secure_sum import (
@@ -51,7 +52,7 @@ class StudyDocument(Table):
 
     schema_: Literal["solblom.study/1"] = Field(alias="schema")
     study: Study
-    contract: Contract
+    contract: AnyContract
     noise_multiplier: Noise | None
     evaluation_noise: Noise | None
     table_one_noise: Noise | None
@@ -83,18 +84,24 @@ class StudyDocument(Table):
             sampling_rate=exact_decimal(privacy.sampling_rate),
             noise_multiplier=self.noise_multiplier or "0",
             steps=training.local_steps,
-            patients_from=exact_decimal(self.study.evaluation.split.test_fraction),
+            patients_from=self._split_at("0"),
         )
 
     @property
+    def evaluation_cells(self) -> int:
+        """How many counts one evaluation has: ranks of a patient's disease, or scores by class."""
+        ranked = isinstance(self.contract, PhenotypeContract)
+        return RANK_CELLS if ranked else 2 * self.study.evaluation.bins
+
+    @property
     def evaluation_event(self) -> PrivacyEvent | None:
-        """What one released score histogram does to a test patient, who is counted in one cell."""
+        """What one released histogram does to a test patient, who is counted in one cell."""
         if self.evaluation_noise is None:
             return None
-        until = exact_decimal(self.study.evaluation.split.test_fraction)
+        until = self._split_at("1")
         if self.secure_sum is not None:
-            cells = 2 * self.study.evaluation.bins
-            return self._shared_count_event(self.secure_sum.evaluation_share, cells, 1, until)
+            share, cells = self.secure_sum.evaluation_share, self.evaluation_cells
+            return self._shared_count_event(share, cells, 1, until)
         return PrivacyEvent(
             kind="discrete-gaussian",
             sampling_rate="1",
@@ -119,6 +126,15 @@ class StudyDocument(Table):
             steps=variables,
         )
 
+    def _split_at(self, everybody: str) -> str:
+        """Return where on the hospital's line of patients test patients end, or the end that takes in everybody.
+
+        The ledger's line is the code of a patient's own id. Another study may split by another id, so a patient who
+        is tested here may be trained there; a split by groups is therefore charged to everybody.
+        """
+        split = self.study.evaluation.split
+        return exact_decimal(split.test_fraction) if split.by == "patient" else everybody
+
     @property
     def threshold(self) -> int:
         """How many hospitals a sum needs: all of the roster unless the study says fewer; 1 without a secure sum."""
@@ -141,7 +157,7 @@ class StudyDocument(Table):
             sensitivity=training_sensitivity(norm, plan.fractional_bits, plan.values),
             values=plan.values,
             steps=1,
-            patients_from=exact_decimal(self.study.evaluation.split.test_fraction),
+            patients_from=self._split_at("0"),
             patients_to="1",
         )
 
@@ -172,15 +188,14 @@ class StudyDocument(Table):
         return events
 
 
-def load_study(path: Path) -> tuple[Study, Contract, Roster | None]:
+def load_study(path: Path) -> tuple[Study, AnyContract, Roster | None]:
     """Read a study file, the contract it names, and the roster of its secure sum.
 
     Raises:
         ConfigurationError: SB-101 to SB-108, with the key or the number that is wrong.
     """
     study = parse(Study, read_toml(path), source=path.name)
-    contract_path = path.parent / study.task.contract
-    contract = parse(Contract, read_toml(contract_path), source=contract_path.name)
+    contract = read_contract(path.parent / study.task.contract)
     check_study(study, contract)
     roster = (
         None if study.secure_sum is None else read_roster(path.parent / study.secure_sum.roster)

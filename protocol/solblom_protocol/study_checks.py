@@ -1,13 +1,14 @@
 """What a study file may not ask for, because it could not be run or accounted for as written."""
 
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts import AnyContract, describable
 from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_protocol.study_tables import Study
 
 MAX_DELTA = 0.01  # delta is a probability of total failure: never more than one in a hundred
 
 
-def check_study(study: Study, contract: Contract) -> None:
+def check_study(study: Study, contract: AnyContract) -> None:
     """Refuse a study that cannot be run as written; needs no clock and no data.
 
     Raises:
@@ -105,7 +106,7 @@ def _check_steps(study: Study) -> None:
         )
 
 
-def _check_releases(study: Study, contract: Contract) -> None:
+def _check_releases(study: Study, contract: AnyContract) -> None:
     """Refuse releases that cannot be charged.
 
     Raises:
@@ -118,9 +119,20 @@ def _check_releases(study: Study, contract: Contract) -> None:
             "evaluation.releases and table_one are charged, and privacy.epsilon is off",
             "Set an epsilon, or release nothing",
         )
+    if evaluation.named and isinstance(contract, PhenotypeContract):
+        raise ConfigurationError(
+            "SB-103", "evaluation.named has no AUROC of ranked diseases to name"
+        )
     if evaluation.named and not evaluation.releases:
         raise ConfigurationError(
             "SB-103", "evaluation.named needs evaluation.releases of at least 1"
+        )
+    if evaluation.releases and evaluation.split.by != "patient" and evaluation.epsilon is None:
+        raise ConfigurationError(
+            "SB-103",
+            f"evaluation.split is by {evaluation.split.by}, so training and evaluation are charged to the same "
+            "patients, and evaluation.epsilon is not set",
+            "Set evaluation.epsilon to a part of privacy.epsilon; the training gets the rest",
         )
     shares = {"evaluation.epsilon": evaluation.epsilon}
     if table is not None:
@@ -132,8 +144,7 @@ def _check_releases(study: Study, contract: Contract) -> None:
             )
     if table is None:
         return
-    known = {variable.name for variable in contract.variable} | {contract.target.name}
-    unknown = sorted(set(table.variables) - known)
+    unknown = sorted(set(table.variables) - describable(contract))
     if unknown or len(set(table.variables)) != len(table.variables):
         raise ConfigurationError(
             "SB-103",

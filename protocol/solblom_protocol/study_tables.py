@@ -86,9 +86,13 @@ class CohortTable(Table):
 
 
 class SplitTable(Table):
-    """Which patients are kept for testing: HMAC(the hospital's split key, id) < test_fraction."""
+    """Which patients are kept for testing: HMAC(the hospital's split key, id) < test_fraction.
 
-    by: Literal["patient"] = "patient"
+    The id is the patient's, or that of the family or publication to which the patient belongs, so that patients who
+    resemble each other stay on one side.
+    """
+
+    by: Literal["patient", "family", "publication"] = "patient"
     test_fraction: Fraction = 0.3
 
 

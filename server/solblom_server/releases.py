@@ -1,6 +1,6 @@
 """After the rounds: ask for what the study lets leave besides updates, and keep the sums (privacy.md rule 9).
 
-One score histogram of the final model per run while the study has releases left, and one Table 1 per
+One histogram of scores or ranks of the final model per run while the study has releases left, and one Table 1 per
 study. Hospitals' counts are added as they arrive; only the sum is kept. A release that too few
 hospitals answer is noted and takes nothing from the model.
 """
@@ -12,13 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.released_metrics import ScoreHistogram, released_metrics
+from solblom_models.released_metrics import (
+    ScoreHistogram,
+    released_metrics,
+    released_rank_metrics,
+)
 from solblom_models.task import DescribingTask, find_task
 from solblom_protocol.counts import NAMED_VALUES, unpack_release
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.layout import Layout
 from solblom_protocol.order import OrderKind
 from solblom_protocol.pair_masks import OpenedSum
+from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.secure_sum import COUNT_BITS
@@ -102,7 +107,7 @@ def run_releases(context: RunContext, model: bytes) -> None:
     number = next_evaluation(made, context.run, digest(model), document.study.evaluation.releases)
     event = document.evaluation_event
     if number is not None and event is not None:
-        cells = 2 * document.study.evaluation.bins
+        cells = document.evaluation_cells
         _ask(context, "evaluate", number, model, context.layout, event, cells)
     table = document.table_one_event
     if table is not None and not any(m[1] == "describe" and _done(m[4]) for m in made):
@@ -237,13 +242,14 @@ def released_report(database: Database, document: StudyDocument, run: str) -> li
 def _evaluation(document: StudyDocument, record: dict[str, Any]) -> dict[str, Any]:
     deviation = noise_deviation(document, "evaluate", len(record["sites"]))
     counts = np.array(record["counts"], dtype=np.int64)
-    histogram = ScoreHistogram.of(counts, deviation=deviation)
-    return {
+    base = {
         "noise_deviation": f"{deviation:.4f}",
-        "bins": document.study.evaluation.bins,
-        "metrics": released_metrics(histogram),
         "outside_epsilon": list(document.study.evaluation.named),
     }
+    if isinstance(document.contract, PhenotypeContract):
+        return base | {"metrics": released_rank_metrics(counts, deviation=deviation)}
+    metrics = released_metrics(ScoreHistogram.of(counts, deviation=deviation))
+    return base | {"bins": document.study.evaluation.bins, "metrics": metrics}
 
 
 def _table(document: StudyDocument, record: dict[str, Any]) -> dict[str, Any]:

@@ -291,7 +291,7 @@ def _releases(document: "StudyDocument") -> str:
     """Return in words what leaves besides updates, each part with what it alone costs a patient."""
     from solblom_models.accountant import format_epsilon, pld_epsilon
 
-    names = {"evaluate": "score histograms of test patients", "describe": "Table 1 of all patients"}
+    names = {"evaluate": "histograms of test patients", "describe": "Table 1 of all patients"}
     delta = document.study.privacy.delta
     parts = [
         f"{times} x {names[kind]} (epsilon {format_epsilon(pld_epsilon([event] * times, delta))})"

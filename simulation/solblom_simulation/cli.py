@@ -25,9 +25,11 @@ app = typer.Typer(
 @app.command()
 @command
 def demo(
-    task: str = typer.Argument("heart", help="heart (rare-disease and histology come later)"),
+    task: str = typer.Argument("heart", help="heart or rare-disease (histology comes later)"),
     transport: str = typer.Option("local", "--transport", help="local, files or network"),
-    rounds: int = typer.Option(10, "--rounds", help="Rounds of training"),
+    rounds: int | None = typer.Option(
+        None, "--rounds", help="Rounds of training (heart: 10; rare-disease is one sum)"
+    ),
     epsilon: float = typer.Option(
         3.0, "--epsilon", help="Privacy budget of the study, per patient"
     ),
@@ -41,18 +43,21 @@ def demo(
     into: Path | None = typer.Option(None, "--out", help="New folder (default: ./solblom-demo)"),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Train heart-disease prediction across four real hospitals with patient-level differential privacy."""
-    if task != "heart" or transport not in ("local", "files", "network"):
+    """Train heart-disease prediction across four real hospitals, or rare-disease ranking on made-up patients."""
+    if task not in ("heart", "rare-disease") or transport not in ("local", "files", "network"):
         asked = f"The demo {task} over {transport}"
         raise ConfigurationError(
             "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"
         )
     from solblom_server.run_cli import with_progress
     from solblom_simulation.demo import DemoSettings, demo_json, run_demo
+    from solblom_simulation.scenarios import SCENARIOS
 
+    scenario = SCENARIOS[task]
     settings = DemoSettings(
         home=into or _free_folder(),
-        rounds=rounds,
+        scenario=scenario,
+        rounds=rounds or scenario.rounds or 10,
         epsilon=None if no_privacy else epsilon,
         seed=seed,
         transport=transport,
@@ -76,7 +81,7 @@ def _free_folder() -> Path:
 def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
     console = out()
     if data["sites"]:
-        _print_figures(outcome, data)
+        _print_figures(outcome, data, _title(outcome, data))
     else:
         console.print(f"SIMULATION. Not evaluated: {data['note']}", style="bold yellow")
     console.print()
@@ -93,17 +98,30 @@ def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
         console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-def _print_figures(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
+def _title(outcome: "DemoOutcome", data: dict[str, Any]) -> str:
+    settings = outcome.settings
+    privacy = (
+        "NO PRIVACY"
+        if settings.epsilon is None
+        else f"epsilon {settings.epsilon:g} for each patient"
+    )
+    if settings.shared_noise:
+        privacy += ", noise shared under a secure sum"
+    return f"SIMULATION: {settings.scenario.banner}, {counted(data['rounds'], 'round')}, {privacy}"
+
+
+def _print_figures(outcome: "DemoOutcome", data: dict[str, Any], title: str) -> None:
     from rich.table import Table
 
+    evaluation = outcome.run.evaluation or {}
+    if evaluation.get("measure") == "ranking":
+        from solblom_simulation.demo_ranking import print_rankings
+
+        print_rankings(title, data, baselines=evaluation["baselines"])
+        return
     console = out()
-    epsilon = outcome.settings.epsilon
-    privacy = "NO PRIVACY" if epsilon is None else f"epsilon {epsilon:g} for each patient"
-    rounds = counted(data["rounds"], "round")
-    if outcome.settings.shared_noise:
-        privacy += ", noise shared under a secure sum"
     table = Table(
-        title=f"SIMULATION: four real hospitals' public data, one machine, {rounds}, {privacy}",
+        title=title,
         title_style="bold yellow",
         caption="AUROC [95 % interval] on the same test patients. Local-only and pooled are trained without noise.",
     )
@@ -141,19 +159,22 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
     run = outcome.run
     home, model = quote(str(outcome.settings.home)), quote(str(run.path))
     solblom, study = quote(_program()), f"{home}/studies/second/study.toml"
+    kind = outcome.settings.scenario.kind
+    site = f"{home}/sites/{outcome.settings.scenario.example}"
+    option = "--input" if kind.connector == "table" else "--phenopackets"
     if outcome.settings.epsilon is None:
         # After training without privacy, no hospital's budget allows another study.
         return [
             f"{solblom} model verify {model}",
             f"{solblom} run show {run.run} --home {home}",
-            f"{solblom} node ledger show {home}/sites/va",
+            f"{solblom} node ledger show {site}",
         ]
     return [
         f"{solblom} model verify {model}",
-        f"{solblom} model predict {model} --input {home}/sites/va/patients.csv",
+        f"{solblom} model predict {model} {option} {site}/{kind.file}",
         f"{solblom} run show {run.run} --home {home}",
-        f"{solblom} node ledger show {home}/sites/va",
-        f"{solblom} study new second --task tabular-classification --in {home}/studies",
+        f"{solblom} node ledger show {site}",
+        f"{solblom} study new second --task {kind.task} --in {home}/studies",
         f"{solblom} study check {study}",
         f"{solblom} study sign {study} --key {home}/researcher/researcher.key",
         f"{solblom} node approve {home}/studies/second/study.signed.json {home}/sites/* --yes",

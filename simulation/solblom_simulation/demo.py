@@ -19,18 +19,17 @@ from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, start_run
 from solblom_server.settings import free_port
 from solblom_simulation.hospitals import (
-    HEART_SITES,
     SimulationPolicy,
     approve_everywhere,
     create_federation,
-    heart_tables,
 )
+from solblom_simulation.scenarios import SCENARIOS, Scenario
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
-from solblom_verify.wording import format_delta
+from solblom_verify.wording import counted, format_delta
 
-STUDY_NAME = "heart-disease"
 DELTA = 1e-5
+HOSPITALS = 4
 TRANSPORTS = {"local": "local", "files": "simulated-files", "network": "simulated-network"}
 """The demo's transports, by the name that its user types."""
 STARTING = {
@@ -38,11 +37,6 @@ STARTING = {
     "network": "Starting the coordinator's service, and vault and link of each hospital; "
     "orders and replies travel sealed, over TLS, on loopback",
 }
-TUNING = """\
-[tuning]
-configurations_tried = 790             # how the demo's settings were chosen: docs/concepts/heart-disease.md
-tried_on = "same-patients"             # public | mock | same-patients; stands in the privacy statement
-"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class DemoSettings:
     """What the demo's user may choose. `epsilon` None means privacy off."""
 
     home: Path
+    scenario: Scenario = SCENARIOS["heart"]
     rounds: int = 10
     epsilon: float | None = 3.0
     seed: int = 20261122
@@ -88,15 +83,19 @@ def run_demo(
         shared_noise=settings.shared_noise,
     )
     say("Setting up a coordinator and four hospitals")
+    study = _write_study(settings, now)
+    scenario = settings.scenario
+    files = scenario.files(home / "generated", study.parent / "contract.toml", settings.seed)
     create_federation(
         home,
         seed=settings.seed,
-        tables=heart_tables(),
+        tables=files,
         policy=policy,
         address=f"127.0.0.1:{free_port()}" if settings.transport == "network" else None,
+        kind=scenario.kind,
     )
-    say("Writing and signing the study")
-    envelope = _write_study(settings, now)
+    say("Signing the study")
+    envelope = _sign_study(settings, study)
     approvals = approve_everywhere(home, envelope, seed=settings.seed, now=now)
     for site, summary in approvals.items():
         say(f"{site} approved the study for {summary.training_patients} patients")
@@ -113,7 +112,7 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
     evaluation = outcome.run.evaluation or {"sites": [], "all": {}}
     return {
         "run": outcome.run.run,
-        "task": "tabular-classification",
+        "task": outcome.settings.scenario.kind.task,
         "transport": outcome.settings.transport,
         "noise": "shared" if outcome.settings.shared_noise else "local",
         "rounds": outcome.settings.rounds,
@@ -163,27 +162,38 @@ def _check(settings: DemoSettings) -> None:
         )
     if settings.shared_noise and settings.epsilon is None:
         raise ConfigurationError("SB-103", "--shared-noise and --no-privacy exclude each other")
+    fixed = settings.scenario.rounds
+    if fixed is not None and settings.rounds != fixed:
+        raise ConfigurationError(
+            "SB-103",
+            f"--rounds is {settings.rounds}; the demo {settings.scenario.name} adds up in {counted(fixed, 'round')}",
+            "Leave --rounds out",
+        )
     if not 1 <= settings.rounds <= 1000:
         raise ConfigurationError("SB-103", f"--rounds is {settings.rounds}; it must be 1 to 1000")
 
 
-def _write_study(settings: DemoSettings, now: dt.datetime) -> bytes:
+def _write_study(settings: DemoSettings, now: dt.datetime) -> Path:
+    scenario = settings.scenario
     values = TemplateValues(
-        name=STUDY_NAME,
+        name=scenario.study,
         # The end of next year: the same day all year long, so that the same work stays the same work.
         ends=dt.date(now.year + 1, 12, 31),
         rounds=settings.rounds,
         epsilon=settings.epsilon,
         delta=DELTA,
         seed=settings.seed,
-        tuning=TUNING,
-        shared_by=len(HEART_SITES) if settings.shared_noise else None,
+        tuning=scenario.tuning,
+        shared_by=HOSPITALS if settings.shared_noise else None,
+        hospitals=HOSPITALS,
     )
-    folder = settings.home / "studies" / STUDY_NAME
-    study = write_template(folder, "tabular-classification", values)
+    return write_template(settings.home / "studies" / scenario.study, scenario.kind.task, values)
+
+
+def _sign_study(settings: DemoSettings, study: Path) -> bytes:
     if settings.shared_noise:
         nodes = Coordinator.open(settings.home).nodes()
-        write_new(folder / "roster.json", write_roster(Roster.of(nodes)), mode=0o644)
+        write_new(study.parent / "roster.json", write_roster(Roster.of(nodes)), mode=0o644)
     document = resolve(*load_study(study))
     key = read_signing_key(settings.home / "researcher" / "researcher.key")
     envelope = sign_study(document, key)

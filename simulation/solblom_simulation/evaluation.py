@@ -10,18 +10,20 @@ from numpy.typing import NDArray
 
 from solblom_client.approval import read_approval
 from solblom_client.cohort import join_cohort
-from solblom_client.connectors.table import open_source
+from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_client.vault import utc_now
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.metrics import accuracy, auroc_with_interval, brier
+from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.task import find_task
 from solblom_protocol.errors import DataError, SolblomError
 from solblom_protocol.layout import unpack
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
+from solblom_simulation.ranking_evaluation import CaseData, evaluate_rankings
 
 Scores = NDArray[np.float64]
 
@@ -58,19 +60,19 @@ def evaluate_nodes(
         sites: hospitals that gave an update in the run.
         left_out: the other hospitals of the run, and why they gave none.
     """
-    found: list[SiteData] = []
+    found: list[SiteData | CaseData] = []
     reasons = dict(left_out)
     try:
         for node in nodes:
             site = load_node_config(node).node.site
             if site in sites:
                 try:
-                    found.append(read_site(node, document))
+                    found.append(read_any_site(node, document))
                 except SolblomError as error:
                     reasons[site] = f"cannot be evaluated now ({error.code})"
         if not found:
             raise NotEvaluatedError("no hospital that took part can be evaluated now")
-        report = evaluate(document, weights, found)
+        report = _evaluate_any(document, weights, found)
     except NotEvaluatedError as error:
         report = _not_done(str(error))
     except Exception as error:  # a plugged-in task may do anything
@@ -90,31 +92,59 @@ def _not_done(reason: str) -> dict[str, Any]:
     }
 
 
+def _evaluate_any(
+    document: StudyDocument, weights: bytes, found: list[SiteData | CaseData]
+) -> dict[str, Any]:
+    tables = [site for site in found if isinstance(site, SiteData)]
+    if len(tables) == len(found):
+        return evaluate(document, weights, tables)
+    cases = [site for site in found if isinstance(site, CaseData)]
+    if len(cases) == len(found):
+        return evaluate_rankings(document, weights, cases)
+    raise NotEvaluatedError("some hospitals' patients are tables and others' are cases")
+
+
 def read_site(node: Path, document: StudyDocument) -> SiteData:
-    """Return a simulated hospital's training and test patients, by the node's own rules.
+    """Return a simulated hospital's patients of a table.
 
     Raises:
         SolblomError: the approval, the data or the consents do not hold now.
         NotEvaluatedError: the task's patients are no tables.
     """
+    found = read_any_site(node, document)
+    if not isinstance(found, SiteData):
+        raise NotEvaluatedError(f"the patients of {found.site} are no tables")
+    return found
+
+
+def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
+    """Return a simulated hospital's training and test patients, by the node's own rules.
+
+    Raises:
+        SolblomError: the approval, the data or the consents do not hold now.
+        NotEvaluatedError: the task's patients are neither tables nor cases.
+    """
     config = load_node_config(node)
     keys = read_node_keys(config.state)
     approval = read_approval(config, keys, document.digest)
     units = approval.task.read_units(open_source(config, approval.dataset), document)
-    if not isinstance(units, TableUnits):
+    if not isinstance(units, TableUnits | CaseUnits):
         raise NotEvaluatedError(
-            f"the patients of the task {approval.task.name} are no tables, "
-            "and this version evaluates tables only"
+            f"the patients of the task {approval.task.name} are neither tables nor cases, "
+            "and this version evaluates no others"
         )
     cohort = join_cohort(config, keys, document, units, now=utc_now())
-    training, test = cohort.training, cohort.test
-    if not isinstance(training, TableUnits) or not isinstance(test, TableUnits):
-        raise NotEvaluatedError(f"parts of the table of {config.node.site} are no tables")
+    training, test, site = cohort.training, cohort.test, config.node.site
     if not test.ids:
         raise DataError("SB-306", "There are no test patients")
     if len(set(training.labels.tolist())) < 2:
         raise DataError("SB-305", "All patients of the training set have the same label")
-    return SiteData(config.node.site, training, test)
+    if isinstance(training, TableUnits) and isinstance(test, TableUnits):
+        return SiteData(site, training, test)
+    if isinstance(training, CaseUnits) and isinstance(test, CaseUnits):
+        notes = units.notes if isinstance(units, CaseUnits) else {}
+        return CaseData(site, training.with_notes(notes), test)
+    raise NotEvaluatedError(f"parts of the patients of {site} are of another kind than the whole")
 
 
 def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> dict[str, Any]:

@@ -42,32 +42,45 @@ inbox = "../../exchange/{site}/orders"    # rounds by file; between real hospita
 outbox = "../../exchange/{site}/replies"
 {network}
 [policy]
-tasks = ["tabular-classification"]
+tasks = ["{task}"]
 study_signers = ["researcher.pub"] # only studies signed by these keys can be approved
 epsilon_budget = {epsilon_budget}               # lifetime, over all studies of this hospital
 study_epsilon = {study_epsilon}                # per study
 delta = {delta}
-shared_noise = {{ allow = {shared_noise}, min_honest_nodes = {min_honest_nodes} }}
+shared_noise = {{ allow = {shared_noise}, min_honest_nodes = {min_honest_nodes}, alone_epsilon = {alone_epsilon:g} }}
 min_patients = 10
 release = "automatic"
 allow_privacy_off = {allow_privacy_off}
 
 [consent]
 source = "consent.csv"
-rule = "opt-out"                   # the table is public: included unless the file says otherwise
+rule = "opt-out"                   # the data are public or made up: included unless the file says otherwise
 max_age_hours = 87600
 
 [[dataset]]
-name = "cardiology"
-connector = "table"
-path = "patients.csv"
-patient = "patient_id"
+name = "{dataset}"
+connector = "{connector}"
+path = "{file}"
 """
 
 _NETWORK = """\
 url = "https://{address}"
 ca_file = "../../tls/authority.pem"
 """
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """What simulated hospitals hold, and for which task they allow its use."""
+
+    task: str
+    connector: str
+    dataset: str
+    file: str
+
+
+TABLES = DataKind("tabular-classification", "table", "cardiology", "patients.csv")
+CASES = DataKind("phenotype-ranking", "phenopackets", "genetics", "cases.jsonl")
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class SimulationPolicy:
     allow_privacy_off: bool = False
     shared_noise: bool = False
     min_honest_nodes: int = 3
+    alone_epsilon: float = 10.0
 
 
 def seeded_entropy(seed: int, owner: str) -> Callable[[str], bytes]:
@@ -99,8 +113,9 @@ def create_federation(
     tables: dict[str, Path],
     policy: SimulationPolicy,
     address: str | None = None,
+    kind: DataKind = TABLES,
 ) -> Coordinator:
-    """Make coordinator, researcher and one node per table in a new folder; `address` for rounds over a network.
+    """Make coordinator, researcher and one node per file in a new folder; `address` for rounds over a network.
 
     Raises:
         ConfigurationError: SB-113, the folder holds a federation.
@@ -117,8 +132,10 @@ def create_federation(
     )
     for site, table in sorted(tables.items()):
         folder = home / "sites" / site
-        write_new(folder / "node.toml", _node_toml(site, policy, address).encode(), mode=0o644)
-        _create_site(home, site, table, coordinator, seed)
+        text = _node_toml(site, policy, address, kind)
+        write_new(folder / "node.toml", text.encode(), mode=0o644)
+        shutil.copyfile(table, folder / kind.file)
+        _create_site(home, site, coordinator, seed)
     return coordinator
 
 
@@ -148,7 +165,7 @@ def node_files(home: Path) -> list[Path]:
     return sorted((home / "sites").glob("*/node.toml"))
 
 
-def _node_toml(site: str, policy: SimulationPolicy, address: str | None) -> str:
+def _node_toml(site: str, policy: SimulationPolicy, address: str | None, kind: DataKind) -> str:
     network = "" if address is None else _NETWORK.format(address=address)
     return _NODE_TOML.format(
         site=site,
@@ -158,14 +175,18 @@ def _node_toml(site: str, policy: SimulationPolicy, address: str | None) -> str:
         allow_privacy_off=str(policy.allow_privacy_off).lower(),
         shared_noise=str(policy.shared_noise).lower(),
         min_honest_nodes=policy.min_honest_nodes,
+        alone_epsilon=policy.alone_epsilon,
         network=network,
+        task=kind.task,
+        dataset=kind.dataset,
+        connector=kind.connector,
+        file=kind.file,
     )
 
 
-def _create_site(home: Path, site: str, table: Path, coordinator: Coordinator, seed: int) -> None:
-    """Make one hospital's keys, data and consent beside its node.toml, and enrol it."""
+def _create_site(home: Path, site: str, coordinator: Coordinator, seed: int) -> None:
+    """Make one hospital's keys and consent beside its node.toml and data, and enrol it."""
     folder = home / "sites" / site
-    shutil.copyfile(table, folder / "patients.csv")
     (folder / "consent.csv").write_text("patient_id,status,valid_until\n", encoding="utf-8")
     shutil.copyfile(home / "coordinator.pub", folder / "coordinator.pub")
     shutil.copyfile(home / "researcher" / "researcher.pub", folder / "researcher.pub")

@@ -19,7 +19,9 @@ from solblom_protocol.contract import (
     Target,
     Variable,
 )
+from solblom_protocol.contracts import contract_as
 from solblom_protocol.errors import DataError
+from solblom_protocol.study import StudyDocument
 from solblom_verify.wording import counted
 
 LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value cannot rule a gradient
@@ -101,6 +103,15 @@ def read_csv(path: Path, *, id_column: str) -> Table:
     }
     where = header.index(id_column)
     return Table(tuple(patient_id(row[where]) for row in body), columns)
+
+
+def table_contract(document: StudyDocument) -> Contract:
+    """Return the contract of a study on tables.
+
+    Raises:
+        ConfigurationError: SB-106, it is one of something else.
+    """
+    return contract_as(Contract, document.contract, task=document.study.task.name)
 
 
 def feature_names(contract: Contract) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.tabular.data import Table, is_missing
+from solblom_models.tabular.data import Table, is_missing, table_contract
 from solblom_protocol.contract import BooleanVariable, NumberVariable, Variable
 from solblom_protocol.errors import DataError
 from solblom_protocol.study import StudyDocument
@@ -57,7 +57,7 @@ def _names(document: StudyDocument) -> tuple[str, ...]:
 
 def _variable(document: StudyDocument, name: str) -> Variable | None:
     """Return a variable of the contract; None for the target."""
-    return next((v for v in document.contract.variable if v.name == name), None)
+    return next((v for v in table_contract(document).variable if v.name == name), None)
 
 
 def _block(document: StudyDocument, name: str) -> CellBlock:
@@ -80,12 +80,12 @@ def _cuts(variable: NumberVariable) -> list[float]:
 
 def _places(table: Table, document: StudyDocument, name: str) -> list[int]:
     variable = _variable(document, name)
-    column = document.contract.target.column if variable is None else variable.column
+    column = table_contract(document).target.column if variable is None else variable.column
     if column not in table.columns:
         raise DataError("SB-301", f"The table lacks the column {column}")
     cells = table.columns[column]
     if variable is None:
-        target = document.contract.target
+        target = table_contract(document).target
         return _coded(cells, {c: 0 for c in target.negative} | {c: 1 for c in target.positive})
     if isinstance(variable, NumberVariable):
         cuts, last = _cuts(variable), 5

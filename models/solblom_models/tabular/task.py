@@ -9,7 +9,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from solblom_models.tabular.data import Table, TableUnits, feature_names, read_units
+from solblom_models.tabular.data import (
+    Table,
+    TableUnits,
+    feature_names,
+    read_units,
+    table_contract,
+)
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.tabular.table_one import cell_blocks, count_cells
 from solblom_models.task import Units
@@ -48,18 +54,19 @@ class TabularClassification:
     local_parameters: ClassVar[frozenset[str]] = frozenset()
 
     def check(self, document: StudyDocument) -> None:
-        """Refuse unknown model kinds and settings."""
+        """Refuse another kind of contract, unknown model kinds and settings."""
+        table_contract(document)
         _settings(document)
 
     def read_units(self, source: Table, document: StudyDocument) -> TableUnits:
         """Return the table's patients by the study's contract."""
-        units = read_units(source, document.contract)
+        units = read_units(source, table_contract(document))
         return replace(units, positive_weight=_settings(document).positive_weight)
 
     def build(self, document: StudyDocument) -> torch.nn.Module:
         """Return logistic regression at zero, or a perceptron with weights from the public seed."""
         settings = _settings(document)
-        features = len(feature_names(document.contract))
+        features = len(feature_names(table_contract(document)))
         if settings.kind == "logistic":
             return LogisticRegression(features)
         return MultilayerPerceptron(features, settings.hidden, seed=document.study.training.seed)

@@ -5,7 +5,7 @@ import pytest
 from lab import LabHospital, study_document
 from solblom_client.approval import read_approval
 from solblom_client.cohort import Cohort, join_cohort
-from solblom_client.connectors.table import open_source
+from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_models.tabular.data import TableUnits
 from solblom_protocol.errors import DataError

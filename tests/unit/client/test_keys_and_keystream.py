@@ -16,7 +16,7 @@ from scipy import stats
 from lab import NOW, LabHospital, study_document
 from solblom_client.approval import approval_folder, approve
 from solblom_client.cohort import join_cohort
-from solblom_client.connectors.table import open_source
+from solblom_client.connectors.sources import open_source
 from solblom_client.keys import (
     commitment,
     create_node_keys,

@@ -250,7 +250,7 @@ def test_parts_that_overlap_add_up_where_they_overlap() -> None:
 
 def test_noise_beside_another_event_is_calibrated_to_the_rest_of_the_promise() -> None:
     beside = counted("20.0000", 4)
-    noise = calibrate_noise(2.0, DELTA, steps=10, beside=beside)
+    noise = calibrate_noise(2.0, DELTA, steps=10, beside=[beside])
     alone = calibrate_noise(2.0, DELTA, steps=10)
     assert float(noise) > float(alone)
     assert 1.99 < pld_epsilon([event("1", noise, 10), beside], DELTA) <= 2.0

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from solblom_simulation.cli import _commands
+from solblom_simulation.scenarios import SCENARIOS
 
 
 def words(home: Path) -> list[list[str]]:
     """Return the printed commands of a demo in a folder, split by a shell's rules."""
     outcome: Any = SimpleNamespace(
-        settings=SimpleNamespace(home=home, epsilon=3.0),
+        settings=SimpleNamespace(home=home, epsilon=3.0, scenario=SCENARIOS["heart"]),
         run=SimpleNamespace(run="heart-1", path=home / "models" / "heart-v1"),
     )
     return [shlex.split(line) for line in _commands(outcome)]
@@ -28,7 +29,7 @@ def test_a_printed_command_survives_a_folder_with_a_space() -> None:
 
 def test_after_training_without_privacy_no_second_study_is_offered() -> None:
     outcome: Any = SimpleNamespace(
-        settings=SimpleNamespace(home=Path("demo"), epsilon=None),
+        settings=SimpleNamespace(home=Path("demo"), epsilon=None, scenario=SCENARIOS["heart"]),
         run=SimpleNamespace(run="heart-1", path=Path("demo/models/heart-v1")),
     )
     assert not any("study" in line for line in _commands(outcome))

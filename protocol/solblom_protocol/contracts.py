@@ -1,0 +1,50 @@
+"""The kinds of data contract, and how one is read from a file beside a study."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from solblom_protocol.contract import Contract
+from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.phenotype_contract import DESCRIBED, PhenotypeContract
+from solblom_protocol.toml_file import parse, read_toml
+
+AnyContract = Contract | PhenotypeContract
+RANK_CELLS = 11
+"""A patient's disease stood at rank 1, 2, … 10, or further down."""
+
+_Kind = TypeVar("_Kind", Contract, PhenotypeContract)
+
+
+def read_contract(path: Path) -> AnyContract:
+    """Return the contract in a file: one of tables, unless it says `kind = "phenopackets"`.
+
+    Raises:
+        ConfigurationError: SB-101 to SB-103.
+    """
+    value = read_toml(path)
+    kind: type[Contract] | type[PhenotypeContract] = Contract
+    if isinstance(value, dict) and "kind" in value:
+        kind = PhenotypeContract
+    return parse(kind, value, source=path.name)
+
+
+def contract_as(kind: type[_Kind], contract: AnyContract, *, task: str) -> _Kind:
+    """Return the contract as the kind that a task reads.
+
+    Raises:
+        ConfigurationError: SB-106, it is of another kind.
+    """
+    if not isinstance(contract, kind):
+        wanted = "a table" if kind is Contract else "phenopackets"
+        raise ConfigurationError(
+            "SB-106",
+            f"The contract {contract.name} is not one of {wanted}, which the task {task} reads",
+        )
+    return contract
+
+
+def describable(contract: AnyContract) -> frozenset[str]:
+    """Return the names that Table 1 of a study can count."""
+    if isinstance(contract, PhenotypeContract):
+        return frozenset(DESCRIBED)
+    return frozenset(variable.name for variable in contract.variable) | {contract.target.name}

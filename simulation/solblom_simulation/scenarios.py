@@ -1,0 +1,85 @@
+"""What a demo can show: whose data, which task, and what the screen says of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from solblom_models.phenotype.knowledge import release_files
+from solblom_protocol.contracts import contract_as, read_contract
+from solblom_protocol.phenotype_contract import PhenotypeContract
+from solblom_simulation.hospitals import CASES, TABLES, DataKind, heart_tables
+from solblom_simulation.rare_disease import HOSPITALS, write_hospitals
+
+TUNED_ON_HEART = """\
+[tuning]
+configurations_tried = 790             # how the demo's settings were chosen: docs/concepts/heart-disease.md
+tried_on = "same-patients"             # public | mock | same-patients; stands in the privacy statement
+"""
+TUNED_ON_PUBLISHED_CASES = """\
+[tuning]
+configurations_tried = 48              # on published cases, none of them here: docs/concepts/rare-disease.md
+tried_on = "public"                    # public | mock | same-patients; stands in the privacy statement
+"""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One demo.
+
+    Attributes:
+        name: what a person types.
+        study: name of its study.
+        kind: what the hospitals hold, and the task.
+        rounds: how many there must be; None where a person may choose.
+        tuning: the study's table of that name.
+        banner: what the data are, on the screen.
+        example: a hospital that printed commands name.
+        files: gives the hospitals' files by site, from the folder of the study and a public seed.
+    """
+
+    name: str
+    study: str
+    kind: DataKind
+    rounds: int | None
+    tuning: str
+    banner: str
+    example: str
+    files: Callable[[Path, Path, int], dict[str, Path]]
+
+
+def _heart(folder: Path, contract: Path, seed: int) -> dict[str, Path]:
+    return heart_tables()
+
+
+def _rare(folder: Path, contract: Path, seed: int) -> dict[str, Path]:
+    found = contract_as(PhenotypeContract, read_contract(contract), task=CASES.task)
+    names = {disease.id: disease.name for disease in found.target.diseases}
+    ontology, annotations = release_files().read()
+    return write_hospitals(folder, ontology, annotations, names, seed=seed)
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            name="heart",
+            study="heart-disease",
+            kind=TABLES,
+            rounds=None,
+            tuning=TUNED_ON_HEART,
+            banner="four real hospitals' public data, one machine",
+            example="va",
+            files=_heart,
+        ),
+        Scenario(
+            name="rare-disease",
+            study="rare-disease",
+            kind=CASES,
+            rounds=1,
+            tuning=TUNED_ON_PUBLISHED_CASES,
+            banner=f"{sum(HOSPITALS.values())} made-up patients in four made-up hospitals, one machine",
+            example="tromso",
+            files=_rare,
+        ),
+    )
+}

@@ -32,6 +32,7 @@ class ApprovalSummary:
         rounds_that_fit: how many of them the lifetime budget admits.
         warnings: what the person should know before saying yes.
         secure_sum: with whom this hospital adds up under masks, and what is assumed of them.
+        reading: what reading the data counted, where the task says so.
     """
 
     study: str
@@ -56,6 +57,7 @@ class ApprovalSummary:
     rounds_that_fit: int
     warnings: tuple[str, ...]
     secure_sum: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
 
     def lines(self) -> list[tuple[str, str]]:
         """Return (label, text) in the order in which a person reads; an empty label continues."""
@@ -67,6 +69,9 @@ class ApprovalSummary:
         found += [("ends", self.ends)]
         found += [("signed by", f"{who['name']}  {who['fingerprint']}") for who in self.signed_by]
         found += [("data set", f"{self.dataset}: {patients}")]
+        found += [
+            ("was read" if not number else "", line) for number, line in enumerate(self.reading)
+        ]
         found += [("promise", self.promise)]
         found += [
             ("will leave" if not number else "", line) for number, line in enumerate(self.leaves)
@@ -118,6 +123,7 @@ def summarise(
         rounds_that_fit=expected.rounds_that_fit,
         warnings=tuple(_warnings(document, expected)),
         secure_sum=tuple(_secure_sum(document)),
+        reading=tuple(f"{count:,} {what}" for what, count in cohort.notes.items()),
     )
 
 

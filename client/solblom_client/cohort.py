@@ -3,13 +3,13 @@
 import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from solblom_client.consent import ConsentState, read_consent
 from solblom_client.keys import NodeKeys, is_test_patient
 from solblom_client.policy import NodeConfig
 from solblom_models.patient_id import check_ids, patient_id
-from solblom_models.task import GroupedUnits, Units
+from solblom_models.task import GroupedUnits, NotedUnits, Units
 from solblom_protocol.errors import DataError
 from solblom_protocol.study import StudyDocument
 from solblom_verify.canonical import canonical_json, digest
@@ -25,6 +25,7 @@ class Cohort:
     everybody: Units
     excluded: int
     consent: ConsentState
+    notes: dict[str, int] = field(default_factory=dict)  # what reading the data counted
 
     def row_bytes(self, units: Units) -> bytes:
         """Return ids and rows of these patients as bytes: input of a keyed digest."""
@@ -81,6 +82,7 @@ def join_cohort(
         everybody=units.select(allowed),
         excluded=len(units.ids) - len(allowed),
         consent=consent,
+        notes=dict(units.notes) if isinstance(units, NotedUnits) else {},
     )
 
 

@@ -1,21 +1,18 @@
 """`solblom model show|verify|predict`: what a steward and a reader of models type. No torch until it is needed."""
 
-import csv
 import datetime as dt
-import io
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
-from solblom_protocol.errors import EXIT_INTEGRITY, ConfigurationError, RunError
+from solblom_protocol.errors import EXIT_INTEGRITY, ConfigurationError, IntegrityError
 from solblom_protocol.home import HOME_OPTION
-from solblom_verify.wording import counted
 
 if TYPE_CHECKING:
+    from solblom_verify.artefact import Verdict
     from solblom_verify.trust import Trust
 
 app = typer.Typer(
@@ -110,54 +107,60 @@ def show(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON_O
 @command
 def predict(
     ref: str = REF,
-    data: Path = typer.Option(..., "--input", help="CSV with the contract's columns"),
+    data: Path | None = typer.Option(
+        None, "--input", help="CSV with the contract's columns, for a model of tables"
+    ),
     id_column: str = typer.Option("patient_id", "--id", help="Column that names the row"),
+    phenopacket: Path | None = typer.Option(
+        None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
+    ),
+    top: int = typer.Option(10, "--top", min=1, help="Diseases in a case's list"),
+    pheval: Path | None = typer.Option(
+        None, "--pheval", help="New folder for PhEval's tables, all diseases, one file a case"
+    ),
+    receipt: Path | None = typer.Option(
+        None, "--receipt", help="New file: which model said what of which input, without the input"
+    ),
+    receipt_key: Path | None = typer.Option(
+        None, "--receipt-key", help="Key of the input's digest (default: prediction.key beside it)"
+    ),
     trust: Path | None = TRUST,
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Verify a model, then give each row of a CSV its probability. Research use."""
+    """Verify a model, then say what it predicts: probabilities for a CSV, ranked diseases for phenopackets.
+
+    Research use.
+    """
+    from solblom_models.predict import Wanted, predictions, show, write_receipt
+
+    folder, verdict = _verified(ref, home, trust)
+    wanted = Wanted(data, id_column, phenopacket, top)
+    found = predictions(folder, verdict, wanted)
+    if pheval is not None:
+        found.write_pheval(pheval)
+    if receipt is not None:
+        key = receipt_key or receipt.parent / "prediction.key"
+        write_receipt(found, receipt, key, now=dt.datetime.now(dt.UTC))
+        say(f"Receipt: {receipt}; the input's digest is keyed with {key}")
+    if as_json:
+        print_json("solblom.model.predict/1", found.as_json())
+        return
+    show(found)
+
+
+def _verified(ref: str, home: Path | None, trust: Path | None) -> "tuple[Path, Verdict]":
+    """Return a model's folder and its verdict, which is good.
+
+    Raises:
+        IntegrityError: SB-401.
+    """
     from solblom_models.references import find_artefact
     from solblom_verify.artefact import verify_artefact
 
     folder = find_artefact(ref, home)
-    if not data.is_file():
-        raise RunError("SB-506", f"{data} does not exist")
     verdict = verify_artefact(folder, _trust(folder, trust)[1], now=dt.datetime.now(dt.UTC))
     if not verdict.ok:
         failed = next(check for check in verdict.checks if not check.ok)
-        from solblom_protocol.errors import IntegrityError
-
         raise IntegrityError("SB-401", f"{folder.name}: {failed.name}: {failed.reason}")
-    rows = _predict(folder, data, id_column)
-    if as_json:
-        body = {"model": verdict.artefact, "ref": f"{verdict.name}@{verdict.version}"}
-        print_json("solblom.model.predict/1", {**body, "use": "research", "predictions": rows})
-        return
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=["id", "probability"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    sys.stdout.write(buffer.getvalue())
-    say(
-        f"{counted(len(rows), 'row')}, {verdict.name}@{verdict.version}. Research use: not for clinical decisions."
-    )
-
-
-def _predict(folder: Path, data: Path, id_column: str) -> list[dict[str, Any]]:
-    from solblom_models.artefact import load
-    from solblom_models.tabular.data import read_csv, read_inputs
-    from solblom_protocol.errors import DataError
-
-    model = load(folder)
-    if model.task.name != "tabular-classification":
-        raise RunError("SB-506", f"A CSV does not fit the task {model.task.name}")
-    try:
-        units = read_inputs(read_csv(data, id_column=id_column), model.contract)
-    except DataError as error:
-        raise RunError("SB-506", error.message) from None
-    scores = model.task.scores(model.net, units)
-    return [
-        {"id": name, "probability": round(float(score), 6)}
-        for name, score in zip(units.ids, scores, strict=True)
-    ]
+    return folder, verdict

@@ -62,6 +62,18 @@ class GroupedUnits(Protocol):
 
 
 @runtime_checkable
+class NotedUnits(Protocol):
+    """Patients whose reading left something out, or took it differently than it stands.
+
+    Attributes:
+        notes: what was counted, by name: for the hospital's own people, never for outside.
+    """
+
+    @property
+    def notes(self) -> Mapping[str, int]: ...  # noqa: D102
+
+
+@runtime_checkable
 class Task(Protocol):
     """What a study can learn.
 

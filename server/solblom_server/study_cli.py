@@ -307,6 +307,8 @@ def _suggestion(document: "StudyDocument") -> str:
     from solblom_models.presets import preset_in_rhythm
 
     study = document.study
+    if study.task.name != "tabular-classification":  # for whose losses the rule was found
+        return ""
     preset = preset_in_rhythm(study)
     if preset is None:
         return ""

@@ -161,7 +161,9 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
     solblom, study = quote(_program()), f"{home}/studies/second/study.toml"
     kind = outcome.settings.scenario.kind
     site = f"{home}/sites/{outcome.settings.scenario.example}"
-    option = "--input" if kind.connector == "table" else "--phenopackets"
+    asked = f"--input {site}/{kind.file}"
+    if kind.connector == "phenopackets":
+        asked = f"--phenopacket {home}/generated/new-patient.json --top 5"
     if outcome.settings.epsilon is None:
         # After training without privacy, no hospital's budget allows another study.
         return [
@@ -171,7 +173,7 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
         ]
     return [
         f"{solblom} model verify {model}",
-        f"{solblom} model predict {model} {option} {site}/{kind.file}",
+        f"{solblom} model predict {model} {asked}",
         f"{solblom} run show {run.run} --home {home}",
         f"{solblom} node ledger show {site}",
         f"{solblom} study new second --task {kind.task} --in {home}/studies",

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_models.flat import layout_of, load_flat
-from solblom_models.phenotype.cases import CaseUnits, age_band
+from solblom_models.phenotype.cases import AGE_BAND_NAMES, UNKNOWN, CaseUnits, age_band
 from solblom_models.phenotype.net import Ranker
+from solblom_models.phenotype.phenopacket import Sex
 from solblom_models.ranking import Ranks, ranking_metrics, ranks_of
 from solblom_models.task import RankingTask, Task, find_task
 from solblom_protocol.layout import unpack
@@ -151,18 +152,22 @@ def groups_of(units: CaseUnits) -> list[str]:
 
 def _subgroups(ranks: Ranks, units: CaseUnits) -> dict[str, Any]:
     """Return the federated model's figures by sex and by age band; small groups are counted, not shown."""
-    by: dict[str, list[str]] = {
-        "sex": [sex.value for sex in units.sexes],
-        "age_band": [age_band(age) for age in units.ages],
+    by: dict[str, tuple[list[str], tuple[str, ...]]] = {
+        "sex": ([sex.value for sex in units.sexes], tuple(sex.value for sex in Sex)),
+        "age_band": ([age_band(age) for age in units.ages], (*AGE_BAND_NAMES, UNKNOWN)),
     }
-    return {name: _by_value(ranks, units, values) for name, values in by.items()}
+    return {name: _by_value(ranks, units, *values) for name, values in by.items()}
 
 
-def _by_value(ranks: Ranks, units: CaseUnits, values: Sequence[str]) -> dict[str, Any]:
+def _by_value(
+    ranks: Ranks, units: CaseUnits, values: Sequence[str], order: Sequence[str]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     names: NDArray[np.str_] = np.array(values, dtype=str)
-    for value in sorted(set(values)):
+    for value in order:
         members = np.flatnonzero(names == value)
+        if not len(members):
+            continue
         part = units.select(members.tolist())
         shown = len(members) >= SMALLEST_GROUP
         found[value] = (

@@ -21,6 +21,7 @@ from solblom_models.phenotype.ontology import Ontology
 
 HOSPITALS = {"bergen": 700, "oslo": 450, "tromso": 260, "trondheim": 190}
 """Patients of each simulated hospital. The names are cities; no hospital of theirs had a part in this."""
+EXAMPLE = "new-patient.json"  # beside the hospitals' files: a case without a diagnosis
 CREATED_BY = "Solblom: a simulated case, no patient"
 DRIFT = 1.5  # a published share p becomes a draw from Beta(DRIFT p, DRIFT (1 - p)), once for all hospitals
 UNPUBLISHED = (
@@ -46,14 +47,14 @@ class Disease:
 def write_hospitals(
     folder: Path, ontology: Ontology, annotations: Annotations, names: dict[str, str], *, seed: int
 ) -> dict[str, Path]:
-    """Write one file of JSON lines for each hospital and return them by site; the seed is public.
+    """Write one file of JSON lines for each hospital and return them by site, and one case to be predicted.
 
     Args:
         folder: where the files go.
         ontology: the release whose terms are used.
         annotations: of the same release.
         names: of the diseases by id.
-        seed: decides everything.
+        seed: public; decides everything.
     """
     generator = np.random.default_rng(seed)
     diseases = [_drifted(d, names[d], ontology, annotations, generator) for d in sorted(names)]
@@ -68,6 +69,9 @@ def write_hospitals(
         )
         found[site] = folder / f"{site}.jsonl"
         found[site].write_text("".join(_lines(cases)), encoding="utf-8")
+    new = _phenopacket("simulated-new-patient", diseases[0], ontology, generator)
+    del new["interpretations"]  # nobody knows yet
+    (folder / EXAMPLE).write_text("".join(_lines(iter([new]))), encoding="utf-8")
     return found
 
 

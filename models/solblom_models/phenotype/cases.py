@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from solblom_models.phenotype.features import FeatureSpace
 from solblom_models.phenotype.phenopacket import Case, Sex
 
+UNKNOWN = "unknown"
 _Number = TypeVar("_Number", np.int64, np.float32)
 AGE_BANDS = (1.0, 6.0, 12.0, 18.0, 40.0, 65.0)
 """Years at which the next band begins: infant, young child, child, adolescent, adult, middle age, old age."""
@@ -120,7 +121,7 @@ def units_of(cases: Iterable[Case], space: FeatureSpace) -> CaseUnits:
 def age_band(age_years: float | None) -> str:
     """Return the name of the band that an age lies in."""
     if age_years is None:
-        return "unknown"
+        return UNKNOWN
     below = sum(age_years >= limit for limit in AGE_BANDS)
     return AGE_BAND_NAMES[below]
 

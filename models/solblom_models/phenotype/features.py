@@ -94,6 +94,10 @@ class FeatureSpace:
         ruled_out = _union(self._below(term) for term in case.excluded)
         return shown, np.setdiff1d(ruled_out, shown, assume_unique=True)
 
+    def places(self, term: str, *, excluded: bool) -> NDArray[np.int64]:
+        """Return where a term of a case leaves its trace in `terms`: upwards if observed, by the rule if excluded."""
+        return self._below(term) if excluded else self._above(term)
+
     def vector(self, case: Case) -> SparseVector:
         """Return the case as weights at its positions, excluded terms after all observed ones.
 

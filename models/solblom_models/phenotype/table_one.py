@@ -6,12 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_models.patient_id import patient_id
-from solblom_models.phenotype.cases import AGE_BAND_NAMES, CaseUnits, age_band
+from solblom_models.phenotype.cases import AGE_BAND_NAMES, UNKNOWN, CaseUnits, age_band
 from solblom_models.phenotype.knowledge import study_contract
 from solblom_models.phenotype.phenopacket import Sex
 from solblom_protocol.study import StudyDocument
-
-UNKNOWN = "unknown"
 
 
 def case_cells(document: StudyDocument) -> tuple[tuple[str, tuple[str, ...]], ...]:

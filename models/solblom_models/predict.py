@@ -1,0 +1,224 @@
+"""`solblom model predict`: one verified model, one input, and what is shown of it."""
+
+import csv
+import datetime as dt
+import io
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from solblom_models.artefact import LoadedModel, load
+from solblom_models.phenotype.net import Ranker
+from solblom_models.phenotype.prediction import (
+    NOTE,
+    RankedCase,
+    as_json,
+    explains_terms,
+    pheval_rows,
+    ranked_cases,
+    read_new_cases,
+)
+from solblom_models.prediction_receipt import prediction_receipt, receipt_key
+from solblom_models.tabular.data import read_csv, read_inputs, table_contract
+from solblom_models.task import RankingTask
+from solblom_protocol.console import out, say
+from solblom_protocol.errors import ConfigurationError, DataError, RunError
+from solblom_protocol.key_files import write_new
+from solblom_verify.artefact import Verdict
+from solblom_verify.wording import counted
+
+RESEARCH = "Research use: not for clinical decisions"
+SHOWN_CASES = 5  # lists on a screen
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asks for: a table or phenopackets, and how long a list."""
+
+    table: Path | None
+    id_column: str
+    phenopackets: Path | None
+    top: int
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says. `rows` for tables, `cases` for phenopackets; `pheval` has whole lists."""
+
+    model: LoadedModel
+    artefact: str
+    ref: str
+    inputs: bytes = field(repr=False)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[RankedCase] = field(default_factory=list)
+    whole: list[RankedCase] = field(default_factory=list, repr=False)
+    reading: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is printed with --json."""
+        base: dict[str, Any] = {"model": self.artefact, "ref": self.ref, "use": "research"}
+        if not self.cases:
+            return {**base, "predictions": self.rows}
+        cases = [as_json(case) for case in self.cases]
+        return {**base, "notes": list(self.warnings), "reading": self.reading, "cases": cases}
+
+    def write_pheval(self, folder: Path) -> None:
+        """Write one table a case into a new folder.
+
+        Raises:
+            ConfigurationError: SB-103 the model ranks nothing; SB-113 the folder holds such a table.
+        """
+        if not self.cases:
+            raise ConfigurationError("SB-103", "--pheval belongs to a model that ranks diseases")
+        names = [_file_name(case.case) for case in self.whole]
+        for number, (case, name) in enumerate(zip(self.whole, names, strict=True)):
+            unique = name if names.count(name) == 1 else f"{name}-{number + 1}"
+            path = folder / "pheval_disease_results" / f"{unique}-disease_result.tsv"
+            write_new(path, pheval_rows(case).encode(), mode=0o644)
+
+
+def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
+    """Return what the model in a verified folder says of the input.
+
+    Raises:
+        RunError: SB-506, the input does not fit the model or is not there.
+    """
+    model = load(folder)
+    ranks = isinstance(model.task, RankingTask)
+    path = wanted.phenopackets if ranks else wanted.table
+    other = wanted.table if ranks else wanted.phenopackets
+    if path is None or other is not None:
+        option = "--phenopacket" if ranks else "--input"
+        raise RunError("SB-506", f"The task {model.task.name} takes {option}, and nothing else")
+    if not path.exists():
+        raise RunError("SB-506", f"{path} does not exist")
+    artefact, ref = verdict.artefact or "", f"{verdict.name}@{verdict.version}"
+    if ranks:
+        return _ranked(model, artefact, ref, path, wanted.top)
+    return _probabilities(model, artefact, ref, path, wanted.id_column)
+
+
+def _probabilities(
+    model: LoadedModel, artefact: str, ref: str, path: Path, id_column: str
+) -> Predictions:
+    if model.task.name != "tabular-classification":
+        raise RunError("SB-506", f"A CSV does not fit the task {model.task.name}")
+    try:
+        contract = table_contract(model.document)
+        units = read_inputs(read_csv(path, id_column=id_column), contract)
+    except DataError as error:
+        raise RunError("SB-506", error.message) from None
+    scores = model.task.scores(model.net, units)
+    rows = [
+        {"id": name, "probability": round(float(score), 6)}
+        for name, score in zip(units.ids, scores, strict=True)
+    ]
+    return Predictions(model, artefact, ref, path.read_bytes(), rows=rows, warnings=(RESEARCH,))
+
+
+def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -> Predictions:
+    if not isinstance(model.net, Ranker):
+        raise RunError("SB-506", f"The net of the task {model.task.name} is no ranker")
+    try:
+        cases, reading = read_new_cases(path, model.document)
+    except DataError as error:
+        raise RunError("SB-506", error.message) from None
+    if not cases:
+        told = "; ".join(f"{reason}: {count}" for reason, count in reading.items() if count)
+        raise RunError("SB-506", f"No case can be read there ({told})")
+    every = len(model.net.knowledge.names)
+    whole = ranked_cases(model.net, cases, top=every)
+    short = [
+        RankedCase(case.case, case.used_terms, case.unused_terms, case.diseases[:top])
+        for case in whole
+    ]
+    warnings = [RESEARCH, NOTE]
+    if not explains_terms(model.net):
+        warnings.append(
+            "Points of terms are those of public knowledge; the perceptron adds its own"
+        )
+    return Predictions(
+        model,
+        artefact,
+        ref,
+        _input_bytes(path),
+        cases=short,
+        whole=whole,
+        reading=reading,
+        warnings=tuple(warnings),
+    )
+
+
+def _input_bytes(path: Path) -> bytes:
+    if path.is_file():
+        return path.read_bytes()
+    files = sorted(child for child in path.rglob("*") if child.is_file())
+    return b"".join(child.read_bytes() for child in files)
+
+
+def write_receipt(found: Predictions, path: Path, key: Path, *, now: dt.datetime) -> None:
+    """Write the receipt of a prediction into a new file.
+
+    Raises:
+        ConfigurationError: SB-113 the file exists; SB-109 the key file holds no key.
+    """
+    receipt = prediction_receipt(
+        found.model,
+        artefact=found.artefact,
+        ref=found.ref,
+        inputs=found.inputs,
+        outputs=found.as_json(),
+        key=receipt_key(key),
+        warnings=found.warnings,
+        now=now,
+    )
+    write_new(path, json.dumps(receipt, indent=1, sort_keys=True).encode() + b"\n", mode=0o644)
+
+
+def show(found: Predictions) -> None:
+    """Print predictions for a person: CSV for a table, a list for each case."""
+    if not found.cases:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=["id", "probability"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found.rows)
+        sys.stdout.write(buffer.getvalue())
+        say(f"{counted(len(found.rows), 'row')}, {found.ref}. {RESEARCH}.")
+        return
+    for case in found.cases[:SHOWN_CASES]:
+        _show_case(case)
+    if len(found.cases) > SHOWN_CASES:
+        say(f"{len(found.cases) - SHOWN_CASES} more; --json or --pheval has all of them")
+    for reason, count in found.reading.items():
+        if reason not in ("documents", "cases", "features", "used features"):
+            say(f"Read: {reason}: {count}")
+    say(f"{counted(len(found.cases), 'case')}, {found.ref}. " + ". ".join(found.warnings) + ".")
+
+
+def _show_case(case: RankedCase) -> None:
+    table = Table(
+        title=f"{case.case}: {counted(case.used_terms, 'term')} used", title_justify="left"
+    )
+    for column in ("rank", "disease", "score", "what speaks for it and against it"):
+        table.add_column(column, justify="right" if column in ("rank", "score") else "left")
+    for entry in case.diseases:
+        told = "; ".join(
+            f"{'no ' if t.excluded else ''}{t.name} {t.points:+.2f}" for t in entry.terms
+        )
+        name = f"{entry.name}\n{entry.disease}"
+        table.add_row(str(entry.rank), name, f"{entry.score:+.2f}", told)
+    out().print(table, markup=False)
+    if case.unused_terms:
+        say(
+            f"{counted(case.unused_terms, 'term')} of {case.case} say nothing in this study's label space"
+        )
+
+
+def _file_name(case: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", case)[:120] or "case"

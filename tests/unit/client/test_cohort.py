@@ -1,12 +1,15 @@
 """Who takes part: patients meet their consents in one spelling, whatever task read them."""
 
+import numpy as np
 import pytest
 
 from lab import LabHospital, study_document
 from solblom_client.approval import read_approval
-from solblom_client.cohort import Cohort, join_cohort
+from solblom_client.cohort import Cohort, join_cohort, split_ids
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
+from solblom_models.phenotype.cases import CaseUnits
+from solblom_models.phenotype.phenopacket import Sex
 from solblom_models.tabular.data import TableUnits
 from solblom_protocol.errors import DataError
 from solblom_protocol.result import Refusal
@@ -85,3 +88,59 @@ def test_ids_that_a_task_read_in_its_own_way_are_checked_too(
     units = joined(hospital).training.select([0, 1])
     assert isinstance(units, TableUnits)
     assert code_of(hospital, TableUnits(ids, units.features, units.labels)) == code
+
+
+class TestGroups:
+    """Patients who belong together stay on one side (docs: how a split is made)."""
+
+    @staticmethod
+    def units(count: int = 200, papers_of: int = 10, **groups: tuple[str | None, ...]) -> CaseUnits:
+        papers = tuple(f"PMID:{n // papers_of}" for n in range(count))
+        return CaseUnits(
+            ids=tuple(f"p{n}" for n in range(count)),
+            labels=np.arange(count) % 2,
+            starts=np.zeros(count + 1, dtype=np.int64),
+            indices=np.zeros(0, dtype=np.int64),
+            values=np.zeros(0, dtype=np.float32),
+            size=4,
+            sexes=(Sex.UNKNOWN,) * count,
+            ages=(None,) * count,
+            groups={"publication": papers, **groups},
+            outside=np.zeros(count, dtype=np.int64),
+        )
+
+    def test_a_publication_is_on_one_side(self) -> None:
+        units = self.units()
+        named = split_ids(units, units.ids, "publication")
+        assert len(set(named)) == 20
+        for paper in range(20):
+            assert len(set(named[paper * 10 : paper * 10 + 10])) == 1
+
+    def test_a_patient_without_a_group_stands_alone(self) -> None:
+        units = self.units(count=4, family=("f1", None, "f1", None))
+        found = split_ids(units, units.ids, "family")
+        assert found[0] == found[2]
+        assert found[1] == "p1"
+        assert found[3] == "p3"
+
+    def test_a_groups_code_is_not_that_of_a_patient_of_its_name(self) -> None:
+        units = self.units(count=2, family=("p1", None))
+        found = split_ids(units, units.ids, "family")
+        assert found[0] != found[1]
+
+    def test_a_split_by_patient_is_refused_where_patients_share_a_publication(self) -> None:
+        units = self.units()
+        with pytest.raises(DataError, match="200 patients share a publication") as caught:
+            split_ids(units, units.ids, "patient")
+        assert caught.value.code == "SB-310"
+        assert "PMID" not in caught.value.message
+
+    def test_a_split_by_patient_is_good_where_nobody_shares_anything(self) -> None:
+        units = self.units(papers_of=1)
+        assert split_ids(units, units.ids, "patient") == list(units.ids)
+
+    def test_a_split_by_what_the_data_do_not_name_is_refused(self) -> None:
+        units = TableUnits(("a", "b"), np.zeros((2, 1), np.float32), np.array([0, 1]))
+        with pytest.raises(DataError, match="splits by family") as caught:
+            split_ids(units, units.ids, "family")
+        assert caught.value.code == "SB-310"

@@ -31,6 +31,16 @@ def json_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 @pytest.fixture(scope="session")
+def rare_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The demo of rare diseases, without a network where this machine can take it away."""
+    return once(
+        tmp_path_factory,
+        "rare",
+        lambda folder: run_demo(folder, prefix=without_network(), task="rare-disease"),
+    )
+
+
+@pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return Federation(tmp_path_factory.mktemp("whole") / "home")
 

@@ -70,10 +70,11 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Demo
     return Demo(**(record | {"home": Path(record["home"])}))
 
 
-def run_demo(folder: Path, *options: str, prefix: list[str]) -> Demo:
+def run_demo(folder: Path, *options: str, prefix: list[str], task: str = "heart") -> Demo:
     home = folder / "demo"
+    rounds = ["--rounds", str(ROUNDS)] if task == "heart" else []
     done = subprocess.run(
-        [*prefix, "solblom", "demo", "--rounds", str(ROUNDS), "--out", str(home), *options],
+        [*prefix, "solblom", "demo", task, *rounds, "--out", str(home), *options],
         cwd=folder,
         env=environment(),
         capture_output=True,

@@ -103,6 +103,34 @@ def show(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON_O
     say("Shown as it stands, unchecked: run `solblom model verify` too.")
 
 
+@app.command("plot")
+@command
+def plot(
+    ref: str = REF,
+    out_folder: Path = typer.Option(..., "--out", help="New folder for the pictures (SVG)"),
+    trust: Path | None = TRUST,
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Verify a model, then draw what its evaluation report says."""
+    from solblom_models.plots import pictures
+    from solblom_protocol.key_files import write_new
+
+    folder, verdict = _verified(ref, home, trust)
+    report = json.loads((folder / "evaluation/report.json").read_bytes())
+    found = pictures(report, title=f"{verdict.name}@{verdict.version}")
+    for name, data in found.items():
+        write_new(out_folder / name, data, mode=0o644)
+    if as_json:
+        names = sorted(str(out_folder / name) for name in found)
+        print_json("solblom.model.plot/1", {"model": verdict.artefact, "files": names})
+        return
+    for name in found:
+        say(f"Wrote {out_folder / name}")
+    if not found:
+        say("The report has no figures to draw: no metric left a hospital in this run.")
+
+
 @app.command("predict")
 @command
 def predict(

@@ -10,6 +10,7 @@ MIN_CLASS = 5
 """Fewer patients of a class than this and no AUROC is shown: it would be noise with two decimals."""
 
 Z95 = 1.959963984540054
+BOOTSTRAP_SEED = 20261124
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -66,6 +67,54 @@ def auroc_with_interval(labels: Labels, scores: Scores) -> Auroc:
     )
     low, high = logit_interval(value, variance, min(positives, negatives))
     return Auroc(value, low, high, positives, negatives)
+
+
+def average_precision(labels: Labels, scores: Scores) -> float:
+    """Return the area under the precision-recall curve as the mean precision over positives, without interpolation.
+
+    Patients with the same score enter together; no straight lines between points (Davis & Goadrich 2006).
+
+    Raises:
+        ValueError: only one class, or lengths differ, or a score is not finite.
+    """
+    positive, _ = _by_class(labels, scores)
+    falling = -np.sort(-scores)
+    thresholds = np.unique(positive)[::-1]
+    above = np.searchsorted(-falling, -thresholds, side="right").astype(np.float64)
+    ordered = np.sort(positive)
+    hits = (len(ordered) - np.searchsorted(ordered, thresholds, side="left")).astype(np.float64)
+    gained = np.diff(hits, prepend=0.0) / len(positive)
+    return float((hits / above * gained).sum())
+
+
+def average_precision_with_interval(
+    labels: Labels, scores: Scores, *, resamples: int = 500, seed: int = BOOTSTRAP_SEED
+) -> tuple[float, float, float] | None:
+    """Return the average precision with a 95 % bootstrap interval over patients; None below MIN_CLASS of a class.
+
+    Classes are resampled apart, so that every resample has both.
+    """
+    where = [np.flatnonzero(labels == label) for label in (0, 1)]
+    if min(len(part) for part in where) < MIN_CLASS:
+        return None
+    value, generator, drawn = average_precision(labels, scores), np.random.default_rng(seed), []
+    for _ in range(resamples):
+        chosen = np.concatenate([generator.choice(part, len(part)) for part in where])
+        drawn.append(average_precision(labels[chosen], scores[chosen]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return value, min(float(low), value), max(float(high), value)
+
+
+def calibration_error(labels: Labels, scores: Scores, *, bins: int = 10) -> float:
+    """Return the expected calibration error: the mean gap of probability and outcome over equal parts of [0, 1].
+
+    Each part counts by its patients (Naeini et al. 2015). 0 for nobody.
+    """
+    if not len(labels):
+        return 0.0
+    cells = np.minimum((np.clip(scores, 0.0, 1.0) * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(cells, weights=scores - labels, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def brier(labels: Labels, scores: Scores) -> float:

@@ -15,7 +15,13 @@ from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_client.vault import utc_now
 from solblom_models.flat import layout_of, load_flat
-from solblom_models.metrics import accuracy, auroc_with_interval, brier
+from solblom_models.metrics import (
+    accuracy,
+    auroc_with_interval,
+    average_precision_with_interval,
+    brier,
+    calibration_error,
+)
 from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.task import find_task
@@ -164,6 +170,7 @@ def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> 
             "Over all hospitals, local-only mixes models that each know their own hospital's prevalence; "
             "compare hospital by hospital"
         ),
+        "worst_site": _worst(scores["federated"], labels, sites),
         "sites": [
             {
                 "site": site.site,
@@ -180,15 +187,30 @@ def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> 
     }
 
 
+def _worst(
+    scores: list[Scores], labels: list[NDArray[np.int64]], sites: list[SiteData]
+) -> dict[str, Any] | None:
+    """Return the hospital whose patients the federated model tells apart worst; None where none can be shown."""
+    areas = [auroc_with_interval(*pair).value for pair in zip(labels, scores, strict=True)]
+    known = [(area, site.site) for area, site in zip(areas, sites, strict=True) if area is not None]
+    if not known:
+        return None
+    area, site = min(known)
+    return {"site": site, "auroc": _rounded(area)}
+
+
 def _metrics(labels: NDArray[np.int64], scores: Scores) -> dict[str, Any]:
     found = auroc_with_interval(labels, scores)
     shown = found.shown
+    precision = average_precision_with_interval(labels, scores)
     return {
         "auroc": _rounded(found.value),
         "auroc_interval": [_rounded(found.low), _rounded(found.high)] if shown else None,
         "reason": None
         if shown
         else found.not_shown_because(positive="with disease", negative="without disease"),
+        "auprc": None if precision is None else [_rounded(value) for value in precision],
+        "calibration_error": _rounded(calibration_error(labels, scores)),
         "brier": _rounded(brier(labels, scores)),
         "accuracy": _rounded(accuracy(labels, scores)),
     }

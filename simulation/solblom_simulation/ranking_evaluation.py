@@ -72,6 +72,7 @@ def evaluate_rankings(
         ),
         "rare": {"below_training_patients": RARE_BELOW, "diseases": len(rare)},
         "unseen_diseases": len(set(test.labels.tolist()) - set(pooled.labels.tolist())),
+        "worst_site": _worst(ranked),
         "sites": [_site(entry, rare) for entry in ranked],
         "all": {kind: _metrics(together[kind], test, rare) for kind in KINDS},
         "subgroups": _subgroups(together["federated"], test),
@@ -121,6 +122,13 @@ def _ranks(task: RankingTask, net: Ranker, units: CaseUnits) -> Ranks:
 def _rare(training: CaseUnits, *, diseases: int) -> frozenset[int]:
     counts = np.bincount(training.labels, minlength=diseases)
     return frozenset(int(index) for index in np.flatnonzero(counts < RARE_BELOW))
+
+
+def _worst(ranked: Sequence[_Ranked]) -> dict[str, Any]:
+    """Return the hospital whose patients the federated model ranks worst."""
+    shares = [float((entry.ranks["federated"] == 1).mean()) for entry in ranked]
+    share, site = min(zip(shares, [entry.site.site for entry in ranked], strict=True))
+    return {"site": site, "top_1": round(share, 6)}
 
 
 def _site(entry: _Ranked, rare: frozenset[int]) -> dict[str, Any]:

@@ -5,8 +5,17 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
-from solblom_models.metrics import accuracy, auroc, auroc_with_interval, brier
+from solblom_models.metrics import (
+    accuracy,
+    auroc,
+    auroc_with_interval,
+    average_precision,
+    average_precision_with_interval,
+    brier,
+    calibration_error,
+)
 
 
 def made_up(
@@ -114,3 +123,40 @@ def test_brier_is_zero_for_the_truth_and_one_for_its_opposite() -> None:
 
 def test_a_score_at_the_threshold_counts_as_yes() -> None:
     assert accuracy(np.array([1, 0]), np.array([0.5, 0.49])) == 1.0
+
+
+class TestAveragePrecision:
+    @staticmethod
+    def sample(ties: bool) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(3)
+        labels = (generator.random(200) < 0.2).astype(np.int64)
+        scores = generator.random(200) + 0.4 * labels
+        return labels, np.round(scores, 1) if ties else scores
+
+    @pytest.mark.parametrize("ties", [False, True])
+    def test_it_is_scikit_learns(self, ties: bool) -> None:
+        labels, scores = self.sample(ties)
+        assert average_precision(labels, scores) == pytest.approx(
+            average_precision_score(labels, scores)
+        )
+
+    def test_its_interval_holds_it_and_narrows_with_patients(self) -> None:
+        labels, scores = self.sample(ties=False)
+        few = average_precision_with_interval(labels, scores)
+        many = average_precision_with_interval(np.tile(labels, 9), np.tile(scores, 9))
+        assert few is not None
+        assert many is not None
+        assert few[1] < few[0] < few[2]
+        assert many[2] - many[1] < 0.5 * (few[2] - few[1])
+
+    def test_it_is_not_shown_for_a_handful(self) -> None:
+        assert (
+            average_precision_with_interval(np.array([1, 0, 0]), np.array([0.1, 0.2, 0.3])) is None
+        )
+
+
+def test_calibration_error_is_the_mean_gap_by_parts() -> None:
+    labels = np.array([1, 1, 0, 0])
+    assert calibration_error(labels, np.array([0.95, 0.95, 0.05, 0.05])) == pytest.approx(0.05)
+    assert calibration_error(labels, np.full(4, 0.5)) == 0.0
+    assert calibration_error(labels, np.array([0.05, 0.05, 0.95, 0.95])) == pytest.approx(0.95)

@@ -73,15 +73,19 @@ GOAL_POINTS = 0.02
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. `epsilon` None: privacy off."""
+    """One way to train. `epsilon` None: privacy off. `rounds` None: prototypes, one sum."""
 
     name: str
     epsilon: float | None
     shared: bool = False
+    rounds: int | None = None  # of a linear ranker by FedAvg
+    local_steps: int = 5
+    learning_rate: float = 10.0
 
 
 ARMS = (
     Arm("federated", None),
+    Arm("federated, linear by FedAvg", None, rounds=20),
     *(
         Arm(f"epsilon {epsilon:g}, {'shared' if shared else 'local'} noise", epsilon, shared)
         for epsilon in (1.0, 3.0, 8.0)
@@ -104,19 +108,21 @@ def study_tables(arm: Arm) -> dict[str, Any]:
         "task": {
             "name": "phenotype-ranking",
             "target": "disease",
-            "model": {"kind": "prototypes"},
+            "model": {"kind": "prototypes" if arm.rounds is None else "linear"},
             "contract": "contract.toml",
         },
         "training": {
-            "rounds": 1,
-            "learning_rate": BATCH,
+            "rounds": arm.rounds or 1,
+            "local_steps": 1 if arm.rounds is None else arm.local_steps,
+            "learning_rate": BATCH if arm.rounds is None else arm.learning_rate,
             "expected_batch_size": BATCH,
-            "server_learning_rate": float(hospitals),
+            "server_learning_rate": float(hospitals) if arm.rounds is None else 1.0,
         },
         "privacy": {
             "epsilon": "off" if arm.epsilon is None else arm.epsilon,
             "delta": DELTA,
-            "clipping_norm": NORM,
+            # Without privacy nothing is to be clipped: a softmax gradient has norm below sqrt(2) times the vector's.
+            "clipping_norm": NORM if arm.rounds is None else 10.0,
             "noise": "shared" if arm.shared else "local",
         },
         "cohort": {"min_nodes": hospitals, "min_patients": 10, "quorum": hospitals},
@@ -194,7 +200,7 @@ def one_seed(corpus: Corpus, *, final: bool, seed: int) -> tuple[dict[str, Ranks
             document, net, sites = run_arm(folder, corpus, files, arm, seed)
             test = joined([site.test for site in sites])
             found[arm.name] = ranks(document, net, test)
-            if arm.epsilon is None:
+            if arm.epsilon is None and arm.rounds is None:
                 found |= baselines(document, sites, test)
             print(f"seed {seed}, {arm.name}: top-1 {(found[arm.name] == 1).mean():.3f}", flush=True)
     return found, test
@@ -306,12 +312,12 @@ def report(
     private = [arm.name for arm in ARMS if arm.epsilon is not None]
     over = [
         (name, *(text(outcome, name, "public knowledge", row) for row in range(4)))
-        for name in ["federated", *private]
+        for name in [arm.name for arm in ARMS]
     ]
     beside = [
         (name, *(text(outcome, "federated", name, row) for row in range(4)))
         for name in names
-        if name.startswith(("pooled", "local"))
+        if name.startswith(("pooled", "local", "federated, "))
     ]
     columns = ("top-1", "top-5", "top-10", "MRR")
     which = "final test" if options.final else "development"

@@ -80,7 +80,7 @@ class Arm:
     shared: bool = False
     rounds: int | None = None  # of a linear ranker by FedAvg
     local_steps: int = 5
-    learning_rate: float = 10.0
+    learning_rate: float = 40.0
 
 
 ARMS = (

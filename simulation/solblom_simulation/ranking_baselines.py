@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from solblom_models.phenotype.cases import CaseUnits
-from solblom_models.phenotype.net import Prototypes, Ranker
+from solblom_models.phenotype.net import Prototypes, Ranker, Trained
 from solblom_models.phenotype.settings import COUNT_WEIGHT
 
-STEPS, RATE, DECAY = 150, 0.02, 1e-2  # AdamW over all patients at once, for nets that are trained
+LINEAR, PERCEPTRON = (150, 0.05, 0.1), (30, 0.02, 1.0)
+"""Steps of AdamW over all patients at once, their size, and weight decay; chosen on published cases."""
 HOW = (
-    "the study's own net without noise: prototypes as exact sums, trained nets by "
-    f"{STEPS} full-batch steps of AdamW; prior: public annotations alone"
+    "the study's own net without noise: prototypes as exact sums, linear rankers by "
+    f"{LINEAR[0]} and perceptrons by {PERCEPTRON[0]} full-batch steps of AdamW; prior: public annotations alone"
 )
 
 
@@ -27,8 +28,10 @@ def fitted(net: Ranker, units: CaseUnits) -> Ranker:
         net.deviation = 0.0  # exact sums, so read out as exact
         _add_up(net, features, labels)
         return net
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY)
-    for _ in range(STEPS if len(labels) else 0):
+    is_linear = isinstance(net, Trained) and net.hidden is None
+    steps, rate, decay = LINEAR if is_linear else PERCEPTRON
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay)
+    for _ in range(steps if len(labels) else 0):
         optimizer.zero_grad()
         loss = net.losses(features, labels).mean()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ tried_on = "same-patients"             # public | mock | same-patients; stands i
 """
 TUNED_ON_PUBLISHED_CASES = """\
 [tuning]
-configurations_tried = 48              # on published cases, none of them here: docs/concepts/rare-disease.md
+configurations_tried = 1700            # on published cases, none of them here: docs/concepts/rare-disease.md
 tried_on = "public"                    # public | mock | same-patients; stands in the privacy statement
 """
 

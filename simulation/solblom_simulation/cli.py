@@ -57,7 +57,7 @@ def demo(
     settings = DemoSettings(
         home=into or _free_folder(),
         scenario=scenario,
-        rounds=rounds or scenario.rounds or 10,
+        rounds=(scenario.rounds or 10) if rounds is None else rounds,
         epsilon=None if no_privacy else epsilon,
         seed=seed,
         transport=transport,

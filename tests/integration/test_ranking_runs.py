@@ -78,7 +78,7 @@ def federation(
     policy = SimulationPolicy(
         study_epsilon=8.0,
         epsilon_budget=50.0,
-        allow_privacy_off="epsilon" not in changes.get("privacy", {}),
+        allow_privacy_off=changes.get("privacy", {}).get("epsilon", "off") == "off",
         shared_noise=shared,
         min_honest_nodes=2,
         alone_epsilon=50.0,
@@ -243,3 +243,22 @@ def test_two_couriers_give_the_same_sum(
 ) -> None:
     again = federation(tmp_path, release).start(transport="simulated-files")
     assert again.digest == exact_run.digest
+
+
+def test_a_linear_ranker_is_trained_over_rounds_from_public_knowledge(
+    tmp_path: Path, release: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "task": {"model": {"kind": "linear"}},
+        "training": {
+            "rounds": 6,
+            "local_steps": 3,
+            "learning_rate": 20.0,
+            "server_learning_rate": 1.0,
+        },
+        "privacy": {"epsilon": "off", "clipping_norm": 10.0},
+    }
+    report = federation(tmp_path, release, **changes).start().evaluation or {}
+    shares = {kind: report["all"][kind]["top_1"][0] for kind in ("prior", "federated", "pooled")}
+    assert shares["federated"] > shares["prior"] + 0.2
+    assert shares["federated"] > shares["pooled"] - 0.1

@@ -3,8 +3,9 @@
 from solblom_protocol.contracts import AnyContract, describable
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.phenotype_contract import PhenotypeContract
-from solblom_protocol.study_tables import Study
+from solblom_protocol.study_tables import Study, TrainingTable
 
+ADAPTIVE = ("fedadam", "fedyogi")  # strategies whose coordinator scales each weight's step
 MAX_DELTA = 0.01  # delta is a probability of total failure: never more than one in a hundred
 
 
@@ -40,6 +41,7 @@ def check_study(study: Study, contract: AnyContract) -> None:
             "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
         )
     _check_steps(study)
+    _check_server_steps(study.training)
     _check_releases(study, contract)
     if study.task.target != contract.target.name:
         raise ConfigurationError(
@@ -79,10 +81,10 @@ def _check_shared_noise(study: Study) -> None:
             "patients in every round",
             "Set sampling_rate = 1.0",
         )
-    if training.strategy != "fedavg":
+    # Adaptive steps are taken on the opened sum, after the noise: post-processing.
+    if training.strategy == "fedprox":
         raise ConfigurationError(
-            "SB-103",
-            f"training.strategy is {training.strategy}; with one local step it does nothing",
+            "SB-103", "training.strategy is fedprox; with one local step it does nothing"
         )
 
 
@@ -103,6 +105,37 @@ def _check_steps(study: Study) -> None:
             "SB-103",
             f"training.learning_rate times training.proximal is {pull:g}; above 2 each step moves "
             "further away from the round's first model than the last",
+        )
+
+
+def _check_server_steps(training: TrainingTable) -> None:
+    """Refuse settings of the coordinator's steps that are missing, or that its strategy does not read.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    settings = {"beta_1": training.beta_1, "beta_2": training.beta_2, "tau": training.tau}
+    if training.strategy not in ADAPTIVE:
+        given = [name for name, value in settings.items() if value is not None]
+        if given:
+            raise ConfigurationError(
+                "SB-103",
+                f"training.{given[0]} belongs to strategy fedadam or fedyogi, not {training.strategy}",
+            )
+        return
+    missing = [name for name, value in settings.items() if value is None]
+    if missing:
+        raise ConfigurationError(
+            "SB-103",
+            f"training.strategy {training.strategy} needs {', '.join(missing)}",
+            "beta_1 = 0.9, beta_2 = 0.99 and tau = 0.001 are those of Reddi et al. (2021)",
+        )
+    if training.server_momentum:
+        raise ConfigurationError(
+            "SB-103",
+            f"training.server_momentum is {training.server_momentum:g}; the momentum of "
+            f"{training.strategy} is beta_1",
+            "Remove server_momentum",
         )
 
 

@@ -43,13 +43,17 @@ class TrainingTable(Table):
     """How the rounds go. All of it public."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
-    strategy: Literal["fedavg", "fedprox"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = "fedavg"
     proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # fedprox: its mu
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     learning_rate: Positive
     expected_batch_size: Positive  # divisor of every noisy sum, the same at every hospital
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # fedadam and fedyogi need all three, others have none: nothing that changes a result is implied.
+    beta_1: Annotated[float, Field(ge=0, lt=1)] | None = None  # memory of the mean update
+    beta_2: Annotated[float, Field(ge=0, lt=1)] | None = None  # memory of its square
+    tau: Annotated[float, Field(ge=1e-8, le=1e3)] | None = None  # in the update's unit
     averaging: Literal["none", "second-half"] = "none"  # mean of the later rounds' models
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0  # initial weights and simulated splits only
 

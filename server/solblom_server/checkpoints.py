@@ -21,6 +21,7 @@ def write_checkpoint(folder: Path, round_number: int, state: ServerState) -> Non
         "averaged_count": np.array([state.averaged_count], dtype=np.int64),
         "model": state.model,
         "momentum": state.momentum,
+        "second_moment": state.second_moment,
     }
     tensors = {name: array for name, array in parts.items() if array is not None}
     target = folder / f"round-{round_number:05d}.safetensors"
@@ -50,7 +51,8 @@ def read_checkpoint(folder: Path, round_number: int) -> ServerState:
             raise ValueError("the checkpoint's numbers have changed")
         count = int(tensors["averaged_count"][0])
         momentum, averaged = tensors.get("momentum"), tensors.get("averaged")
-        return ServerState(tensors["model"], momentum, averaged, count)
+        second = tensors.get("second_moment")
+        return ServerState(tensors["model"], momentum, averaged, count, second)
     except Exception as error:
         raise IntegrityError(
             "SB-405", f"The checkpoint of round {round_number} is unreadable"

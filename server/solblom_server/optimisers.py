@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_protocol.layout import Float32
+from solblom_protocol.study_checks import ADAPTIVE
 from solblom_protocol.study_tables import TrainingTable
 
 
@@ -18,15 +19,18 @@ class ServerState:
 
     Attributes:
         model: flat float32 weights that the next order carries.
-        momentum: running velocity, float64; None while it is zero, and where the study has no momentum.
+        momentum: running velocity, or the first moment of an adaptive strategy, float64; None while it is
+            zero, and where the study has neither.
         averaged: sum of the models of the second half, float64; None while there is none.
         averaged_count: how many models are in that sum.
+        second_moment: of an adaptive strategy, float64; None before round 1, and for other strategies.
     """
 
     model: Float32
     momentum: NDArray[np.float64] | None
     averaged: NDArray[np.float64] | None
     averaged_count: int
+    second_moment: NDArray[np.float64] | None = None
 
     @classmethod
     def initial(cls, model: Float32) -> "ServerState":
@@ -45,15 +49,49 @@ def step(
 ) -> ServerState:
     """Return the state after one round.
 
-    FedAvg with server learning rate and momentum (McMahan et al. 2017; Hsu et al. 2019, FedAvgM): v
-    = momentum * v + mean, w = w + server_learning_rate * v. Averaging starts after half of the
-    rounds (Polyak & Juditsky 1992).
+    FedAvg and FedProx: server learning rate and momentum (McMahan et al. 2017; Hsu et al. 2019,
+    FedAvgM), v = momentum * v + mean, w = w + server_learning_rate * v. FedAdam and FedYogi: see
+    `_moments`. Averaging starts after half of the rounds (Polyak & Juditsky 1992).
     """
-    velocity = mean if state.momentum is None else training.server_momentum * state.momentum + mean
-    moved = state.model.astype(np.float64) + training.server_learning_rate * velocity
+    second = None
+    if training.strategy in ADAPTIVE:
+        first, second, tau = _moments(state, mean, training)
+        direction = first / (np.sqrt(second) + tau)
+        kept: NDArray[np.float64] | None = first
+    else:
+        old = state.momentum
+        direction = mean if old is None else training.server_momentum * old + mean
+        kept = direction if training.server_momentum else None
+    moved = state.model.astype(np.float64) + training.server_learning_rate * direction
     model = moved.astype(np.float32)
     averaged, count = state.averaged, state.averaged_count
     if training.averaging == "second-half" and round_number > training.rounds // 2:
         newest = model.astype(np.float64)
         averaged, count = newest if averaged is None else averaged + newest, count + 1
-    return ServerState(model, velocity if training.server_momentum else None, averaged, count)
+    return ServerState(model, kept, averaged, count, second)
+
+
+def _moments(
+    state: ServerState, mean: NDArray[np.float64], training: TrainingTable
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return both moments after a round, and tau (Reddi et al. 2021, arXiv:2003.00295, Algorithm 2).
+
+    Before round 1 the first is zero and the second tau squared, the smallest that the algorithm's first
+    line allows. The paper corrects no bias, nor does this.
+
+    Raises:
+        ValueError: the study has no constants of an adaptive strategy, which `check_study` refuses.
+    """
+    beta_1, beta_2, tau = training.beta_1, training.beta_2, training.tau
+    if beta_1 is None or beta_2 is None or tau is None:
+        raise ValueError(f"{training.strategy} without beta_1, beta_2 and tau")
+    old = np.zeros_like(mean) if state.momentum is None else state.momentum
+    spread = np.full_like(mean, tau * tau) if state.second_moment is None else state.second_moment
+    square = mean * mean
+    first = beta_1 * old + (1.0 - beta_1) * mean  # Algorithm 2, m_t
+    if training.strategy == "fedyogi":
+        # Algorithm 2, the line of FedYogi. Yogi moves v by at most (1 - beta_2) of the square.
+        second = spread - (1.0 - beta_2) * square * np.sign(spread - square)
+    else:
+        second = beta_2 * spread + (1.0 - beta_2) * square  # Algorithm 2, the line of FedAdam
+    return first, second, tau

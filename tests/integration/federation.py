@@ -53,6 +53,7 @@ class Federation:
     study_epsilon: float = PRIVACY["epsilon"]  # what each hospital allows a study
     sites: tuple[str, ...] = SITES
     shared_noise: bool = False  # whether hospitals let others add part of their noise
+    training: dict[str, Any] = field(default_factory=dict)  # other settings of the study's training
     document: StudyDocument = field(init=False)
     envelope: bytes = field(init=False)
 
@@ -62,7 +63,7 @@ class Federation:
         )
         tables = small_tables(self.home.parent / f"{self.home.name}-tables", self.sites)
         create_federation(self.home, seed=self.seed, tables=tables, policy=policy)
-        self.document = study(self.home, quorum=self.quorum)
+        self.document = study(self.home, quorum=self.quorum, training=self.training)
         key = read_signing_key(self.home / "researcher" / "researcher.key")
         self.envelope = sign_study(self.document, key)
         (self.home / "study.signed.json").write_bytes(self.envelope)
@@ -121,13 +122,17 @@ def small_tables(folder: Path, sites: Iterable[str] = SITES) -> dict[str, Path]:
     return chosen
 
 
-def study(home: Path, *, quorum: int) -> StudyDocument:
+def study(home: Path, *, quorum: int, training: dict[str, Any] | None = None) -> StudyDocument:
     """Return the template's study with few rounds, two steps a round, and every second patient."""
     values = TemplateValues(name="small", ends=dt.date(2099, 12, 31), rounds=ROUNDS, seed=1)
     written, contract, _ = load_study(
         write_template(home / "study", "tabular-classification", values)
     )
-    changes = {"training": {"local_steps": 2}, "privacy": PRIVACY, "cohort": {"quorum": quorum}}
+    changes: dict[str, dict[str, Any]] = {
+        "training": {"local_steps": 2} | (training or {}),
+        "privacy": PRIVACY,
+        "cohort": {"quorum": quorum},
+    }
     changed = {
         table: getattr(written, table).model_copy(update=change)
         for table, change in changes.items()

@@ -231,6 +231,12 @@ def test_a_study_whose_shared_noise_would_not_hold_cannot_be_written(
         signed_and_read(tmp_path, changes)
 
 
+def test_adaptive_steps_on_the_opened_sum_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    constants = {"beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
+    training = {"rounds": 3, "strategy": "fedadam", "server_learning_rate": 0.1, **constants}
+    signed_and_read(tmp_path, {"training": training})
+
+
 def signed_and_read(folder: Path, changes: dict[str, Any]) -> None:
     """Write a study, and read it as a hospital does."""
     parse_document(SecureLab(folder, **changes).study.payload())

@@ -236,6 +236,40 @@ def test_a_pull_that_pushes_away_is_refused(tmp_path: Path) -> None:
     load_study(write_study(tmp_path, training={**change, "proximal": 2.0}))
 
 
+ADAM = {"strategy": "fedadam", "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi"])
+def test_adaptive_steps_at_the_coordinator_can_be_asked_for(tmp_path: Path, strategy: str) -> None:
+    study, _, _ = load_study(write_study(tmp_path, training=ADAM | {"strategy": strategy}))
+    assert (study.training.beta_1, study.training.beta_2, study.training.tau) == (0.9, 0.99, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (ADAM | {"beta_1": None}, "needs beta_1"),
+        ({"strategy": "fedyogi"}, "needs beta_1, beta_2, tau"),
+        (ADAM | {"beta_1": 1.0}, "training.beta_1"),
+        (ADAM | {"beta_2": 1.0}, "training.beta_2"),
+        (ADAM | {"beta_2": -0.1}, "training.beta_2"),
+        (ADAM | {"tau": 0.0}, "training.tau"),
+        (ADAM | {"tau": 1e4}, "training.tau"),
+        (ADAM | {"server_momentum": 0.9}, "the momentum of fedadam is beta_1"),
+        (ADAM | {"server_learning_rate": 0.0}, "training.server_learning_rate"),
+        (ADAM | {"proximal": 0.1}, "training.proximal"),
+        (ADAM | {"strategy": "fedavg"}, "training.beta_1 belongs to strategy fedadam or fedyogi"),
+        ({"tau": 0.1}, "training.tau belongs to strategy fedadam or fedyogi, not fedavg"),
+    ],
+)
+def test_settings_of_adaptive_steps_that_make_no_sense_are_refused(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    error = refusal(write_study(tmp_path, training=change))
+    assert error.code == "SB-103"
+    assert words in error.message
+
+
 @pytest.mark.parametrize(
     ("table", "change"), [("privacy", {"epsilon": True}), ("training", {"rounds": True})]
 )

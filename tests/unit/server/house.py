@@ -118,10 +118,15 @@ class House:
     """A coordinator and three hospitals around a study of two rounds, quorum two."""
 
     def __init__(
-        self, folder: Path, answers: dict[str, Answer], *, deadline_minutes: float = 60.0
+        self,
+        folder: Path,
+        answers: dict[str, Answer],
+        *,
+        deadline_minutes: float = 60.0,
+        training: dict[str, Any] | None = None,
     ) -> None:
         cohort = {"min_nodes": 3, "quorum": 2, "deadline_minutes": deadline_minutes}
-        self.document = study_document(training={"rounds": 2}, cohort=cohort)
+        self.document = study_document(training={"rounds": 2} | (training or {}), cohort=cohort)
         self.coordinator: Coordinator = create_coordinator(
             folder, name="lab", entropy=lambda label: secret(label)
         )
@@ -136,8 +141,7 @@ class House:
 
     def run(self) -> ServerState:
         """Run both rounds over the local grid."""
-        local = LocalGrid({n: LocalNode(h, {}) for n, h in enumerate(self.hospitals.values())})
-        context = self.begin(local)
+        context = self.begin(local_grid(self))
         try:
             return run_rounds(context)
         finally:
@@ -167,3 +171,8 @@ class House:
             layout=initial_model(self.document)[1],
             folder=self.coordinator.home / "runs" / run,
         )
+
+
+def local_grid(house: House) -> LocalGrid:
+    """Return the grid that reaches a house's hospitals."""
+    return LocalGrid({n: LocalNode(h, {}) for n, h in enumerate(house.hospitals.values())})

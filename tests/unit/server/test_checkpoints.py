@@ -16,11 +16,12 @@ STATE = ServerState(
     np.array([0.1, 0.2, 0.3]),
     np.array([1.0, 2.0, 3.0]),
     4,
+    np.array([0.01, 0.02, 0.03]),
 )
 
 
 def bits(state: ServerState) -> list[Any]:
-    arrays = (state.model, state.momentum, state.averaged)
+    arrays = (state.model, state.momentum, state.averaged, state.second_moment)
     return [None if a is None else a.tobytes() for a in arrays] + [state.averaged_count]
 
 

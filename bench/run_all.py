@@ -26,6 +26,7 @@ BENCHES = {
     "compositions": "about 15 minutes",
     "ledger_schedules": "about 25 minutes",
     "flamby_epsilon": "about a minute",
+    "flamby_heart": "about 5 minutes",
     "many_nodes": "about 20 minutes",
     "released_metrics": "about a minute",
     "utility": "about 12 minutes",

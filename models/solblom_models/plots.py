@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from solblom_models.released_metrics import Estimate
 from solblom_protocol.errors import ConfigurationError
 
 LABELS = {
@@ -23,15 +24,6 @@ SHAPES = {"prior": "D", "local": "s", "federated": "o", "pooled": "^"}
 SHADES = {"prior": "0.65", "local": "0.45", "federated": "0.0", "pooled": "0.25"}
 WIDTH, ROW, MARGIN = 7.2, 0.55, 1.5  # inches: fits a page; of one row; of axes and title
 FONT = 9
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

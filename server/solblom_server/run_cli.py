@@ -125,10 +125,12 @@ def release_line(record: dict[str, Any]) -> str:
     if record["kind"] == "describe":
         return f"{told}; the counts stand in --json and in the model card"
     metrics = record["metrics"]
-    if metrics["auroc"] is None:
+    if metrics["reason"] is not None:
         return f"{told}; not shown: {metrics['reason']}"
-    low, high = metrics["auroc_interval"]
-    return f"{told}; AUROC {metrics['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+    # Of a study that ranks diseases there is no AUROC: its headline is how often the right one stood first.
+    name, words = ("auroc", "AUROC") if "auroc" in metrics else ("top_1", "disease first")
+    low, high = metrics[f"{name}_interval"]
+    return f"{told}; {words} {metrics[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def with_progress(action: Callable[[], R]) -> R:

@@ -26,6 +26,7 @@ from solblom_protocol.key_files import read_signing_key
 from solblom_protocol.secure_sum import Roster, write_roster
 from solblom_protocol.study import StudyDocument, load_study, sign_study
 from solblom_server.coordinator import Coordinator
+from solblom_server.run_cli import release_line
 from solblom_server.runs import FinishedRun, start_run
 from solblom_simulation.evaluation import read_any_site
 from solblom_simulation.hospitals import (
@@ -226,6 +227,8 @@ def test_ranks_of_test_patients_leave_as_one_noisy_histogram(tmp_path: Path, rel
     deviation = float(released["noise_deviation"])
     assert 0 < np.abs(noise).max() < 6 * deviation
     assert released["metrics"]["top_1"] == pytest.approx((ranks == 1).mean(), abs=0.2)
+    assert "disease first" in release_line(released)
+    assert "disease among the first 10" in (run.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_vault_never_puts_a_term_into_its_log(exact: Federation, exact_run: FinishedRun) -> None:

@@ -11,7 +11,6 @@ from solblom_models.accountant import alone_epsilon, format_epsilon, two_hospita
 from solblom_models.flat import layout_of
 from solblom_models.task import Task
 from solblom_protocol.key_files import fingerprint
-from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.study import StudyDocument
 from solblom_verify.wording import counted, format_delta
@@ -167,8 +166,8 @@ def what_leaves(document: StudyDocument, task: Task) -> list[str]:
     ]
     evaluation = study.evaluation
     if evaluation.releases:
-        ranked = isinstance(document.contract, PhenotypeContract)
-        what = counted(evaluation.releases, "rank histogram" if ranked else "score histogram")
+        kind = "rank" if document.ranks else "score"
+        what = counted(evaluation.releases, f"{kind} histogram")
         found.append(f"{what} of the test patients, {document.evaluation_cells} counts with noise")
     if study.table_one is not None:
         names = ", ".join(study.table_one.variables)

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.layout import Layout, TensorSpec, pack
+from solblom_protocol.layout import Layout, TensorSpec, pack, unpack
 
 
 def layout_of(model: torch.nn.Module, *, local: frozenset[str]) -> Layout:
@@ -41,3 +41,13 @@ def load_flat(model: torch.nn.Module, layout: Layout, values: NDArray[np.float32
             part = np.array(values[start : start + tensor.size]).reshape(tensor.shape)
             parameters[tensor.name].copy_(torch.from_numpy(part))
             start += tensor.size
+
+
+def load_weights(model: torch.nn.Module, weights: bytes, *, local: frozenset[str]) -> None:
+    """Write weights, as `flatten` gives them, into the net's travelling parameters, in place.
+
+    Raises:
+        IntegrityError: SB-404 or SB-405, they are of another net.
+    """
+    layout = layout_of(model, local=local)
+    load_flat(model, layout, unpack(weights, layout))

@@ -17,6 +17,15 @@ Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Auroc:
     """An area under the ROC curve with a 95 % interval, or the reason why none is shown."""
 
@@ -89,7 +98,7 @@ def average_precision(labels: Labels, scores: Scores) -> float:
 
 def average_precision_with_interval(
     labels: Labels, scores: Scores, *, resamples: int = 500, seed: int = BOOTSTRAP_SEED
-) -> tuple[float, float, float] | None:
+) -> Estimate | None:
     """Return the average precision with a 95 % bootstrap interval over patients; None below MIN_CLASS of a class.
 
     Classes are resampled apart, so that every resample has both.
@@ -101,8 +110,13 @@ def average_precision_with_interval(
     for _ in range(resamples):
         chosen = np.concatenate([generator.choice(part, len(part)) for part in where])
         drawn.append(average_precision(labels[chosen], scores[chosen]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return value, min(float(low), value), max(float(high), value)
+    return bootstrapped(value, np.array(drawn))
+
+
+def bootstrapped(value: float, drawn: NDArray[np.float64]) -> Estimate:
+    """Return a value with the 95 % percentile interval of its resamples, which always holds it."""
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (value, value)
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def calibration_error(labels: Labels, scores: Scores, *, bins: int = 10) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from solblom_models.released_metrics import Estimate
+from solblom_models.metrics import Estimate
 from solblom_protocol.errors import ConfigurationError
 
 LABELS = {

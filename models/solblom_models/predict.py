@@ -14,6 +14,7 @@ from rich.table import Table
 
 from solblom_models.artefact import LoadedModel, load
 from solblom_models.phenotype.net import Ranker
+from solblom_models.phenotype.phenopacket import Case
 from solblom_models.phenotype.prediction import (
     NOTE,
     RankedCase,
@@ -48,15 +49,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says. `rows` for tables, `cases` for phenopackets; `pheval` has whole lists."""
+    """What a model says: `rows` for tables, `cases` for phenopackets, of which `read` is what was read."""
 
     model: LoadedModel
     artefact: str
     ref: str
-    inputs: bytes = field(repr=False)
+    source: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     cases: list[RankedCase] = field(default_factory=list)
-    whole: list[RankedCase] = field(default_factory=list, repr=False)
+    read: list[Case] = field(default_factory=list, repr=False)
     reading: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -69,15 +70,17 @@ class Predictions:
         return {**base, "notes": list(self.warnings), "reading": self.reading, "cases": cases}
 
     def write_pheval(self, folder: Path) -> None:
-        """Write one table a case into a new folder.
+        """Write one table a case into a new folder, of all diseases.
 
         Raises:
             ConfigurationError: SB-103 the model ranks nothing; SB-113 the folder holds such a table.
         """
-        if not self.cases:
+        net = self.model.net
+        if not isinstance(net, Ranker):
             raise ConfigurationError("SB-103", "--pheval belongs to a model that ranks diseases")
-        names = [_file_name(case.case) for case in self.whole]
-        for number, (case, name) in enumerate(zip(self.whole, names, strict=True)):
+        whole = ranked_cases(net, self.read, top=len(net.knowledge.names))
+        names = [_file_name(case.case) for case in whole]
+        for number, (case, name) in enumerate(zip(whole, names, strict=True)):
             unique = name if names.count(name) == 1 else f"{name}-{number + 1}"
             path = folder / "pheval_disease_results" / f"{unique}-disease_result.tsv"
             write_new(path, pheval_rows(case).encode(), mode=0o644)
@@ -119,7 +122,7 @@ def _probabilities(
         {"id": name, "probability": round(float(score), 6)}
         for name, score in zip(units.ids, scores, strict=True)
     ]
-    return Predictions(model, artefact, ref, path.read_bytes(), rows=rows, warnings=(RESEARCH,))
+    return Predictions(model, artefact, ref, path, rows=rows, warnings=(RESEARCH,))
 
 
 def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -> Predictions:
@@ -132,12 +135,6 @@ def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -
     if not cases:
         told = "; ".join(f"{reason}: {count}" for reason, count in reading.items() if count)
         raise RunError("SB-506", f"No case can be read there ({told})")
-    every = len(model.net.knowledge.names)
-    whole = ranked_cases(model.net, cases, top=every)
-    short = [
-        RankedCase(case.case, case.used_terms, case.unused_terms, case.diseases[:top])
-        for case in whole
-    ]
     warnings = [RESEARCH, NOTE]
     if not explains_terms(model.net):
         warnings.append(
@@ -147,9 +144,9 @@ def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -
         model,
         artefact,
         ref,
-        _input_bytes(path),
-        cases=short,
-        whole=whole,
+        path,
+        cases=ranked_cases(model.net, cases, top=top),
+        read=cases,
         reading=reading,
         warnings=tuple(warnings),
     )
@@ -172,7 +169,7 @@ def write_receipt(found: Predictions, path: Path, key: Path, *, now: dt.datetime
         found.model,
         artefact=found.artefact,
         ref=found.ref,
-        inputs=found.inputs,
+        inputs=_input_bytes(found.source),
         outputs=found.as_json(),
         key=receipt_key(key),
         warnings=found.warnings,

@@ -6,30 +6,18 @@ patients of one paper resemble each other (cluster bootstrap; Field & Welsh 2007
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solblom_models.metrics import BOOTSTRAP_SEED, Estimate, bootstrapped
+
 TOPS = (1, 5, 10)
 RESAMPLES = 1_000
-SEED = 20261124  # of the resampling: the same figures every time
 
 Ranks = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Share:
-    """A figure over patients with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> list[float]:
-        """Return value and interval, six decimals."""
-        return [round(number, 6) for number in (self.value, self.low, self.high)]
 
 
 def ranks_of(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Ranks:
@@ -75,9 +63,9 @@ def ranking_metrics(
     for name, (values, members) in columns.items():
         share = _bootstrap(values, members, weights)
         if share is not None:
-            found[name] = share.to_json()
+            found[name] = _json(share)
     for top in (1, 10):
-        found[f"macro_top_{top}"] = _macro(ranks <= top, labels, weights).to_json()
+        found[f"macro_top_{top}"] = _json(_macro(ranks <= top, labels, weights))
     found["diseases"] = len(set(labels.tolist()))
     return found
 
@@ -109,7 +97,7 @@ class _Weights:
 
 def _group_weights(groups: Sequence[str], resamples: int) -> _Weights:
     names, group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
     count = len(names)
     draws = generator.multinomial(count, np.full(count, 1.0 / count), size=resamples)
     return _Weights(draws.astype(np.float64), group_of.astype(np.int64))
@@ -124,16 +112,16 @@ def _summed(values: NDArray[np.float64], weights: _Weights) -> NDArray[np.float6
 
 def _bootstrap(
     values: NDArray[np.float64], members: NDArray[np.bool_], weights: _Weights
-) -> Share | None:
+) -> Estimate | None:
     if not members.any():
         return None
     whole, part = members.astype(float), np.where(members, values, 0.0)
     sums, counts = _summed(part, weights), _summed(whole, weights)
     drawn = sums[counts > 0] / counts[counts > 0]
-    return _share(float(values[members].mean()), drawn)
+    return bootstrapped(float(values[members].mean()), drawn)
 
 
-def _macro(hits: NDArray[np.bool_], labels: NDArray[np.int64], weights: _Weights) -> Share:
+def _macro(hits: NDArray[np.bool_], labels: NDArray[np.int64], weights: _Weights) -> Estimate:
     """Return the mean over diseases of the share of their patients; a resample has the diseases that it drew."""
     diseases = np.unique(labels)
     shares, present = [], []
@@ -146,9 +134,9 @@ def _macro(hits: NDArray[np.bool_], labels: NDArray[np.int64], weights: _Weights
     there = np.array(present)
     drawn = np.array(shares).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
     value = float(np.mean([hits[labels == disease].mean() for disease in diseases]))
-    return _share(value, drawn)
+    return bootstrapped(value, drawn)
 
 
-def _share(value: float, drawn: NDArray[np.float64]) -> Share:
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (value, value)
-    return Share(value, min(float(low), value), max(float(high), value))
+def _json(share: Estimate) -> list[float]:
+    """Return value and interval, six decimals."""
+    return [round(number, 6) for number in astuple(share)]

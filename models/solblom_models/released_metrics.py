@@ -12,19 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.metrics import MIN_CLASS, Z95, logit_interval
+from solblom_models.metrics import MIN_CLASS, Z95, Estimate, logit_interval
 from solblom_models.ranking import TOPS
 
 Counts = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

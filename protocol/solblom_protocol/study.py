@@ -88,10 +88,14 @@ class StudyDocument(Table):
         )
 
     @property
+    def ranks(self) -> bool:
+        """Whether an evaluation counts ranks of a patient's disease, and not scores by class."""
+        return isinstance(self.contract, PhenotypeContract)
+
+    @property
     def evaluation_cells(self) -> int:
-        """How many counts one evaluation has: ranks of a patient's disease, or scores by class."""
-        ranked = isinstance(self.contract, PhenotypeContract)
-        return RANK_CELLS if ranked else 2 * self.study.evaluation.bins
+        """How many counts one evaluation has."""
+        return RANK_CELLS if self.ranks else 2 * self.study.evaluation.bins
 
     @property
     def evaluation_event(self) -> PrivacyEvent | None:

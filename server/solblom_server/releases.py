@@ -23,7 +23,6 @@ from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.layout import Layout
 from solblom_protocol.order import OrderKind
 from solblom_protocol.pair_masks import OpenedSum
-from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.secure_sum import COUNT_BITS
@@ -246,7 +245,7 @@ def _evaluation(document: StudyDocument, record: dict[str, Any]) -> dict[str, An
         "noise_deviation": f"{deviation:.4f}",
         "outside_epsilon": list(document.study.evaluation.named),
     }
-    if isinstance(document.contract, PhenotypeContract):
+    if document.ranks:
         return base | {"metrics": released_rank_metrics(counts, deviation=deviation)}
     metrics = released_metrics(ScoreHistogram.of(counts, deviation=deviation))
     return base | {"bins": document.study.evaluation.bins, "metrics": metrics}

@@ -1,7 +1,7 @@
 """Exact evaluation in a simulation: federated beside local-only and pooled, per hospital, on the same test patients."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_client.vault import utc_now
-from solblom_models.flat import layout_of, load_flat
+from solblom_models.flat import load_weights
 from solblom_models.metrics import (
     accuracy,
     auroc_with_interval,
@@ -26,7 +26,6 @@ from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.task import find_task
 from solblom_protocol.errors import DataError, SolblomError
-from solblom_protocol.layout import unpack
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.ranking_evaluation import CaseData, evaluate_rankings
@@ -148,8 +147,7 @@ def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
     if isinstance(training, TableUnits) and isinstance(test, TableUnits):
         return SiteData(site, training, test)
     if isinstance(training, CaseUnits) and isinstance(test, CaseUnits):
-        notes = units.notes if isinstance(units, CaseUnits) else {}
-        return CaseData(site, training.with_notes(notes), test)
+        return CaseData(site, training, test, cohort.notes)
     raise NotEvaluatedError(f"parts of the patients of {site} are of another kind than the whole")
 
 
@@ -209,7 +207,7 @@ def _metrics(labels: NDArray[np.int64], scores: Scores) -> dict[str, Any]:
         "reason": None
         if shown
         else found.not_shown_because(positive="with disease", negative="without disease"),
-        "auprc": None if precision is None else [_rounded(value) for value in precision],
+        "auprc": None if precision is None else [_rounded(value) for value in astuple(precision)],
         "calibration_error": _rounded(calibration_error(labels, scores)),
         "brier": _rounded(brier(labels, scores)),
         "accuracy": _rounded(accuracy(labels, scores)),
@@ -224,8 +222,7 @@ def _rounded(value: float | None) -> float | None:
 def _federated(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> list[Scores]:
     task = find_task(document.study.task.name)
     net = task.build(document)
-    layout = layout_of(net, local=task.local_parameters)
-    load_flat(net, layout, unpack(weights, layout))
+    load_weights(net, weights, local=task.local_parameters)
     return [task.scores(net, site.test) for site in sites]
 
 

@@ -5,19 +5,19 @@ turn, each hospital's patients are also ranked by what all others hold together,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.flat import layout_of, load_flat
+from solblom_models.flat import load_weights
 from solblom_models.phenotype.cases import AGE_BAND_NAMES, UNKNOWN, CaseUnits, age_band
+from solblom_models.phenotype.knowledge import study_contract
 from solblom_models.phenotype.net import Ranker
 from solblom_models.phenotype.phenopacket import Sex
 from solblom_models.ranking import Ranks, ranking_metrics, ranks_of
 from solblom_models.task import RankingTask, Task, find_task
-from solblom_protocol.layout import unpack
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.ranking_baselines import HOW, fitted, joined
 
@@ -34,6 +34,7 @@ class CaseData:
     site: str
     training: CaseUnits
     test: CaseUnits
+    notes: dict[str, int] = field(default_factory=dict)  # what reading the data counted
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def evaluate_rankings(
         weights: the final model, flat little-endian float32.
         sites: training and test patients by hospital.
     """
-    ranked = _rank(document, weights, sites)
     pooled = joined([site.training for site in sites])
-    rare = _rare(pooled, diseases=len(document.contract.target.diseases))  # type: ignore[union-attr]
+    ranked = _rank(document, weights, sites, pooled)
+    rare = _rare(pooled, diseases=len(study_contract(document).target.diseases))
     test = joined([site.test for site in sites])
     together = {kind: np.concatenate([entry.ranks[kind] for entry in ranked]) for kind in KINDS}
     return {
@@ -76,16 +77,18 @@ def evaluate_rankings(
         "sites": [_site(entry, rare) for entry in ranked],
         "all": {kind: _metrics(together[kind], test, rare) for kind in KINDS},
         "subgroups": _subgroups(together["federated"], test),
-        "notes": {site.site: dict(site.training.notes) for site in sites},
+        "notes": {site.site: dict(site.notes) for site in sites},
     }
 
 
-def _rank(document: StudyDocument, weights: bytes, sites: Sequence[CaseData]) -> list[_Ranked]:
+def _rank(
+    document: StudyDocument, weights: bytes, sites: Sequence[CaseData], pooled: CaseUnits
+) -> list[_Ranked]:
     task = find_task(document.study.task.name)
     if not isinstance(task, RankingTask):
         raise TypeError(f"the task {task.name} ranks nothing")
     nets = {"prior": _net(task, document), "federated": _federated(task, document, weights)}
-    nets["pooled"] = fitted(_net(task, document), joined([site.training for site in sites]))
+    nets["pooled"] = fitted(_net(task, document), pooled)
     found = []
     for site in sites:
         own = {**nets, "local": fitted(_net(task, document), site.training)}
@@ -110,8 +113,7 @@ def _net(task: Task, document: StudyDocument) -> Ranker:
 
 def _federated(task: Task, document: StudyDocument, weights: bytes) -> Ranker:
     net = _net(task, document)
-    layout = layout_of(net, local=task.local_parameters)
-    load_flat(net, layout, unpack(weights, layout))
+    load_weights(net, weights, local=task.local_parameters)
     return net
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from solblom_models.phenotype.knowledge import release_files
+from solblom_models.phenotype.knowledge import release_of
 from solblom_protocol.contracts import contract_as, read_contract
 from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_simulation.hospitals import CASES, TABLES, DataKind, heart_tables
@@ -54,7 +54,7 @@ def _heart(folder: Path, contract: Path, seed: int) -> dict[str, Path]:
 def _rare(folder: Path, contract: Path, seed: int) -> dict[str, Path]:
     found = contract_as(PhenotypeContract, read_contract(contract), task=CASES.task)
     names = {disease.id: disease.name for disease in found.target.diseases}
-    ontology, annotations = release_files().read()
+    ontology, annotations = release_of(found.ontology)
     return write_hospitals(folder, ontology, annotations, names, seed=seed)
 
 

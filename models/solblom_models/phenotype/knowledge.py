@@ -66,7 +66,7 @@ def knowledge_of(contract: PhenotypeContract) -> Knowledge:
 @lru_cache(maxsize=4)
 def _knowledge(payload: bytes) -> Knowledge:
     contract = PhenotypeContract.model_validate_json(payload)
-    ontology, annotations = _release(contract.ontology)
+    ontology, annotations = release_of(contract.ontology)
     features = contract.features
     space = feature_space(
         ontology,
@@ -96,7 +96,12 @@ def disease_profiles(space: FeatureSpace, annotations: Annotations) -> NDArray[n
 
 
 @lru_cache(maxsize=2)
-def _release(table: OntologyTable) -> tuple[Ontology, Annotations]:
+def release_of(table: OntologyTable) -> tuple[Ontology, Annotations]:
+    """Return the two public files that a contract pins; read once.
+
+    Raises:
+        ConfigurationError: SB-115 to SB-118, they are not there or not the pinned ones.
+    """
     files = release_files()
     ontology = read_ontology(files.ontology, release=table.release, digest=table.ontology)
     return ontology, read_annotations(files.annotations, ontology, digest=table.annotations)

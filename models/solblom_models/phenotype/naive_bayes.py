@@ -17,6 +17,8 @@ The mean patient is a sum over everybody, so its noise hardly counts. Strength a
 cases: docs/concepts/rare-disease.md.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,7 @@ SHRINKAGE = 60.0  # patients for each unit of noise on the sums, in the norm of 
 Floats = NDArray[np.float64]
 
 
+@lru_cache(maxsize=4)  # every block of patients that is scored asks for them
 def profile_shares(knowledge: Knowledge) -> Floats:
     """Return the public profiles as shares of a patient's observed entries, each row adding up to 1, shape (K, T).
 

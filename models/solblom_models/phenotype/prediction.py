@@ -18,6 +18,7 @@ from solblom_models.phenotype.reading import Reading
 from solblom_protocol.study import StudyDocument
 
 SHOWN_TERMS = 5
+Floats = NDArray[np.float64]
 NOTE = (
     "Scores put diseases in order and are no probabilities; they are not calibrated. The model knows only the "
     "diseases of its study: a patient with another disease gets a list all the same"
@@ -74,52 +75,51 @@ def read_new_cases(path: Path, document: StudyDocument) -> tuple[list[Case], dic
 def ranked_cases(net: Ranker, cases: Sequence[Case], *, top: int) -> list[RankedCase]:
     """Return each case's first diseases, best first; equal scores in the order of the label space."""
     units = units_of(cases, net.knowledge.space)
-    scores = net.scores(units)
+    scores, weights = net.scores(units), net.weights().numpy()
     return [
         RankedCase(
             case=case.id or case.patient,
             used_terms=len(case.observed) + len(case.excluded) - int(units.outside[index]),
             unused_terms=int(units.outside[index]),
-            diseases=_first(net, case, scores[index], top),
+            diseases=_first(net.knowledge, case, weights, scores[index], top),
         )
         for index, case in enumerate(cases)
     ]
 
 
 def _first(
-    net: Ranker, case: Case, scores: NDArray[np.float64], top: int
+    knowledge: Knowledge, case: Case, weights: Floats, scores: Floats, top: int
 ) -> tuple[RankedDisease, ...]:
     order = np.argsort(-scores, kind="stable")[:top]
-    terms = _contributions(net, case)
-    space = net.knowledge.space
+    terms = _contributions(knowledge, case, weights)
+    space = knowledge.space
     return tuple(
         RankedDisease(
             rank=int((scores >= scores[index]).sum()),
             disease=space.diseases[index],
-            name=net.knowledge.names[index],
+            name=knowledge.names[index],
             # Of no meaning by itself: shown as the distance from the mean of all diseases.
             score=float(scores[index] - scores.mean()),
-            terms=_named(net.knowledge, case, terms, int(index)),
+            terms=_named(knowledge, case, terms, int(index)),
         )
         for index in order
     )
 
 
-def _contributions(net: Ranker, case: Case) -> NDArray[np.float64]:
+def _contributions(knowledge: Knowledge, case: Case, weights: Floats) -> Floats:
     """Return what each entry of the case's vector adds, above the mean of diseases, shape (K, F).
 
     Of a perceptron only the linear part can be told apart term by term: the public profiles.
     """
-    weights = net.weights().numpy()
-    vector = net.knowledge.space.vector(case)
+    vector = knowledge.space.vector(case)
     whole = np.zeros_like(weights)
     whole[:, vector.indices] = weights[:, vector.indices] * vector.values
-    centred: NDArray[np.float64] = whole - whole.mean(axis=0)
+    centred: Floats = whole - whole.mean(axis=0)
     return centred
 
 
 def _named(
-    knowledge: Knowledge, case: Case, points: NDArray[np.float64], disease: int
+    knowledge: Knowledge, case: Case, points: Floats, disease: int
 ) -> tuple[Contribution, ...]:
     """Return the case's own terms with the largest effect; a term's share of each ancestor is counted to it.
 

@@ -53,7 +53,7 @@ def check_settings(document: StudyDocument) -> None:
     """Refuse training settings under which sums would not be sums.
 
     Raises:
-        ConfigurationError: SB-102, SB-103 or SB-108.
+        ConfigurationError: SB-102 or SB-103.
     """
     settings, study = ranker_settings(document), document.study
     if settings.kind != "prototypes":
@@ -62,6 +62,7 @@ def check_settings(document: StudyDocument) -> None:
     wrong = {
         "rounds": training.rounds != 1,
         "local_steps": training.local_steps != 1,
+        "sampling_rate": study.privacy.sampling_rate != 1.0,
         "server_momentum": training.server_momentum != 0,
         "averaging": training.averaging != "none",
         "strategy": training.strategy != "fedavg",
@@ -69,12 +70,12 @@ def check_settings(document: StudyDocument) -> None:
         != training.expected_batch_size,
         "server_learning_rate (not the number of hospitals)": not _is_number_of_hospitals(document),
     }
-    if study.privacy.sampling_rate != 1.0 or any(wrong.values()):
-        named = ", ".join(name for name, is_wrong in wrong.items() if is_wrong)
+    named = ", ".join(name for name, is_wrong in wrong.items() if is_wrong)
+    if named:
         raise ConfigurationError(
             "SB-103",
             "Prototypes are one exact sum of all patients: one round of one step over everybody; "
-            f"not so: {named or 'sampling_rate'}",
+            f"not so: {named}",
             "Set rounds = 1, local_steps = 1, sampling_rate = 1.0, learning_rate = expected_batch_size and "
             "server_learning_rate = the number of hospitals",
         )

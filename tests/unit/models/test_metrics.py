@@ -146,8 +146,8 @@ class TestAveragePrecision:
         many = average_precision_with_interval(np.tile(labels, 9), np.tile(scores, 9))
         assert few is not None
         assert many is not None
-        assert few[1] < few[0] < few[2]
-        assert many[2] - many[1] < 0.5 * (few[2] - few[1])
+        assert few.low < few.value < few.high
+        assert many.high - many.low < 0.5 * (few.high - few.low)
 
     def test_it_is_not_shown_for_a_handful(self) -> None:
         assert (

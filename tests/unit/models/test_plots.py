@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from solblom_models import plots
+from solblom_models.metrics import Estimate
 from solblom_models.plots import Row, pictures
-from solblom_models.released_metrics import Estimate
 from solblom_protocol.errors import ConfigurationError
 
 TOP = {

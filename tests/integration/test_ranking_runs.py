@@ -1,7 +1,9 @@
 """Studies that rank diseases, end to end with real vaults: one sum, and what may leave besides it."""
 
+import base64
 import datetime as dt
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +241,39 @@ def test_a_vault_never_puts_a_term_into_its_log(exact: Federation, exact_run: Fi
         for log in (config.state / "log").glob("*"):
             text = log.read_text(encoding="utf-8", errors="replace")
             assert not any(word in text for word in ("HP:", "OMIM", "PMID", "patient-")), log
+
+
+def seen_by_the_coordinator(home: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield every file outside the hospitals' own folders, and what signed envelopes in it hold."""
+    for path in sorted(home.rglob("*")):
+        if path.is_file() and "sites" not in path.relative_to(home).parts:
+            data = path.read_bytes()
+            yield path, data
+            for payload in re.findall(rb'"payload":"([A-Za-z0-9+/=]+)"', data):
+                yield path, base64.b64decode(payload)
+
+
+def test_nothing_that_the_coordinator_holds_names_a_patient_a_term_or_a_paper(
+    tmp_path: Path, release: Path
+) -> None:
+    """Updates, receipts, counts, database and model: all that left, opened as far as the coordinator can."""
+    changes: dict[str, Any] = {
+        "privacy": {"epsilon": 8.0},
+        "evaluation": {
+            "split": {"by": "publication", "test_fraction": 0.3},
+            "releases": 1,
+            "epsilon": 2.0,
+        },
+        "table_one": {"epsilon": 1.0, "variables": ["disease", "sex"]},
+    }
+    made = federation(tmp_path, release, **changes)
+    made.start()
+    told = re.compile(rb"patient-[0-9]|case-[0-9]|PMID:[0-9]|HP:[0-9]")
+    held = list(seen_by_the_coordinator(made.home))
+    assert any(b"solblom.receipt/1" in data for _, data in held)  # envelopes were opened
+    assert [path for path, data in held if told.search(data)] == []
+    own = made.home / "sites" / "a-hospital" / "cases.jsonl"
+    assert told.search(own.read_bytes())  # the pattern finds what must stay
 
 
 def test_two_couriers_give_the_same_sum(

@@ -23,7 +23,8 @@ from solblom_models.artefact import load
 from solblom_models.presets import DEFAULT_PRESET, Preset
 from solblom_models.study_document import resolve
 from solblom_models.tabular import task as tabular_task
-from solblom_models.tabular.data import Table, TableUnits, read_units
+from solblom_models.tabular.data import TableUnits, read_units
+from solblom_models.tabular.table_file import Table
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol import study
 from solblom_protocol.contract import Contract
@@ -257,7 +258,8 @@ def remembered_reading() -> Iterator[None]:
     payload_of = StudyDocument.payload
 
     def read_once(table: Table, contract: Contract) -> TableUnits:
-        text = hashlib.sha256(repr((table.ids, table.columns)).encode()).hexdigest()
+        genes = b"" if table.genes is None else table.genes.values.tobytes()
+        text = hashlib.sha256(repr((table.ids, table.columns)).encode() + genes).hexdigest()
         key = (text, contract.model_dump_json())
         if key not in rows:
             rows[key] = read_units(table, contract)

@@ -110,13 +110,13 @@ def show(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON_O
 @command
 def predict(
     ref: str = REF,
-    data: Path = typer.Option(..., "--input", help="CSV with the contract's columns"),
+    data: Path = typer.Option(..., "--input", help="CSV or Parquet with the contract's columns"),
     id_column: str = typer.Option("patient_id", "--id", help="Column that names the row"),
     trust: Path | None = TRUST,
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Verify a model, then give each row of a CSV its probability. Research use."""
+    """Verify a model, then give each row of a table its probability. Research use."""
     from solblom_models.references import find_artefact
     from solblom_verify.artefact import verify_artefact
 
@@ -146,14 +146,16 @@ def predict(
 
 def _predict(folder: Path, data: Path, id_column: str) -> list[dict[str, Any]]:
     from solblom_models.artefact import load
-    from solblom_models.tabular.data import read_csv, read_inputs
+    from solblom_models.tabular.data import read_inputs
+    from solblom_models.tabular.table_file import read_table
     from solblom_protocol.errors import DataError
 
     model = load(folder)
     if model.task.name != "tabular-classification":
-        raise RunError("SB-506", f"A CSV does not fit the task {model.task.name}")
+        raise RunError("SB-506", f"A table does not fit the task {model.task.name}")
     try:
-        units = read_inputs(read_csv(data, id_column=id_column), model.contract)
+        table = read_table(data, id_column=id_column, contract=model.contract)
+        units = read_inputs(table, model.contract)
     except DataError as error:
         raise RunError("SB-506", error.message) from None
     scores = model.task.scores(model.net, units)

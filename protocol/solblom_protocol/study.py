@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.expression import with_listed_columns
 from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
 from solblom_protocol.ring import Ring
 from solblom_protocol.secure_sum import (
@@ -180,7 +181,8 @@ def load_study(path: Path) -> tuple[Study, Contract, Roster | None]:
     """
     study = parse(Study, read_toml(path), source=path.name)
     contract_path = path.parent / study.task.contract
-    contract = parse(Contract, read_toml(contract_path), source=contract_path.name)
+    tables = with_listed_columns(read_toml(contract_path), contract_path.parent)
+    contract = parse(Contract, tables, source=contract_path.name)
     check_study(study, contract)
     roster = (
         None if study.secure_sum is None else read_roster(path.parent / study.secure_sum.roster)

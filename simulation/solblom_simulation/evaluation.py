@@ -100,7 +100,8 @@ def read_site(node: Path, document: StudyDocument) -> SiteData:
     config = load_node_config(node)
     keys = read_node_keys(config.state)
     approval = read_approval(config, keys, document.digest)
-    units = approval.task.read_units(open_source(config, approval.dataset), document)
+    source = open_source(config, approval.dataset, document.contract)
+    units = approval.task.read_units(source, document)
     if not isinstance(units, TableUnits):
         raise NotEvaluatedError(
             f"the patients of the task {approval.task.name} are no tables, "

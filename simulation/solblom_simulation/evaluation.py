@@ -22,6 +22,7 @@ from solblom_protocol.errors import DataError, SolblomError
 from solblom_protocol.layout import unpack
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
+from solblom_simulation.site_differences import distances
 
 Scores = NDArray[np.float64]
 
@@ -126,6 +127,7 @@ def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> 
         "pooled": _pooled(document, sites),
     }
     labels = [site.test.labels for site in sites]
+    apart = distances([site.training.features for site in sites])
     return {
         "schema": "solblom.evaluation/1",
         "simulation": True,
@@ -140,6 +142,7 @@ def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> 
                 "site": site.site,
                 "training_patients": len(site.training.ids),
                 "test_patients": len(site.test.ids),
+                "apart_from_others": apart[i],
                 "metrics": {kind: _metrics(labels[i], scores[kind][i]) for kind in sorted(scores)},
             }
             for i, site in enumerate(sites)

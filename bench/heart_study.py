@@ -182,11 +182,17 @@ def federated_scores(run: FinishedRun, sites: list[SiteData]) -> list[Scores]:
     return [model.task.scores(model.net, site.test) for site in sites]
 
 
-def check_run(home: Path, run: FinishedRun, setting: Setting) -> None:
-    """Refuse a run in which a hospital was missing, or that spent more than it promised."""
+def check_all_took_part(home: Path, run: FinishedRun) -> None:
+    """Refuse a run in which a hospital was missing."""
     report = run_report(home, run.run)
     if any(len(r["results"]) != len(report["sites"]) for r in report["rounds"]):
         raise RuntimeError("a hospital was missing in a round")
+
+
+def check_run(home: Path, run: FinishedRun, setting: Setting) -> None:
+    """Refuse a run in which a hospital was missing, or that spent more than it promised."""
+    check_all_took_part(home, run)
+    report = run_report(home, run.run)
     spent = [float(epsilon) for epsilon in report["epsilon"].values()]
     if setting.epsilon is not None and max(spent) > setting.epsilon:
         raise RuntimeError("a run spent more than its epsilon")

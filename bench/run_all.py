@@ -35,7 +35,7 @@ BENCHES = {
     "faults": "about 35 minutes",
     "secure_sum": "about 15 minutes",
     "shared_noise": "about 3 minutes",
-    "coadread": "about 10 minutes",
+    "coadread": "about 5 minutes",
     "phenopackets": "about 5 minutes",
 }
 # These print rows only; here they get the shape of the others.

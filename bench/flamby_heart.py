@@ -45,7 +45,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from solblom_client import cohort
-from solblom_models.tabular.data import read_csv, read_units, table_contract
+from solblom_models.tabular.data import read_units, table_contract
+from solblom_models.tabular.table_file import read_csv
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.toml_file import read_toml

@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from solblom_models.tabular.data import encode, read_csv
+from solblom_models.tabular.data import encode
+from solblom_models.tabular.table_file import read_csv
 from solblom_protocol.contract import Contract, NumberVariable
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict

@@ -23,7 +23,8 @@ from solblom_models.artefact import load
 from solblom_models.presets import DEFAULT_PRESET, Preset
 from solblom_models.study_document import resolve
 from solblom_models.tabular import task as tabular_task
-from solblom_models.tabular.data import Table, TableUnits, read_units
+from solblom_models.tabular.data import TableUnits, read_units
+from solblom_models.tabular.table_file import Table
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol import study
 from solblom_protocol.contract import Contract
@@ -181,11 +182,17 @@ def federated_scores(run: FinishedRun, sites: list[SiteData]) -> list[Scores]:
     return [model.task.scores(model.net, site.test) for site in sites]
 
 
-def check_run(home: Path, run: FinishedRun, setting: Setting) -> None:
-    """Refuse a run in which a hospital was missing, or that spent more than it promised."""
+def check_all_took_part(home: Path, run: FinishedRun) -> None:
+    """Refuse a run in which a hospital was missing."""
     report = run_report(home, run.run)
     if any(len(r["results"]) != len(report["sites"]) for r in report["rounds"]):
         raise RuntimeError("a hospital was missing in a round")
+
+
+def check_run(home: Path, run: FinishedRun, setting: Setting) -> None:
+    """Refuse a run in which a hospital was missing, or that spent more than it promised."""
+    check_all_took_part(home, run)
+    report = run_report(home, run.run)
     spent = [float(epsilon) for epsilon in report["epsilon"].values()]
     if setting.epsilon is not None and max(spent) > setting.epsilon:
         raise RuntimeError("a run spent more than its epsilon")
@@ -257,7 +264,8 @@ def remembered_reading() -> Iterator[None]:
     payload_of = StudyDocument.payload
 
     def read_once(table: Table, contract: Contract) -> TableUnits:
-        text = hashlib.sha256(repr((table.ids, table.columns)).encode()).hexdigest()
+        genes = b"" if table.genes is None else table.genes.values.tobytes()
+        text = hashlib.sha256(repr((table.ids, table.columns)).encode() + genes).hexdigest()
         key = (text, contract.model_dump_json())
         if key not in rows:
             rows[key] = read_units(table, contract)

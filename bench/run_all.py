@@ -36,6 +36,7 @@ BENCHES = {
     "faults": "about 35 minutes",
     "secure_sum": "about 15 minutes",
     "shared_noise": "about 3 minutes",
+    "coadread": "about 5 minutes",
     "phenopackets": "about 5 minutes",
     "rare_disease": "about 20 minutes",
 }

@@ -189,7 +189,8 @@ def paired(values: list[Found], reference: list[Found], ratio: float) -> dict[st
     return {"mean": centre, "low": centre - width, "high": centre + width}
 
 
-def _signed(d: dict[str, float]) -> str:
+def signed(d: dict[str, float]) -> str:
+    """Return a difference with its interval."""
     return f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
 
 
@@ -217,7 +218,7 @@ def main_table(
                 name,
                 f"{mean(union):.3f}",
                 f"{median(union):.3f} [{low:.3f}, {high:.3f}]",
-                "" if name == "none" else _signed(differences[name]),
+                "" if name == "none" else signed(differences[name]),
                 f"{np.nanmean([f.within for f in values]):.3f}",
                 extra.get("epsilon_alone", ""),
                 extra.get("epsilon_in_two_hospitals", ""),
@@ -269,7 +270,7 @@ def report(
             Table(
                 "What sharing gains, and what the noise alone costs",
                 ("pair", "difference [95 %]"),
-                tuple((name, _signed(d)) for name, d in pairs.items()),
+                tuple((name, signed(d)) for name, d in pairs.items()),
             ),
             hospital_table(evaluation),
             Table(

@@ -28,13 +28,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Patients:
-    """Patients of some sites: ranks is (N, 1577), each patient's genes by rank as normal scores."""
+    """Patients of some sites: values is (N, 1577) as in the file, ranks each patient's genes as normal scores."""
 
     ids: tuple[str, ...]
     sites: tuple[str, ...]
     ranks: Floats
     labels: NDArray[np.int64]
     genes: tuple[str, ...]
+    values: Floats
 
     def where(self, chosen: NDArray[np.bool_]) -> "Patients":
         """Return some of them."""
@@ -45,6 +46,7 @@ class Patients:
             self.ranks[kept],
             self.labels[kept],
             self.genes,
+            self.values[kept],
         )
 
 
@@ -71,7 +73,7 @@ def load(path: Path) -> Patients:
     # Within one sample alone: no other patient's numbers, so nothing private is estimated.
     ranks = norm.ppf((order + 0.5) / values.shape[1])
     labels = np.array([int(status[i] == "MSI-H") for i in ids])
-    return Patients(ids, tuple(i.split("-")[1] for i in ids), ranks, labels, genes)
+    return Patients(ids, tuple(i.split("-")[1] for i in ids), ranks, labels, genes, values)
 
 
 def ranked_sites(patients: Patients) -> list[str]:

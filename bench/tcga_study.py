@@ -16,6 +16,13 @@ from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
 
 EPSILONS, DELTA, HOSPITALS = (1.0, 3.0, 8.0), 1e-3, 4
+TARGET: dict[str, Any] = {
+    "name": "msi-high",
+    "column": "msi_high",
+    "positive": ["1"],
+    "negative": ["0"],
+    "meaning": {"en": "MSI-H", "no": "MSI-H"},
+}
 
 
 @dataclass(frozen=True)
@@ -45,15 +52,8 @@ def contract_of(names: list[str], public: tuple[Floats, Floats]) -> Contract:
         }
         for name, centre, scale in zip(names, *public, strict=True)
     ]
-    target = {
-        "name": "msi-high",
-        "column": "msi_high",
-        "positive": ["1"],
-        "negative": ["0"],
-        "meaning": {"en": "MSI-H", "no": "MSI-H"},
-    }
     tables: dict[str, Any] = {
-        "name": "tcga", "version": 1, "target": target, "variable": variables,
+        "name": "tcga", "version": 1, "target": TARGET, "variable": variables,
     }  # fmt: skip
     return parse(Contract, tables, source="bench")
 

@@ -198,7 +198,7 @@ def check_data(
     Raises:
         DataError: SB-301 to SB-309.
     """
-    units = task.read_units(open_source(config, dataset), document)
+    units = task.read_units(open_source(config, dataset, document.contract), document)
     cohort = join_cohort(config, keys, document, units, now=now)
     needed = max(document.study.cohort.min_patients, config.policy.min_patients)
     if len(cohort.training.ids) < needed:

@@ -278,7 +278,7 @@ class Vault:
             DataError: the data do not obey the contract.
         """
         self._rows_read = True
-        source = open_source(self._config, approval.dataset)
+        source = open_source(self._config, approval.dataset, approval.document.contract)
         units = approval.task.read_units(source, approval.document)
         cohort = join_cohort(self._config, self._keys, approval.document, units, now=self._clock())
         return source, cohort

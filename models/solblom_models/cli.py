@@ -136,7 +136,7 @@ def plot(
 def predict(
     ref: str = REF,
     data: Path | None = typer.Option(
-        None, "--input", help="CSV with the contract's columns, for a model of tables"
+        None, "--input", help="CSV or Parquet with the contract's columns, for a model of tables"
     ),
     id_column: str = typer.Option("patient_id", "--id", help="Column that names the row"),
     phenopacket: Path | None = typer.Option(
@@ -156,7 +156,7 @@ def predict(
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Verify a model, then say what it predicts: probabilities for a CSV, ranked diseases for phenopackets.
+    """Verify a model, then say what it predicts: probabilities for a table, ranked diseases for phenopackets.
 
     Research use.
     """

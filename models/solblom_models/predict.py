@@ -25,7 +25,8 @@ from solblom_models.phenotype.prediction import (
     read_new_cases,
 )
 from solblom_models.prediction_receipt import prediction_receipt, receipt_key
-from solblom_models.tabular.data import read_csv, read_inputs, table_contract
+from solblom_models.tabular.data import read_inputs, table_contract
+from solblom_models.tabular.table_file import read_table
 from solblom_models.task import RankingTask
 from solblom_protocol.console import out, say
 from solblom_protocol.errors import ConfigurationError, DataError, RunError
@@ -111,10 +112,10 @@ def _probabilities(
     model: LoadedModel, artefact: str, ref: str, path: Path, id_column: str
 ) -> Predictions:
     if model.task.name != "tabular-classification":
-        raise RunError("SB-506", f"A CSV does not fit the task {model.task.name}")
+        raise RunError("SB-506", f"A table does not fit the task {model.task.name}")
     try:
         contract = table_contract(model.document)
-        units = read_inputs(read_csv(path, id_column=id_column), contract)
+        units = read_inputs(read_table(path, id_column=id_column, contract=contract), contract)
     except DataError as error:
         raise RunError("SB-506", error.message) from None
     scores = model.task.scores(model.net, units)

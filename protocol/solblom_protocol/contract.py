@@ -9,18 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Text = Annotated[str, Field(min_length=1, max_length=300)]
-Code = Annotated[str, Field(min_length=0, max_length=60)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Meaning(BaseModel):
-    """What the variable means to a clinician, in Norwegian and English."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    en: Text
-    no: Text
+from solblom_protocol.expression import Expression, refuse_doubles
+from solblom_protocol.meaning import Code, Finite, Meaning, Text
 
 
 class NumberVariable(BaseModel):
@@ -123,24 +113,34 @@ class Target(BaseModel):
 
 
 class Contract(BaseModel):
-    """All variables of a study and its target."""
+    """All variables of a study, its expression if it has any, and its target."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Text
     version: Annotated[int, Field(ge=1)]
-    variable: Annotated[tuple[Variable, ...], Field(min_length=1, max_length=20_000)]
+    variable: Annotated[tuple[Variable, ...], Field(max_length=20_000)] = ()
+    expression: Expression | None = None
     target: Target
 
     @model_validator(mode="after")
     def _names(self) -> "Contract":
-        names = [variable.name for variable in self.variable]
-        doubles = sorted({name for name in names if names.count(name) > 1})
-        if doubles:
-            raise ValueError(f"variable stands twice: {', '.join(doubles)}")
-        if self.target.column in {variable.column for variable in self.variable}:
+        if not self.variable and self.expression is None:
+            raise ValueError("a contract needs a variable or an expression")
+        refuse_doubles("variable", (variable.name for variable in self.variable))
+        columns = {variable.column for variable in self.variable}
+        if self.target.column in columns:
             raise ValueError(f"the target column {self.target.column} is also a variable")
+        if self.expression is not None:
+            both = sorted((columns | {self.target.column}).intersection(self.expression.columns))
+            if both:
+                raise ValueError(f"a gene is also a variable or the target: {', '.join(both[:5])}")
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The table's columns that are codes or numbers as text: variables, then the target; no genes."""
+        return (*dict.fromkeys(variable.column for variable in self.variable), self.target.column)
 
 
 def _apart(name: str, **meanings: tuple[str, ...]) -> None:

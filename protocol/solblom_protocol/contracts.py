@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.expression import with_listed_columns
 from solblom_protocol.phenotype_contract import DESCRIBED, PhenotypeContract
 from solblom_protocol.toml_file import parse, read_toml
 
@@ -22,10 +23,9 @@ def read_contract(path: Path) -> AnyContract:
         ConfigurationError: SB-101 to SB-103.
     """
     value = read_toml(path)
-    kind: type[Contract] | type[PhenotypeContract] = Contract
-    if isinstance(value, dict) and "kind" in value:
-        kind = PhenotypeContract
-    return parse(kind, value, source=path.name)
+    if "kind" in value:
+        return parse(PhenotypeContract, value, source=path.name)
+    return parse(Contract, with_listed_columns(value, path.parent), source=path.name)
 
 
 def contract_as(kind: type[_Kind], contract: AnyContract, *, task: str) -> _Kind:

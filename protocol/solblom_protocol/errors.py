@@ -181,6 +181,11 @@ CODES: dict[str, ErrorCode] = {
         1,
         "Split by the group named in the message",
     ),
+    "SB-312": ErrorCode(
+        "Too much of a sample's expression is missing",
+        1,
+        "Leave the sample out, or agree on genes that all hospitals measure",
+    ),
     # Integrity
     "SB-401": ErrorCode(
         "The model artefact does not verify", 5, "Do not use it; ask for the original"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from solblom_protocol.contract import Meaning, Text
+from solblom_protocol.meaning import Meaning, Text
 
 DiseaseId = Annotated[str, Field(pattern=r"^(OMIM|ORPHA|MONDO|DECIPHER):[0-9]{1,9}$")]
 FileDigest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]

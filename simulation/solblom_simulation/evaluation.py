@@ -29,6 +29,7 @@ from solblom_protocol.errors import DataError, SolblomError
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.ranking_evaluation import CaseData, evaluate_rankings
+from solblom_simulation.site_differences import distances
 
 Scores = NDArray[np.float64]
 
@@ -132,7 +133,8 @@ def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
     config = load_node_config(node)
     keys = read_node_keys(config.state)
     approval = read_approval(config, keys, document.digest)
-    units = approval.task.read_units(open_source(config, approval.dataset), document)
+    source = open_source(config, approval.dataset, document.contract)
+    units = approval.task.read_units(source, document)
     if not isinstance(units, TableUnits | CaseUnits):
         raise NotEvaluatedError(
             f"the patients of the task {approval.task.name} are neither tables nor cases, "
@@ -159,6 +161,7 @@ def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> 
         "pooled": _pooled(document, sites),
     }
     labels = [site.test.labels for site in sites]
+    apart = distances([site.training.features for site in sites])
     return {
         "schema": "solblom.evaluation/1",
         "simulation": True,
@@ -174,6 +177,7 @@ def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> 
                 "site": site.site,
                 "training_patients": len(site.training.ids),
                 "test_patients": len(site.test.ids),
+                "apart_from_others": apart[i],
                 "metrics": {kind: _metrics(labels[i], scores[kind][i]) for kind in sorted(scores)},
             }
             for i, site in enumerate(sites)

@@ -63,14 +63,15 @@ def test_a_hospital_that_refused_is_named_and_not_read(
     federation = Federation(tmp_path / "home", quorum=2, approving=("cleveland", "va"))
     real, opened = evaluation.open_source, []
 
-    def noting(config: Any, dataset: Any) -> Any:
+    def noting(config: Any, *rest: Any) -> Any:
         opened.append(config.node.site)
-        return real(config, dataset)
+        return real(config, *rest)
 
     monkeypatch.setattr(evaluation, "open_source", noting)
     run = federation.start()
     report = read(run, "evaluation/report.json")
     assert opened == ["cleveland", "va"] == [site["site"] for site in report["sites"]]
+    assert all(site["apart_from_others"]["distance"] > 0 for site in report["sites"])
     assert report["left_out"] == [{"site": "hungarian", "reason": "refused (SB-203)"}]
     assert "Left out: hungarian, refused (SB-203)." in (run.path / "README.md").read_text("utf-8")
     assert verifies(federation, run)

@@ -5,18 +5,22 @@ from typing import Any
 
 from solblom_client.connectors.table import open_table
 from solblom_client.policy import DatasetTable, NodeConfig
+from solblom_protocol.contract import Contract
+from solblom_protocol.contracts import AnyContract
 from solblom_protocol.errors import ConfigurationError
 
 
-def open_source(config: NodeConfig, dataset: DatasetTable) -> Any:
-    """Return the data set as its kind of source: a table as text, or where phenopackets lie.
+def open_source(config: NodeConfig, dataset: DatasetTable, contract: AnyContract) -> Any:
+    """Return the data set as its kind of source: a contract's columns of a table, or where phenopackets lie.
 
     Raises:
-        ConfigurationError: SB-108, an unknown connector.
+        ConfigurationError: SB-108 an unknown connector, SB-118 Parquet without its package.
         DataError: SB-301, SB-302 or SB-307.
     """
     if dataset.connector == "table":
-        return open_table(config, dataset)
+        # A contract of another kind is refused by the task that reads it.
+        wanted = contract if isinstance(contract, Contract) else None
+        return open_table(config, dataset, wanted)
     if dataset.connector == "phenopackets":
         return open_phenopackets(config, dataset)
     raise ConfigurationError(

@@ -1,16 +1,15 @@
 """From a table of text to features, by the data contract and its public constants alone."""
 
-import csv
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solblom_models.patient_id import check_ids, patient_id
+from solblom_models.patient_id import check_ids
+from solblom_models.tabular.expression import encode_genes
+from solblom_models.tabular.table_file import NUMBER, Table
 from solblom_protocol.contract import (
     BooleanVariable,
     CategoryVariable,
@@ -25,17 +24,6 @@ from solblom_protocol.study import StudyDocument
 from solblom_verify.wording import counted
 
 LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value cannot rule a gradient
-MAX_CELL_CHARACTERS = 10_000
-# Plain decimal numbers only: Python would also read 1_5 as 15, and digits of any script.
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text: one id per row and the columns by name."""
-
-    ids: tuple[str, ...]
-    columns: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -70,41 +58,6 @@ class TableUnits:
         return row + bytes([int(self.labels[index])])
 
 
-def read_csv(path: Path, *, id_column: str) -> Table:
-    """Read a CSV file with a header line. Ids get their one spelling (`patient_id`).
-
-    Raises:
-        DataError: SB-301 no id column or a column stands twice, SB-302 a row of another length,
-        SB-307 unreadable.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise DataError("SB-307", "The table cannot be read as UTF-8 CSV") from None
-    if not rows:
-        raise DataError("SB-307", "The table has no header line")
-    header, body = [name.strip() for name in rows[0]], [row for row in rows[1:] if row]
-    if len(set(header)) != len(header):
-        raise DataError("SB-301", "A column name stands twice in the table's header")
-    if id_column not in header:
-        raise DataError("SB-301", f"The table has no column `{id_column}` for the patient")
-    odd = [number for number, row in enumerate(body, start=2) if len(row) != len(header)]
-    if odd:
-        raise DataError(
-            "SB-302",
-            f"{counted(len(odd), 'row has', 'rows have')} another length than the header, "
-            f"first in line {odd[0]}",
-        )
-    columns = {
-        name: tuple(row[i].strip()[:MAX_CELL_CHARACTERS] for row in body)
-        for i, name in enumerate(header)
-        if name != id_column
-    }
-    where = header.index(id_column)
-    return Table(tuple(patient_id(row[where]) for row in body), columns)
-
-
 def table_contract(document: StudyDocument) -> Contract:
     """Return the contract of a study on tables.
 
@@ -122,6 +75,8 @@ def feature_names(contract: Contract) -> tuple[str, ...]:
             names.extend(f"{variable.name}={level}" for level in variable.levels)
         else:
             names.append(variable.name)
+    if contract.expression is not None:
+        names.extend(contract.expression.feature_names)
     return tuple(names)
 
 
@@ -130,7 +85,7 @@ def read_units(table: Table, contract: Contract) -> TableUnits:
 
     Raises:
         DataError: SB-301 missing column, SB-302 wrong type, SB-303 out of range, SB-304 patient
-        twice.
+        twice, SB-312 too many genes missing.
     """
     check_ids(table.ids)
     features = encode(table, contract)
@@ -141,16 +96,16 @@ def read_inputs(table: Table, contract: Contract) -> TableUnits:
     """Return rows without a label (shown as 0), for prediction.
 
     Raises:
-        DataError: SB-301, SB-302 or SB-303.
+        DataError: SB-301, SB-302, SB-303 or SB-312.
     """
     return TableUnits(table.ids, encode(table, contract), np.zeros(len(table.ids), dtype=np.int64))
 
 
 def encode(table: Table, contract: Contract) -> NDArray[np.float32]:
-    """Return the features, shape (N, D), by the contract's public constants.
+    """Return the features, shape (N, D), by the contract's public constants: variables, then expression.
 
     Raises:
-        DataError: SB-301, SB-302 or SB-303.
+        DataError: SB-301, SB-302, SB-303 or SB-312.
     """
     needed = [variable.column for variable in contract.variable]
     missing = sorted(set(needed) - set(table.columns))
@@ -158,8 +113,13 @@ def encode(table: Table, contract: Contract) -> NDArray[np.float32]:
         raise DataError(
             "SB-301", f"The table lacks {counted(len(missing), 'column')}: {', '.join(missing)}"
         )
-    blocks = [_encode(variable, table.columns[variable.column]) for variable in contract.variable]
-    return np.concatenate(blocks, axis=1).astype(np.float32)
+    blocks: list[NDArray[np.float32]] = [
+        _encode(variable, table.columns[variable.column]).astype(np.float32)
+        for variable in contract.variable
+    ]
+    if contract.expression is not None:
+        blocks.append(encode_genes(table.genes, contract.expression, limit=LIMIT))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
 
 def _encode(variable: Variable, cells: Sequence[str]) -> NDArray[np.float64]:
@@ -179,7 +139,7 @@ def _numbers(variable: NumberVariable, cells: Sequence[str]) -> NDArray[np.float
     for row, cell in enumerate(cells, start=2):
         if is_missing(variable, cell):
             continue
-        if not _NUMBER.fullmatch(cell):
+        if not NUMBER.fullmatch(cell):
             wrong.append(row)
             continue
         number = float(cell)

@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.tabular.data import Table, is_missing, table_contract
+from solblom_models.tabular.data import is_missing, table_contract
+from solblom_models.tabular.table_file import Table
 from solblom_protocol.contract import BooleanVariable, NumberVariable, Variable
 from solblom_protocol.errors import DataError
 from solblom_protocol.study import StudyDocument

@@ -9,14 +9,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from solblom_models.tabular.data import (
-    Table,
-    TableUnits,
-    feature_names,
-    read_units,
-    table_contract,
-)
+from solblom_models.tabular.data import TableUnits, feature_names, read_units, table_contract
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
+from solblom_models.tabular.table_file import Table
 from solblom_models.tabular.table_one import cell_blocks, count_cells
 from solblom_models.task import Units
 from solblom_protocol.study import StudyDocument

@@ -26,7 +26,7 @@ def rows_named(hospital: LabHospital, *names: str) -> list[dict[str, str]]:
 
 def joined(hospital: LabHospital, units: TableUnits | None = None) -> Cohort:
     approval = read_approval(hospital.config, read_node_keys(hospital.config.state), STUDY.digest)
-    source = open_source(hospital.config, approval.dataset)
+    source = open_source(hospital.config, approval.dataset, STUDY.contract)
     found = approval.task.read_units(source, STUDY) if units is None else units
     keys = read_node_keys(hospital.config.state)
     return join_cohort(hospital.config, keys, STUDY, found, now=hospital.clock())

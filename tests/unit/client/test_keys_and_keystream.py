@@ -228,7 +228,9 @@ def test_a_patient_stays_on_its_side_of_the_split_whoever_else_is_in_the_table(
     task = TabularClassification()
 
     def training() -> set[str]:
-        units = task.read_units(open_source(hospital.config, hospital.config.dataset[0]), study)
+        units = task.read_units(
+            open_source(hospital.config, hospital.config.dataset[0], study.contract), study
+        )
         return set(join_cohort(hospital.config, keys, study, units, now=NOW).training.ids)
 
     everybody = training()

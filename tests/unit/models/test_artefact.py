@@ -23,7 +23,8 @@ from solblom_models.artefact import (
 )
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.statement import Charge
-from solblom_models.tabular.data import read_csv, read_units
+from solblom_models.tabular.data import read_units
+from solblom_models.tabular.table_file import read_csv
 from solblom_models.task import find_task
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.key_files import public_pem

@@ -3,7 +3,7 @@
 import pytest
 
 from lab import patient_rows, study_document
-from solblom_models.tabular.data import Table
+from solblom_models.tabular.table_file import Table
 from solblom_models.tabular.table_one import cell_blocks, count_cells
 from solblom_protocol.errors import DataError
 

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 from lab import study_document
-from solblom_models.tabular.data import (
-    Table,
-    encode,
-    feature_names,
-    read_csv,
-    read_inputs,
-    read_units,
-)
+from solblom_models.tabular.data import encode, feature_names, read_inputs, read_units
+from solblom_models.tabular.table_file import Table, read_csv
 from solblom_protocol.errors import DataError
 
 HEADER = "patient_id,age,smoker,grade,ill"

@@ -17,7 +17,8 @@ from solblom_client.ledger import STATE_FILE
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
 from solblom_models.flat import flatten
-from solblom_models.tabular.data import Table, read_units
+from solblom_models.tabular.data import read_units
+from solblom_models.tabular.table_file import Table
 from solblom_models.tabular.task import TabularClassification
 from solblom_models.task import Task, find_task, isolation_error
 from solblom_models.templates import TemplateValues, write_template

@@ -8,7 +8,8 @@ import pytest
 
 from lab import patient_rows, study_document, write_table
 from solblom_models.metrics import auroc
-from solblom_models.tabular.data import TableUnits, read_csv, read_units
+from solblom_models.tabular.data import TableUnits, read_units
+from solblom_models.tabular.table_file import read_csv
 from solblom_protocol.layout import pack
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.evaluation import SiteData, evaluate

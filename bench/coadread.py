@@ -46,7 +46,7 @@ from solblom_protocol.key_files import read_signing_key
 from solblom_protocol.study import StudyDocument, sign_study
 from solblom_server.runs import start_run
 from solblom_simulation.baselines import fit_tuned, predict
-from solblom_simulation.evaluation import SiteData, read_site
+from solblom_simulation.evaluation import read_site
 from solblom_simulation.hospitals import (
     SimulationPolicy,
     approve_everywhere,
@@ -54,6 +54,7 @@ from solblom_simulation.hospitals import (
     node_files,
 )
 from solblom_simulation.site_differences import distances
+from solblom_simulation.table_evaluation import SiteData
 
 # The best mean AUROC over the development draws of `--tune`.
 CHOSEN = Setting((), "fedavg", rounds=30, local_steps=1, learning_rate=0.03)

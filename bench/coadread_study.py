@@ -129,7 +129,7 @@ def train_quickly(document: StudyDocument, groups: list[TableUnits]) -> Any:
     """
     task, settings = TabularClassification(), TrainingSettings.of(document)
     net = task.build(document)
-    layout = layout_of(net, local=task.local_parameters)
+    layout = layout_of(net, local=task.local_parameters(document))
     state = ServerState.initial(unpack(flatten(net, layout), layout).copy())
     for number in range(1, document.study.training.rounds + 1):
         moved = []

@@ -75,7 +75,6 @@ class BenchTask:
     """Binary cross-entropy, one loss a patient."""
 
     name, connector = "bench", "none"
-    local_parameters: frozenset[str] = frozenset()
 
     def __init__(self, *, ragged: bool) -> None:
         self.ragged = ragged

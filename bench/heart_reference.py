@@ -22,7 +22,7 @@ from solblom_models.tabular.table_file import read_csv
 from solblom_protocol.contract import Contract, NumberVariable
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
-from solblom_simulation.evaluation import SiteData
+from solblom_simulation.table_evaluation import SiteData
 
 CODINGS = ("contract coding", "0/1 coding")
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C = 1 / L2

@@ -39,7 +39,7 @@ from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, resume_run, start_run
 from solblom_simulation import evaluation
 from solblom_simulation.baselines import Features, Labels, fit_tuned
-from solblom_simulation.evaluation import Scores, SiteData, read_site
+from solblom_simulation.evaluation import read_site
 from solblom_simulation.federation import LocalTransport
 from solblom_simulation.hospitals import (
     SimulationPolicy,
@@ -48,6 +48,7 @@ from solblom_simulation.hospitals import (
     heart_tables,
     node_files,
 )
+from solblom_simulation.table_evaluation import Scores, SiteData
 
 # Far away and fixed: the study's digest, and with it the noise, must not depend on today's date.
 STUDY_ENDS = dt.date(2099, 12, 31)

@@ -35,8 +35,8 @@ from support2 import SMALL, load_half, parse_with_half, problem, write_hospitals
 from utility_tables import Seed, interval, mean, signed, summary
 
 from solblom_models.presets import PRESETS
-from solblom_simulation.evaluation import SiteData
 from solblom_simulation.hospitals import heart_tables
+from solblom_simulation.table_evaluation import SiteData
 
 EPSILONS, DELTA = (1.0, 3.0, 8.0), 1e-5
 PERCEPTRON = '{ kind = "mlp", hidden = [16] }'

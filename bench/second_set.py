@@ -52,7 +52,7 @@ from support2 import (
 from utility_tables import Seed, interval, main_table, mean, signed, site_table, summary
 
 from solblom_models.presets import DEFAULT_PRESET, find_preset
-from solblom_simulation.evaluation import SiteData
+from solblom_simulation.table_evaluation import SiteData
 
 EPSILONS, DELTA = (1.0, 3.0, 8.0), 1e-5
 OFF = Setting(None)

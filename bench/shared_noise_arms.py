@@ -153,7 +153,7 @@ def private_weights(
     """
     task = TabularClassification()
     net = task.build(document)
-    layout = layout_of(net, local=task.local_parameters)
+    layout = layout_of(net, local=task.local_parameters(document))
     state = ServerState.initial(unpack(flatten(net, layout), layout).copy())
     for number in range(1, document.study.training.rounds + 1):
         load_flat(net, layout, state.model)
@@ -170,7 +170,7 @@ def difference_to_plain_sum(document: StudyDocument, split: Split) -> float:
     """Return how far the product's clipped sums are from `plain_sum`, over the clipping norm, at weights not zero."""
     task, settings = TabularClassification(), TrainingSettings.of(document)
     net = task.build(document)
-    layout = layout_of(net, local=task.local_parameters)
+    layout = layout_of(net, local=task.local_parameters(document))
     weights = np.random.default_rng(0).normal(0.0, 0.1, layout.size).astype(np.float32)
     load_flat(net, layout, weights)
     worst = 0.0

@@ -25,13 +25,14 @@ from solblom_protocol.layout import unpack
 from solblom_protocol.secure_sum import Roster
 from solblom_protocol.study import StudyDocument, sign_study
 from solblom_server.runs import start_run
-from solblom_simulation.evaluation import SiteData, read_site
+from solblom_simulation.evaluation import read_site
 from solblom_simulation.hospitals import (
     SimulationPolicy,
     approve_everywhere,
     create_federation,
     node_files,
 )
+from solblom_simulation.table_evaluation import SiteData
 
 SEEDS, DRAWS = range(5), 500  # a right federation's figure is outside all draws twice in 501 times
 
@@ -92,7 +93,7 @@ def whole_federation(
         run = start_run(home, envelope, transport_name="local", now=now)
         sites = [read_site(node, document) for node in node_files(home)]
         model = load(run.path)
-        layout = layout_of(model.net, local=model.task.local_parameters)
+        layout = layout_of(model.net, local=model.task.local_parameters(document))
         weights = unpack(flatten(model.net, layout), layout).astype(np.float64)
     if len(sites) != HOSPITALS:
         raise RuntimeError("a hospital is missing")

@@ -48,8 +48,8 @@ from report import Goal, finish, load_average
 from sklearn.linear_model import LogisticRegression
 from utility_tables import Seed, interval, main_table, mean, signed, site_table, summary
 
-from solblom_simulation.evaluation import SiteData
 from solblom_simulation.hospitals import heart_tables
+from solblom_simulation.table_evaluation import SiteData
 
 EPSILONS, DELTAS = (1.0, 3.0, 8.0), (1e-3, 1e-5)
 OFF = Setting(None)

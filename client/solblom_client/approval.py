@@ -23,7 +23,7 @@ from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
 from solblom_client.ledger import STATE_FILE
 from solblom_client.mask_record import MaskRecord
-from solblom_client.policy import DatasetTable, NodeConfig
+from solblom_client.policy import DatasetTable, NodeConfig, fitting_dataset
 from solblom_client.state import VaultState
 from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_models.study_document import check_task
@@ -134,7 +134,7 @@ def prepare(config: NodeConfig, keys: NodeKeys, envelope: bytes, *, now: dt.date
     task = check_task(document)
     choose_path(task, task.build(document))
     expected = forecast(config, document)  # before a row is read
-    dataset = _choose_dataset(config, task)
+    dataset = fitting_dataset(config, task.connector)
     cohort = check_data(config, keys, document, task, dataset, now=now)
     signers = [known[key] for key in study_signatures(envelope)]
     summary = summarise(document, task, dataset, cohort, expected, signers)
@@ -267,17 +267,6 @@ def revoke(config: NodeConfig, study: str) -> None:
 def approval_folder(config: NodeConfig, study: str) -> Path:
     """Return the folder of a study's approval."""
     return config.state / "approvals" / study.removeprefix("sha256:")
-
-
-def _choose_dataset(config: NodeConfig, task: Task) -> DatasetTable:
-    fitting = [dataset for dataset in config.dataset if dataset.connector == task.connector]
-    if len(fitting) != 1:
-        raise ConfigurationError(
-            "SB-103",
-            f"node.toml has {counted(len(fitting), 'data set')} for the connector {task.connector}; "
-            "one is needed",
-        )
-    return fitting[0]
 
 
 def _write(

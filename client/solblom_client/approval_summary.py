@@ -153,7 +153,7 @@ def _factor(epsilon: float) -> str:
 def what_leaves(document: StudyDocument, task: Task) -> list[str]:
     """Return everything that a study lets leave a hospital, a line each."""
     study, training = document.study, document.study.training
-    size = layout_of(task.build(document), local=task.local_parameters).size
+    size = layout_of(task.build(document), local=task.local_parameters(document)).size
     noise = "WITHOUT NOISE" if document.noise_multiplier is None else "with noise"
     if document.secure_sum is not None:
         noise = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from solblom_client import setup_cli, start_cli, unit_cli, vault_cli
+from solblom_client import recalibration_cli, setup_cli, start_cli, unit_cli, vault_cli
 from solblom_protocol.console import (
     JSON_OPTION,
     command,
@@ -40,6 +40,7 @@ app.registered_commands.extend(setup_cli.app.registered_commands)
 app.registered_commands.extend(start_cli.app.registered_commands)
 app.registered_commands.extend(vault_cli.app.registered_commands)
 app.registered_commands.extend(unit_cli.app.registered_commands)
+app.registered_commands.extend(recalibration_cli.app.registered_commands)
 
 NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")
 NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its folder")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.order import NamedRelease
 from solblom_protocol.toml_file import parse, read_toml
+from solblom_verify.wording import counted
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -121,6 +122,21 @@ class NodeConfig(_Table):
     def state(self) -> Path:
         """The folder of keys, ledger, results and log."""
         return self.path(self.node.state)
+
+
+def fitting_dataset(config: NodeConfig, connector: str) -> DatasetTable:
+    """Return the node's one data set of a kind.
+
+    Raises:
+        ConfigurationError: SB-103, there is none, or there are several.
+    """
+    fitting = [dataset for dataset in config.dataset if dataset.connector == connector]
+    if len(fitting) != 1:
+        raise ConfigurationError(
+            "SB-103",
+            f"node.toml has {counted(len(fitting), 'data set')} for the connector {connector}; one is needed",
+        )
+    return fitting[0]
 
 
 def load_node_config(path: Path) -> NodeConfig:

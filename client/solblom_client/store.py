@@ -135,6 +135,14 @@ class Store:
         )
         return rows[0][0] if rows and isinstance(rows[0][0], bytes) else b""
 
+    def newest_local_parameters(self, study: str) -> bytes:
+        """Return the parameters that stay here as the study's newest run left them; empty where there are none."""
+        rows = self._state.query(
+            "SELECT data FROM local_parameters WHERE substr(run, 1, ?) = ? ORDER BY rowid DESC LIMIT 1",
+            (len(study) + 1, f"{study}/"),
+        )
+        return rows[0][0] if rows and isinstance(rows[0][0], bytes) else b""
+
     def keep_local_parameters(self, run: str, round_number: int, data: bytes) -> None:
         """Store the parameters that stay here; call inside a transaction."""
         self._state.execute(

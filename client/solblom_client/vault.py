@@ -339,11 +339,11 @@ class Vault:
             work.model.weights,
             net,
             work.model.layout,
-            local=task.local_parameters,
+            local=task.local_parameters(document),
             settings=settings,
             trace=self.last_trace,
         )
-        local = pack_local(net, task.local_parameters)
+        local = pack_local(net, task.local_parameters(document))
         return self._release(work, update, committed, local=local, bits=24)
 
     def _train_shared(self, work: Work, model: OrderedModel, plan: SumPlan) -> bytes:

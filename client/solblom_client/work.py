@@ -152,7 +152,7 @@ def read_model(order: Order, approval: Approval) -> OrderedModel | None:
         return None
     task = approval.task
     net = task.build(approval.document)
-    expected = layout_of(net, local=task.local_parameters)
+    expected = layout_of(net, local=task.local_parameters(approval.document))
     # Compared as bytes: in Python true equals 1, and another spelling would be another request.
     if canonical_json(order.header.layout) != canonical_json(list(expected.to_json())):
         raise RefusedError("SB-212", "The order's model has other tensors than the approved net")
@@ -167,7 +167,7 @@ def read_model(order: Order, approval: Approval) -> OrderedModel | None:
 def build_model(approval: Approval, model: OrderedModel, local: bytes) -> torch.nn.Module:
     """Return the order's net with its weights and the hospital's own parameters; once for each order."""
     load_flat(model.net, model.layout, model.weights)
-    load_local(model.net, approval.task.local_parameters, local)
+    load_local(model.net, approval.task.local_parameters(approval.document), local)
     return model.net
 
 

@@ -144,7 +144,7 @@ def load(folder: Path) -> LoadedModel:
     document = parse_document(study)
     task = find_task(document.study.task.name)
     net = task.build(document)
-    layout = layout_of(net, local=task.local_parameters)
+    layout = layout_of(net, local=task.local_parameters(document))
     load_flat(net, layout, _flat(data, layout))
     net.eval()
     return LoadedModel(net, task, document, manifest)
@@ -174,7 +174,7 @@ def _deterministic_files(
 ) -> dict[str, bytes]:
     document = contents.document
     task = find_task(document.study.task.name)
-    layout = layout_of(task.build(document), local=task.local_parameters)
+    layout = layout_of(task.build(document), local=task.local_parameters(document))
     return {
         "model/weights.safetensors": _weights(contents.weights, layout),
         "model/architecture.json": canonical_json(
@@ -183,7 +183,7 @@ def _deterministic_files(
                 "model": document.study.task.model,
                 "layout": layout.to_json(),
                 "parameters": layout.size,
-                "local_parameters": sorted(task.local_parameters),
+                "local_parameters": sorted(task.local_parameters(document)),
             }
         ),
         "model/preprocess.json": canonical_json({"contract": as_json(document.contract)}),

@@ -3,17 +3,13 @@
 import datetime as dt
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
-from solblom_protocol.errors import EXIT_INTEGRITY, ConfigurationError, IntegrityError
+from solblom_protocol.errors import EXIT_INTEGRITY
 from solblom_protocol.home import HOME_OPTION
-
-if TYPE_CHECKING:
-    from solblom_verify.artefact import Verdict
-    from solblom_verify.trust import Trust
 
 app = typer.Typer(
     help="Steward: list, verify and use models", no_args_is_help=True, add_completion=False
@@ -36,11 +32,12 @@ def verify(
 ) -> None:
     """Check every byte, signature and figure of a model, offline; say what was not checked."""
     from solblom_models.references import find_artefact
+    from solblom_models.trusted import pinned_trust
     from solblom_verify.artefact import verify_artefact
     from solblom_verify.cli import verdict_json
 
     folder = find_artefact(ref, home)
-    trust_path, pinned = _trust(folder, trust)
+    trust_path, pinned = pinned_trust(folder, trust)
     verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json("solblom.model.verify/1", verdict_json(verdict, folder, trust_path))
@@ -48,21 +45,6 @@ def verify(
         _print_verdict(verdict, folder, trust_path)
     if not verdict.ok:
         raise typer.Exit(EXIT_INTEGRITY)
-
-
-def _trust(folder: Path, given: Path | None) -> "tuple[Path, Trust]":
-    """Return the trust file that counts for a model, and what it says.
-
-    Raises:
-        ConfigurationError: SB-112.
-    """
-    from solblom_verify.trust import TrustError, load_trust, trust_file_of_home
-
-    try:
-        path = given or trust_file_of_home(folder)
-        return path, load_trust(path)
-    except TrustError as error:
-        raise ConfigurationError("SB-112", str(error)) from None
 
 
 def _print_verdict(verdict: Any, folder: Path, trust_path: Path) -> None:
@@ -114,9 +96,10 @@ def plot(
 ) -> None:
     """Verify a model, then draw what its evaluation report says."""
     from solblom_models.plots import pictures
+    from solblom_models.trusted import verified_model
     from solblom_protocol.key_files import write_new
 
-    folder, verdict = _verified(ref, home, trust)
+    folder, verdict = verified_model(ref, home, trust)
     report = json.loads((folder / "evaluation/report.json").read_bytes())
     found = pictures(report, title=f"{verdict.name}@{verdict.version}")
     for name, data in found.items():
@@ -143,6 +126,9 @@ def predict(
         None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
     ),
     top: int = typer.Option(10, "--top", min=1, help="Diseases in a case's list"),
+    recalibration: Path | None = typer.Option(
+        None, "--recalibration", help="This hospital's own, from solblom node recalibrate"
+    ),
     pheval: Path | None = typer.Option(
         None, "--pheval", help="New folder for PhEval's tables, all diseases, one file a case"
     ),
@@ -161,9 +147,10 @@ def predict(
     Research use.
     """
     from solblom_models.predict import Wanted, predictions, show, write_receipt
+    from solblom_models.trusted import verified_model
 
-    folder, verdict = _verified(ref, home, trust)
-    wanted = Wanted(data, id_column, phenopacket, top)
+    folder, verdict = verified_model(ref, home, trust)
+    wanted = Wanted(data, id_column, phenopacket, top, recalibration)
     found = predictions(folder, verdict, wanted)
     if pheval is not None:
         found.write_pheval(pheval)
@@ -175,20 +162,3 @@ def predict(
         print_json("solblom.model.predict/1", found.as_json())
         return
     show(found)
-
-
-def _verified(ref: str, home: Path | None, trust: Path | None) -> "tuple[Path, Verdict]":
-    """Return a model's folder and its verdict, which is good.
-
-    Raises:
-        IntegrityError: SB-401.
-    """
-    from solblom_models.references import find_artefact
-    from solblom_verify.artefact import verify_artefact
-
-    folder = find_artefact(ref, home)
-    verdict = verify_artefact(folder, _trust(folder, trust)[1], now=dt.datetime.now(dt.UTC))
-    if not verdict.ok:
-        failed = next(check for check in verdict.checks if not check.ok)
-        raise IntegrityError("SB-401", f"{folder.name}: {failed.name}: {failed.reason}")
-    return folder, verdict

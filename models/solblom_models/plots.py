@@ -18,10 +18,17 @@ LABELS = {
     "prior": "public knowledge alone",
     "local": "local only",
     "federated": "federated",
+    "own_intercept": "federated, own intercept",
     "pooled": "pooled",
 }
-SHAPES = {"prior": "D", "local": "s", "federated": "o", "pooled": "^"}
-SHADES = {"prior": "0.65", "local": "0.45", "federated": "0.0", "pooled": "0.25"}
+SHAPES = {"prior": "D", "local": "s", "federated": "o", "own_intercept": "X", "pooled": "^"}
+SHADES = {
+    "prior": "0.65",
+    "local": "0.45",
+    "federated": "0.0",
+    "own_intercept": "0.0",
+    "pooled": "0.25",
+}
 WIDTH, ROW, MARGIN = 7.2, 0.55, 1.5  # inches: fits a page; of one row; of axes and title
 FONT = 9
 
@@ -68,8 +75,9 @@ _Draw = Callable[[Sequence[Row], str, str], bytes]
 
 def _of_rankings(evaluation: Mapping[str, Any], draw: _Draw, title: str) -> dict[str, bytes]:
     whole = evaluation["all"]
+    kinds = [kind for kind in LABELS if kind in whole]
     recall = [
-        Row(words, {kind: _listed(whole[kind].get(name)) for kind in LABELS})
+        Row(words, {kind: _listed(whole[kind].get(name)) for kind in kinds})
         for name, words in (
             ("top_1", "first"),
             ("top_5", "among the first 5"),
@@ -81,7 +89,7 @@ def _of_rankings(evaluation: Mapping[str, Any], draw: _Draw, title: str) -> dict
         if name in whole["federated"]
     ]
     sites = [
-        Row(site["site"], {k: _listed(site["metrics"][k].get("top_1")) for k in LABELS})
+        Row(site["site"], {k: _listed(site["metrics"][k].get("top_1")) for k in kinds})
         for site in evaluation["sites"]
     ]
     groups = [
@@ -103,15 +111,41 @@ def _of_rankings(evaluation: Mapping[str, Any], draw: _Draw, title: str) -> dict
 
 
 def _of_tables(evaluation: Mapping[str, Any], draw: _Draw, title: str) -> dict[str, bytes]:
-    kinds = [kind for kind in LABELS if kind in evaluation["all"]]
-    rows = [
-        Row(site["site"], {kind: _auroc(site["metrics"][kind]) for kind in kinds})
-        for site in evaluation["sites"]
-    ]
-    rows.append(Row("all together", {kind: _auroc(evaluation["all"][kind]) for kind in kinds}))
-    return {
-        "hospitals.svg": draw(rows, f"{title}: by hospital (simulation)", "AUROC, 95 % interval")
+    whole = evaluation["all"]
+    # An intercept changes no order of patients, so its areas are those of the federated model.
+    kinds = [kind for kind in LABELS if kind in whole and kind != "own_intercept"]
+    hospitals = {site["site"]: site["metrics"] for site in evaluation["sites"]}
+    hospitals["all together"] = whole
+
+    def rows(read: Callable[[Mapping[str, Any]], Estimate | None], shown: list[str]) -> list[Row]:
+        return [Row(n, {kind: read(of[kind]) for kind in shown}) for n, of in hospitals.items()]
+
+    by = f"{title}: by hospital (simulation)"
+    found = {
+        "hospitals.svg": draw(rows(_auroc, kinds), by, "AUROC, 95 % interval"),
+        "precision.svg": draw(
+            rows(lambda m: _listed(m.get("auprc")), kinds), by, "average precision, 95 % interval"
+        ),
+        "calibration.svg": draw(
+            rows(_calibration_gap, [kind for kind in LABELS if kind in whole]),
+            by,
+            "gap of probability and outcome; 0 is best",
+        ),
     }
+    groups = [
+        Row(f"{name.replace('_', ' ')}: {value}", {"federated": _auroc(group)})
+        for name, values in evaluation.get("subgroups", {}).items()
+        for value, group in sorted(values.items(), key=lambda item: _from(item[0]))
+    ]
+    if groups:
+        of = f"{title}: by group (simulation)"
+        found["subgroups.svg"] = draw(groups, of, "AUROC, 95 % interval")
+    return found
+
+
+def _calibration_gap(metric: Mapping[str, Any]) -> Estimate | None:
+    value = metric.get("calibration_error")
+    return None if value is None else Estimate(value, value, value)
 
 
 def _from(band: str) -> tuple[float, str]:
@@ -223,7 +257,11 @@ def _fill(axes: Any, rows: Sequence[Row], title: str, axis: str) -> None:
             )
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(right=1.0)
+    highest = max((e.high for row in rows for e in row.estimates.values() if e), default=1.0)
+    if highest > 0.5:
+        axes.set_xlim(right=1.0)
+    else:  # small shares and gaps would all lie at the edge
+        axes.set_xlim(left=0.0)
     axes.set_xlabel(axis)
     axes.set_title(title, loc="left", fontsize=FONT + 1)
     axes.grid(axis="x", color="0.9")

@@ -25,6 +25,7 @@ from solblom_models.phenotype.prediction import (
     read_new_cases,
 )
 from solblom_models.prediction_receipt import prediction_receipt, receipt_key
+from solblom_models.recalibration import RecalibrationFile, read_recalibration
 from solblom_models.tabular.data import read_inputs, table_contract
 from solblom_models.tabular.table_file import read_table
 from solblom_models.task import RankingTask
@@ -40,12 +41,13 @@ SHOWN_CASES = 5  # lists on a screen
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asks for: a table or phenopackets, and how long a list."""
+    """What a person asks for: a table, perhaps recalibrated, or phenopackets and how long a list."""
 
     table: Path | None
     id_column: str
     phenopackets: Path | None
     top: int
+    recalibration: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,17 @@ class Predictions:
     read: list[Case] = field(default_factory=list, repr=False)
     reading: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    recalibrated: RecalibrationFile | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what is printed with --json."""
         base: dict[str, Any] = {"model": self.artefact, "ref": self.ref, "use": "research"}
         if not self.cases:
+            own = self.recalibrated
+            if (
+                own is not None
+            ):  # whose, never its numbers: they are this hospital's patients without noise
+                base["recalibrated"] = {"site": own.site, "created": own.created}
             return {**base, "predictions": self.rows}
         cases = [as_json(case) for case in self.cases]
         return {**base, "notes": list(self.warnings), "reading": self.reading, "cases": cases}
@@ -104,26 +112,35 @@ def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
         raise RunError("SB-506", f"{path} does not exist")
     artefact, ref = verdict.artefact or "", f"{verdict.name}@{verdict.version}"
     if ranks:
+        if wanted.recalibration is not None:
+            raise RunError("SB-506", "--recalibration belongs to a model of probabilities")
         return _ranked(model, artefact, ref, path, wanted.top)
-    return _probabilities(model, artefact, ref, path, wanted.id_column)
+    return _probabilities(model, artefact, ref, path, wanted)
 
 
 def _probabilities(
-    model: LoadedModel, artefact: str, ref: str, path: Path, id_column: str
+    model: LoadedModel, artefact: str, ref: str, path: Path, wanted: Wanted
 ) -> Predictions:
     if model.task.name != "tabular-classification":
         raise RunError("SB-506", f"A table does not fit the task {model.task.name}")
     try:
         contract = table_contract(model.document)
-        units = read_inputs(read_table(path, id_column=id_column, contract=contract), contract)
+        units = read_inputs(
+            read_table(path, id_column=wanted.id_column, contract=contract), contract
+        )
     except DataError as error:
         raise RunError("SB-506", error.message) from None
-    scores = model.task.scores(model.net, units)
+    scores, own = model.task.scores(model.net, units), None
+    if wanted.recalibration is not None:
+        own = read_recalibration(wanted.recalibration, model=artefact)
+        scores = own.recalibration.apply(scores)
     rows = [
         {"id": name, "probability": round(float(score), 6)}
         for name, score in zip(units.ids, scores, strict=True)
     ]
-    return Predictions(model, artefact, ref, path, rows=rows, warnings=(RESEARCH,))
+    return Predictions(
+        model, artefact, ref, path, rows=rows, warnings=(RESEARCH,), recalibrated=own
+    )
 
 
 def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -> Predictions:
@@ -172,6 +189,7 @@ def write_receipt(found: Predictions, path: Path, key: Path, *, now: dt.datetime
         ref=found.ref,
         inputs=_input_bytes(found.source),
         outputs=found.as_json(),
+        recalibration=found.recalibrated,
         key=receipt_key(key),
         warnings=found.warnings,
         now=now,
@@ -187,7 +205,9 @@ def show(found: Predictions) -> None:
         writer.writeheader()
         writer.writerows(found.rows)
         sys.stdout.write(buffer.getvalue())
-        say(f"{counted(len(found.rows), 'row')}, {found.ref}. {RESEARCH}.")
+        own = found.recalibrated
+        whose = "" if own is None else f", recalibrated at {own.site}"
+        say(f"{counted(len(found.rows), 'row')}, {found.ref}{whose}. {RESEARCH}.")
         return
     for case in found.cases[:SHOWN_CASES]:
         _show_case(case)

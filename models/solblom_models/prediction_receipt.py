@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from solblom_models.artefact import LoadedModel
+from solblom_models.recalibration import RecalibrationFile
 from solblom_protocol.code_digest import code_digest
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.key_files import read_secret, write_new
@@ -42,6 +43,7 @@ def prediction_receipt(
     ref: str,
     inputs: bytes,
     outputs: Any,
+    recalibration: RecalibrationFile | None,
     key: bytes,
     warnings: Sequence[str],
     now: dt.datetime,
@@ -54,7 +56,8 @@ def prediction_receipt(
         ref: its name and version.
         inputs: the input's bytes as they were read.
         outputs: JSON that was shown.
-        key: of the input's digest.
+        recalibration: the hospital's own, if one was used.
+        key: of the digests of input and recalibration.
         warnings: that were shown beside it.
         now: the present moment.
     """
@@ -68,12 +71,17 @@ def prediction_receipt(
         "contract": digest(canonical_json(as_json(model.contract))),
         "code": code_digest(("solblom_models", "solblom_protocol", "solblom_verify")),
         "runtime": {"python": platform.python_version(), "packages": _versions()},
-        "input": "hmac-sha256:" + hmac.new(key, inputs, hashlib.sha256).hexdigest(),
+        "input": _keyed(key, inputs),
+        "recalibration": None if recalibration is None else _keyed(key, recalibration.payload()),
         "output": digest(canonical_json(outputs)),
         "use": "research",
         "warnings": list(warnings),
         "created": timestamp(now),
     }
+
+
+def _keyed(key: bytes, data: bytes) -> str:
+    return "hmac-sha256:" + hmac.new(key, data, hashlib.sha256).hexdigest()
 
 
 def _versions() -> dict[str, str]:

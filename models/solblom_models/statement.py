@@ -124,7 +124,7 @@ def privacy_statement(
         side_channels="Timing, memory and crashes were not tested",
         withdrawal="Past influence of a patient is bounded by epsilon, not removed",
         audit="No audit result is part of this artefact; `solblom audit privacy` attacks the settings",
-        utility="In evaluation/report.json where released; no figures by subgroup in this version",
+        utility="In evaluation/report.json where released; figures by subgroup in a simulation only",
         reading=_reading(off),
         sites={
             site: {

@@ -44,7 +44,7 @@ def check_task(document: StudyDocument) -> Task:
     """
     task = find_task(document.study.task.name)
     task.check(document)
-    if document.noise_multiplier is None and task.local_parameters:
+    if document.noise_multiplier is None and task.local_parameters(document):
         # Without epsilon nothing is stored (privacy.md rule 10), so they would begin anew each round.
         raise ConfigurationError(
             "SB-103",
@@ -52,7 +52,7 @@ def check_task(document: StudyDocument) -> Task:
             "where nothing is stored without privacy",
             "Set an epsilon, or use a task whose parameters are all shared",
         )
-    if document.secure_sum is not None and task.local_parameters:
+    if document.secure_sum is not None and task.local_parameters(document):
         raise ConfigurationError(
             "SB-103",
             f"The task {task.name} keeps parameters at each hospital; with shared noise they would be "
@@ -71,7 +71,7 @@ def check_task(document: StudyDocument) -> Task:
 def update_size(document: StudyDocument) -> int:
     """Return how many numbers one update has."""
     task = find_task(document.study.task.name)
-    return layout_of(task.build(document), local=task.local_parameters).size
+    return layout_of(task.build(document), local=task.local_parameters(document)).size
 
 
 def _with_noise(study: Study, contract: AnyContract, roster: Roster | None) -> StudyDocument:

@@ -81,8 +81,6 @@ class Task(Protocol):
         name: as in `task.name` of a study file.
         connector: the kind of data source it reads, as in node.toml.
         ragged: whether patients differ in size (bags, visits); they are then trained one at a time.
-        local_parameters: names of parameters that stay at each hospital. They are trained inside
-        the same clipped and noised step as all others and never leave.
     """
 
     @property
@@ -94,8 +92,12 @@ class Task(Protocol):
     @property
     def ragged(self) -> bool: ...  # noqa: D102
 
-    @property
-    def local_parameters(self) -> frozenset[str]: ...  # noqa: D102
+    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
+        """Return the names of parameters that stay at each hospital.
+
+        They are trained inside the same clipped and noised step as all others and never leave.
+        """
+        ...
 
     def check(self, document: StudyDocument) -> None:
         """Refuse a study that this task cannot run.

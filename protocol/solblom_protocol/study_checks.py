@@ -175,12 +175,21 @@ def _check_releases(study: Study, contract: AnyContract) -> None:
             raise ConfigurationError(
                 "SB-105", f"{name} is {share:g}; it is part of privacy.epsilon ({epsilon:g})"
             )
-    if table is None:
-        return
-    unknown = sorted(set(table.variables) - describable(contract))
-    if unknown or len(set(table.variables)) != len(table.variables):
+    _check_names("evaluation.subgroups", evaluation.subgroups, contract)
+    if table is not None:
+        _check_names("table_one.variables", table.variables, contract)
+
+
+def _check_names(key: str, names: tuple[str, ...], contract: AnyContract) -> None:
+    """Refuse variables that the contract does not have.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    unknown = sorted(set(names) - describable(contract))
+    if unknown or len(set(names)) != len(names):
         raise ConfigurationError(
             "SB-103",
-            "table_one.variables must name variables of the contract, each once"
+            f"{key} must name variables of the contract, each once"
             + (f"; unknown: {', '.join(unknown)}" if unknown else ""),
         )

@@ -108,6 +108,7 @@ class EvaluationTable(Table):
     epsilon: float | None = None  # what a test patient pays at most; None: privacy.epsilon
     bins: Annotated[int, Field(ge=10, le=20)] = 10  # of the score, for each class
     named: tuple[NamedRelease, ...] = ()  # leave without noise: outside epsilon
+    subgroups: Annotated[tuple[Text, ...], Field(max_length=20)] = ()  # of a simulation's report
     baselines: tuple[Literal["local", "pooled", "prior"], ...] = ()
 
 

@@ -26,7 +26,7 @@ def initial_model(document: StudyDocument) -> tuple[bytes, Layout]:
     """Return the weights before round 1 and their layout, from the public seed."""
     task = find_task(document.study.task.name)
     model = task.build(document)
-    layout = layout_of(model, local=task.local_parameters)
+    layout = layout_of(model, local=task.local_parameters(document))
     return flatten(model, layout), layout
 
 

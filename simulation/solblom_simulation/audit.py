@@ -101,7 +101,10 @@ class CanaryTask:
     name: ClassVar[str] = "canaries"
     connector: ClassVar[str] = "none"
     ragged: ClassVar[bool] = True
-    local_parameters: ClassVar[frozenset[str]] = frozenset()
+
+    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
+        """Keep nothing."""
+        return frozenset()
 
     def check(self, document: StudyDocument) -> None:
         """Accept every study: only its privacy settings are used."""

@@ -1,46 +1,25 @@
-"""Exact evaluation in a simulation: federated beside local-only and pooled, per hospital, on the same test patients."""
+"""Exact evaluation in a simulation: who of each hospital is tested, and by which kind of report."""
 
 from collections.abc import Collection
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from solblom_client.approval import read_approval
 from solblom_client.cohort import join_cohort
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
-from solblom_client.policy import load_node_config
+from solblom_client.ledger import STATE_FILE
+from solblom_client.policy import NodeConfig, load_node_config
+from solblom_client.state import VaultState
+from solblom_client.store import Store
 from solblom_client.vault import utc_now
-from solblom_models.flat import load_weights
-from solblom_models.metrics import (
-    accuracy,
-    auroc_with_interval,
-    average_precision_with_interval,
-    brier,
-    calibration_error,
-)
 from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.tabular.data import TableUnits
-from solblom_models.task import find_task
+from solblom_models.tabular.table_one import cells_of
 from solblom_protocol.errors import DataError, SolblomError
 from solblom_protocol.study import StudyDocument
-from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.ranking_evaluation import CaseData, evaluate_rankings
-from solblom_simulation.site_differences import distances
-
-Scores = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SiteData:
-    """One hospital's patients as the simulation sees them."""
-
-    site: str
-    training: TableUnits
-    test: TableUnits
+from solblom_simulation.table_evaluation import SiteData, evaluate
 
 
 class NotEvaluatedError(Exception):
@@ -147,99 +126,18 @@ def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
     if len(set(training.labels.tolist())) < 2:
         raise DataError("SB-305", "All patients of the training set have the same label")
     if isinstance(training, TableUnits) and isinstance(test, TableUnits):
-        return SiteData(site, training, test)
+        groups = document.study.evaluation.subgroups
+        cells = cells_of(source, test.ids, document, groups)
+        return SiteData(site, training, test, _kept_there(config, document), cells)
     if isinstance(training, CaseUnits) and isinstance(test, CaseUnits):
         return CaseData(site, training, test, cohort.notes)
     raise NotEvaluatedError(f"parts of the patients of {site} are of another kind than the whole")
 
 
-def evaluate(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> dict[str, Any]:
-    """Return the exact report: AUROC with interval, Brier score and accuracy, by hospital and over all."""
-    scores = {
-        "federated": _federated(document, weights, sites),
-        "local": _local(document, sites),
-        "pooled": _pooled(document, sites),
-    }
-    labels = [site.test.labels for site in sites]
-    apart = distances([site.training.features for site in sites])
-    return {
-        "schema": "solblom.evaluation/1",
-        "simulation": True,
-        "kind": "exact: one machine holds all data; outside epsilon",
-        "baselines": "logistic regression without noise, L2 by cross-validation inside the training patients",
-        "note": (
-            "Over all hospitals, local-only mixes models that each know their own hospital's prevalence; "
-            "compare hospital by hospital"
-        ),
-        "worst_site": _worst(scores["federated"], labels, sites),
-        "sites": [
-            {
-                "site": site.site,
-                "training_patients": len(site.training.ids),
-                "test_patients": len(site.test.ids),
-                "apart_from_others": apart[i],
-                "metrics": {kind: _metrics(labels[i], scores[kind][i]) for kind in sorted(scores)},
-            }
-            for i, site in enumerate(sites)
-        ],
-        "all": {
-            kind: _metrics(np.concatenate(labels), np.concatenate(scores[kind]))
-            for kind in sorted(scores)
-        },
-    }
-
-
-def _worst(
-    scores: list[Scores], labels: list[NDArray[np.int64]], sites: list[SiteData]
-) -> dict[str, Any] | None:
-    """Return the hospital whose patients the federated model tells apart worst; None where none can be shown."""
-    areas = [auroc_with_interval(*pair).value for pair in zip(labels, scores, strict=True)]
-    known = [(area, site.site) for area, site in zip(areas, sites, strict=True) if area is not None]
-    if not known:
-        return None
-    area, site = min(known)
-    return {"site": site, "auroc": _rounded(area)}
-
-
-def _metrics(labels: NDArray[np.int64], scores: Scores) -> dict[str, Any]:
-    found = auroc_with_interval(labels, scores)
-    shown = found.shown
-    precision = average_precision_with_interval(labels, scores)
-    return {
-        "auroc": _rounded(found.value),
-        "auroc_interval": [_rounded(found.low), _rounded(found.high)] if shown else None,
-        "reason": None
-        if shown
-        else found.not_shown_because(positive="with disease", negative="without disease"),
-        "auprc": None if precision is None else [_rounded(value) for value in astuple(precision)],
-        "calibration_error": _rounded(calibration_error(labels, scores)),
-        "brier": _rounded(brier(labels, scores)),
-        "accuracy": _rounded(accuracy(labels, scores)),
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    # Six decimals: far finer than the interval, and the same on machines that round the last bit otherwise.
-    return None if value is None else round(value, 6)
-
-
-def _federated(document: StudyDocument, weights: bytes, sites: list[SiteData]) -> list[Scores]:
-    task = find_task(document.study.task.name)
-    net = task.build(document)
-    load_weights(net, weights, local=task.local_parameters)
-    return [task.scores(net, site.test) for site in sites]
-
-
-def _local(document: StudyDocument, sites: list[SiteData]) -> list[Scores]:
-    seed = document.study.training.seed % 2**32
-    return [
-        predict(fit_tuned(s.training.features, s.training.labels, seed=seed), s.test.features)
-        for s in sites
-    ]
-
-
-def _pooled(document: StudyDocument, sites: list[SiteData]) -> list[Scores]:
-    features = np.concatenate([site.training.features for site in sites])
-    labels = np.concatenate([site.training.labels for site in sites])
-    model = fit_tuned(features, labels, seed=document.study.training.seed % 2**32)
-    return [predict(model, site.test.features) for site in sites]
+def _kept_there(config: NodeConfig, document: StudyDocument) -> bytes:
+    """Return the parameters that a simulated hospital keeps, as the study's newest run left them."""
+    state = VaultState(config.state / STATE_FILE)
+    try:
+        return Store(state).newest_local_parameters(document.digest)
+    finally:
+        state.close()

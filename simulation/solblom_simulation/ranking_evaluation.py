@@ -113,7 +113,7 @@ def _net(task: Task, document: StudyDocument) -> Ranker:
 
 def _federated(task: Task, document: StudyDocument, weights: bytes) -> Ranker:
     net = _net(task, document)
-    load_weights(net, weights, local=task.local_parameters)
+    load_weights(net, weights, local=task.local_parameters(document))
     return net
 
 

@@ -134,6 +134,51 @@ def test_patients_who_do_not_fit_the_contract_get_no_probability(
     assert (done.exit_code, refusal(done)) == (3, "SB-506")
 
 
+def test_a_hospital_fits_the_intercept_to_its_own_patients_and_predicts_with_it(
+    json_demo: Demo, solblom: Solblom
+) -> None:
+    home, node = str(json_demo.home), json_demo.home / "sites" / "va"
+    fit = ["node", "recalibrate", "heart-disease", "--node", str(node), "--home", home]
+    done = solblom(*fit, "--out", "own.json", "--json")
+    told = answer(done, "solblom.node.recalibrate/1")
+    assert told["model"] == json_demo.data["model"]["digest"]
+    assert (
+        told["after"]["brier"] < told["before"]["brier"]
+    )  # 75 % of this hospital's patients are ill
+    assert told["patients"] + told["tested"] == 200
+    use = [
+        "model",
+        "predict",
+        "heart-disease",
+        "--input",
+        str(node / "patients.csv"),
+        "--home",
+        home,
+    ]
+    raw = answer(solblom(*use, "--json"), "solblom.model.predict/1")["predictions"]
+    own = [*use, "--recalibration", "own.json", "--receipt", "receipt.json", "--json"]
+    shifted = answer(solblom(*own), "solblom.model.predict/1")
+    assert shifted["recalibrated"]["site"] == "va"
+    sign = 1 if told["intercept"] > 0 else -1
+    pairs = zip(raw, shifted["predictions"], strict=True)
+    assert all(sign * (b["probability"] - a["probability"]) > 0 for a, b in pairs)
+    receipt = json.loads(Path("receipt.json").read_text(encoding="utf-8"))
+    assert receipt["recalibration"].startswith("hmac-sha256:")
+    assert str(told["intercept"])[:6] not in json.dumps([shifted, receipt])
+
+
+def test_a_changed_model_is_not_fitted(
+    copied_model: Path, json_demo: Demo, solblom: Solblom
+) -> None:
+    (copied_model / "README.md").write_text("Harmless", encoding="utf-8")
+    node = str(json_demo.home / "sites" / "va")
+    done = solblom(
+        "node", "recalibrate", str(copied_model), "--node", node, "--out", "own.json", "--json"
+    )
+    assert (done.exit_code, refusal(done)) == (5, "SB-401")
+    assert not Path("own.json").exists()
+
+
 def test_models_are_listed(json_demo: Demo, solblom: Solblom) -> None:
     listed = answer(
         solblom("model", "list", "--home", str(json_demo.home), "--json"), "solblom.model.list/1"

@@ -12,4 +12,9 @@ def open_table(config: NodeConfig, dataset: DatasetTable, contract: Contract | N
         ConfigurationError: SB-118 Parquet without its package.
         DataError: SB-301, SB-302 or SB-307.
     """
-    return read_table(config.path(dataset.path), id_column=dataset.patient, contract=contract)
+    return read_table(
+        config.path(dataset.path),
+        id_column=dataset.patient,
+        contract=contract,
+        family_column=dataset.family,
+    )

@@ -26,7 +26,10 @@ class PhenotypeRanking:
     name: ClassVar[str] = "phenotype-ranking"
     connector: ClassVar[str] = "phenopackets"
     ragged: ClassVar[bool] = False
-    local_parameters: ClassVar[frozenset[str]] = frozenset()
+
+    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
+        """Return none: all of the model is shared."""
+        return frozenset()
 
     def check(self, document: StudyDocument) -> None:
         """Refuse another kind of contract, unknown models, and settings that do not go together."""

@@ -1,7 +1,7 @@
 """From a table of text to features, by the data contract and its public constants alone."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,12 +28,16 @@ LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value ca
 
 @dataclass(frozen=True)
 class TableUnits:
-    """Patients of a table as features, shape (N, D) float32, and labels, shape (N,)."""
+    """Patients of a table as features, shape (N, D) float32, and labels, shape (N,).
+
+    `groups` holds each patient's family where node.toml names a column for it.
+    """
 
     ids: tuple[str, ...]
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     positive_weight: float = 1.0  # public weight of a positive patient's loss
+    groups: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict, repr=False)
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return features (B, D), labels (B,) and loss weights (B,) of these patients."""
@@ -50,12 +54,14 @@ class TableUnits:
             self.features[chosen],
             self.labels[chosen],
             self.positive_weight,
+            {kind: tuple(of[i] for i in indices) for kind, of in self.groups.items()},
         )
 
     def row_bytes(self, index: int) -> bytes:
-        """Return the patient's features and label as bytes."""
+        """Return the patient's features, label and groups as bytes."""
         row: bytes = self.features[index].astype("<f4").tobytes()
-        return row + bytes([int(self.labels[index])])
+        groups = "".join(f"{kind}\0{of[index] or ''}\0" for kind, of in sorted(self.groups.items()))
+        return row + bytes([int(self.labels[index])]) + groups.encode("utf-8", "surrogatepass")
 
 
 def table_contract(document: StudyDocument) -> Contract:
@@ -89,7 +95,8 @@ def read_units(table: Table, contract: Contract) -> TableUnits:
     """
     check_ids(table.ids)
     features = encode(table, contract)
-    return TableUnits(table.ids, features, _labels(table, contract.target))
+    groups = {} if table.families is None else {"family": table.families}
+    return TableUnits(table.ids, features, _labels(table, contract.target), groups=groups)
 
 
 def read_inputs(table: Table, contract: Contract) -> TableUnits:

@@ -33,7 +33,9 @@ from solblom_protocol.expression import Expression
 EXACT_INTEGERS = 2**53  # doubles below are whole numbers without a gap
 
 
-def read_parquet(path: Path, *, id_column: str, contract: Contract | None) -> Table:
+def read_parquet(
+    path: Path, *, id_column: str, contract: Contract | None, family_column: str | None = None
+) -> Table:
     """Read the contract's columns of a Parquet file; see `read_table`."""
     try:
         import pyarrow as arrow
@@ -48,8 +50,8 @@ def read_parquet(path: Path, *, id_column: str, contract: Contract | None) -> Ta
         # One thread and no memory map: a vault reads, and shares nothing with other programs.
         with parquet.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
             header = tuple(str(name) for name in file.schema_arrow.names)
-            check_header(header, id_column)
-            texts = text_columns(header, id_column, contract)
+            check_header(header, id_column, family_column)
+            texts = text_columns(header, id_column, contract, family_column)
             expression = None if contract is None else contract.expression
             known = set(header)
             genes = [] if expression is None else [g for g in expression.columns if g in known]

@@ -6,7 +6,7 @@ Where the contract is given, only its columns are kept: what no hospital approve
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -42,20 +42,35 @@ class GeneValues:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: one id per row, the columns by name as text, and the contract's genes, if it has any."""
+    """A table: one id per row, the columns by name as text, and what the contract and node.toml name besides.
+
+    Attributes:
+        ids: of the rows' patients.
+        columns: cells by column.
+        genes: the contract's, if it has any.
+        families: each row's family where node.toml names a column for it; None for a patient without one.
+    """
 
     ids: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
     genes: GeneValues | None = None
+    families: tuple[str | None, ...] | None = None
 
 
-def read_table(path: Path, *, id_column: str, contract: Contract | None = None) -> Table:
+def read_table(
+    path: Path,
+    *,
+    id_column: str,
+    contract: Contract | None = None,
+    family_column: str | None = None,
+) -> Table:
     """Read a CSV file, or a Parquet file where the name ends in `.parquet`.
 
     Args:
         path: the file.
         id_column: the column of patient ids; they get their one spelling (`patient_id`).
         contract: whose columns are read; None reads all as text, and no genes.
+        family_column: the column of families, if there is one; an empty cell is a patient without one.
 
     Raises:
         DataError: SB-301 no id column or a column stands twice, SB-302 a row of another length, a
@@ -65,28 +80,50 @@ def read_table(path: Path, *, id_column: str, contract: Contract | None = None) 
     if path.suffix.lower() == ".parquet":
         from solblom_models.tabular.parquet import read_parquet
 
-        return read_parquet(path, id_column=id_column, contract=contract)
-    return read_csv(path, id_column=id_column, contract=contract)
+        found = read_parquet(
+            path, id_column=id_column, contract=contract, family_column=family_column
+        )
+    else:
+        found = read_csv(path, id_column=id_column, contract=contract, family_column=family_column)
+    return found if family_column is None else _with_families(found, family_column, contract)
 
 
-def read_csv(path: Path, *, id_column: str, contract: Contract | None = None) -> Table:
+def _with_families(table: Table, column: str, contract: Contract | None) -> Table:
+    """Return the table with its families; their column stays only where the contract has it too."""
+    families = tuple(cell or None for cell in table.columns[column])
+    kept = dict(table.columns)
+    if contract is not None and column not in contract.columns:
+        del kept[column]
+    return replace(table, columns=kept, families=families)
+
+
+def read_csv(
+    path: Path,
+    *,
+    id_column: str,
+    contract: Contract | None = None,
+    family_column: str | None = None,
+) -> Table:
     """Read a CSV file with a header line; see `read_table`."""
     try:
         # Row by row: 1,000 samples of 20,000 genes as Python texts would be more than a gigabyte.
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _from_rows(csv.reader(file, strict=True), id_column, contract)
+            rows = csv.reader(file, strict=True)
+            return _from_rows(rows, id_column, contract, family_column)
     except (OSError, UnicodeDecodeError, csv.Error):
         raise DataError("SB-307", "The table cannot be read as UTF-8 CSV") from None
 
 
-def _from_rows(rows: Iterator[list[str]], id_column: str, contract: Contract | None) -> Table:
+def _from_rows(
+    rows: Iterator[list[str]], id_column: str, contract: Contract | None, family_column: str | None
+) -> Table:
     first = next(rows, None)
     if first is None:
         raise DataError("SB-307", "The table has no header line")
     header = tuple(name.strip() for name in first)
-    check_header(header, id_column)
+    check_header(header, id_column, family_column)
     where = {name: place for place, name in enumerate(header)}
-    texts = text_columns(header, id_column, contract)
+    texts = text_columns(header, id_column, contract, family_column)
     genes = None if contract is None or contract.expression is None else contract.expression
     reader = None if genes is None else _GeneRows(genes, where)
     ids: list[str] = []
@@ -112,8 +149,8 @@ def _from_rows(rows: Iterator[list[str]], id_column: str, contract: Contract | N
     return Table(tuple(ids), found, None if reader is None else reader.result())
 
 
-def check_header(header: Sequence[str], id_column: str) -> None:
-    """Refuse a header in which a name stands twice, or without the patient's column.
+def check_header(header: Sequence[str], id_column: str, family_column: str | None = None) -> None:
+    """Refuse a header in which a name stands twice, or without the columns of node.toml.
 
     Raises:
         DataError: SB-301.
@@ -122,11 +159,18 @@ def check_header(header: Sequence[str], id_column: str) -> None:
         raise DataError("SB-301", "A column name stands twice in the table's header")
     if id_column not in header:
         raise DataError("SB-301", f"The table has no column `{id_column}` for the patient")
+    if family_column is not None and family_column not in header:
+        raise DataError("SB-301", f"The table has no column `{family_column}` for the family")
 
 
-def text_columns(header: Sequence[str], id_column: str, contract: Contract | None) -> list[str]:
+def text_columns(
+    header: Sequence[str],
+    id_column: str,
+    contract: Contract | None,
+    family_column: str | None = None,
+) -> list[str]:
     """Return the columns that are kept as text, in the table's order."""
-    wanted = set(header) if contract is None else set(contract.columns)
+    wanted = set(header) if contract is None else {*contract.columns, family_column}
     return [name for name in header if name in wanted and name != id_column]
 
 

@@ -51,6 +51,22 @@ def count_cells(table: Table, ids: Collection[str], document: StudyDocument) -> 
     return np.concatenate(counts).astype(np.int64)
 
 
+def cells_of(
+    table: Table, ids: Sequence[str], document: StudyDocument, names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the cell of each of these patients, in their order, for each variable named.
+
+    Raises:
+        DataError: SB-301 missing column, SB-302 a code that the contract does not list.
+    """
+    rows = {patient: row for row, patient in enumerate(table.ids)}
+    found = {}
+    for name in names:
+        cells, places = _block(document, name).cells, _places(table, document, name)
+        found[name] = tuple(cells[places[rows[patient]]] for patient in ids)
+    return found
+
+
 def _names(document: StudyDocument) -> tuple[str, ...]:
     table = document.study.table_one
     return () if table is None else table.variables

@@ -32,6 +32,9 @@ class ModelSettings(BaseModel):
     # Public weight of a patient with the disease in the loss, before clipping. A weighted mean over
     # the batch, as torch offers, would let other patients' labels change one patient's gradient.
     positive_weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    # Each hospital keeps an intercept of its own: how common the disease is there. It is trained in the
+    # same clipped and noised steps as the rest, in the vault, and never leaves.
+    local_intercept: bool = False
 
     @model_validator(mode="after")
     def _layers(self) -> "ModelSettings":
@@ -46,7 +49,14 @@ class TabularClassification:
     name: ClassVar[str] = "tabular-classification"
     connector: ClassVar[str] = "table"
     ragged: ClassVar[bool] = False
-    local_parameters: ClassVar[frozenset[str]] = frozenset()
+
+    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
+        """Return the intercept's name where the study leaves it at each hospital."""
+        settings = _settings(document)
+        if not settings.local_intercept:
+            return frozenset()
+        last = f"layers.{len(settings.hidden)}" if settings.hidden else "linear"
+        return frozenset({f"{last}.bias"})
 
     def check(self, document: StudyDocument) -> None:
         """Refuse another kind of contract, unknown model kinds and settings."""

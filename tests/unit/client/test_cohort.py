@@ -1,5 +1,7 @@
 """Who takes part: patients meet their consents in one spelling, whatever task read them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,11 +10,13 @@ from solblom_client.approval import read_approval
 from solblom_client.cohort import Cohort, join_cohort, split_ids
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
+from solblom_client.policy import load_node_config
 from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.phenotype.phenopacket import Sex
-from solblom_models.tabular.data import TableUnits
+from solblom_models.tabular.data import TableUnits, read_units
 from solblom_protocol.errors import DataError
 from solblom_protocol.result import Refusal
+from solblom_protocol.study import StudyDocument
 
 NFC, NFD = "bj\u00f8rn-\u00e5", "bj\u00f8rn-a\u030a"
 STUDY = study_document()
@@ -88,6 +92,66 @@ def test_ids_that_a_task_read_in_its_own_way_are_checked_too(
     units = joined(hospital).training.select([0, 1])
     assert isinstance(units, TableUnits)
     assert code_of(hospital, TableUnits(ids, units.features, units.labels)) == code
+
+
+class TestFamiliesOfTables:
+    """`family` of a data set in node.toml: who belongs together in a table."""
+
+    @staticmethod
+    def hospital(folder: Path, *, split: str) -> tuple[LabHospital, StudyDocument]:
+        """Return a hospital of families of three, the last patients of none, and a study that splits so."""
+        hospital = LabHospital(folder)
+        rows = [
+            {**row, "kin": f"F{number // 3}" if number < 45 else ""}
+            for number, row in enumerate(hospital.rows)
+        ]
+        hospital.write_rows(rows)
+        file = folder / "node.toml"
+        file.write_text(file.read_text() + 'family = "kin"\n', encoding="utf-8")
+        hospital.config = load_node_config(file)
+        return hospital, study_document(evaluation={"split": {"by": split}})
+
+    def test_a_family_is_on_one_side(self, tmp_path: Path) -> None:
+        hospital, study = self.hospital(tmp_path / "north", split="family")
+        hospital.approve(study)
+        source = open_source(hospital.config, hospital.config.dataset[0], study.contract)
+        units = read_units(source, study.contract)
+        keys = read_node_keys(hospital.config.state)
+        found = join_cohort(hospital.config, keys, study, units, now=hospital.clock())
+        family = dict(zip(source.ids, source.families, strict=True))
+        tested = {family[patient] for patient in found.test.ids}
+        trained = {family[patient] for patient in found.training.ids}
+        assert len(tested) >= 3
+        assert len(trained) >= 3
+        assert tested & trained <= {None}
+
+    def test_a_split_by_patient_is_refused(self, tmp_path: Path) -> None:
+        hospital, study = self.hospital(tmp_path / "north", split="patient")
+        with pytest.raises(DataError, match="45 patients share a family") as caught:
+            hospital.approve(study)
+        assert caught.value.code == "SB-310"
+        assert "F1" not in caught.value.message
+
+    def test_a_table_without_the_column_is_refused(self, tmp_path: Path) -> None:
+        hospital, study = self.hospital(tmp_path / "north", split="family")
+        hospital.write_rows(hospital.rows)
+        with pytest.raises(DataError, match="no column `kin` for the family") as caught:
+            hospital.approve(study)
+        assert caught.value.code == "SB-301"
+
+    def test_the_families_column_is_no_column_of_the_contract(self, tmp_path: Path) -> None:
+        hospital, study = self.hospital(tmp_path / "north", split="family")
+        source = open_source(hospital.config, hospital.config.dataset[0], study.contract)
+        assert "kin" not in source.columns
+        assert source.families[44:46] == ("F14", None)
+
+    def test_another_family_is_another_row(self) -> None:
+        groups = {"family": ("x", "y")}
+        units = TableUnits(
+            ("a", "b"), np.zeros((2, 1), np.float32), np.zeros(2, int), groups=groups
+        )
+        assert units.row_bytes(0) != units.row_bytes(1)
+        assert units.select([1]).groups == {"family": ("y",)}
 
 
 class TestGroups:

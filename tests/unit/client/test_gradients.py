@@ -25,7 +25,6 @@ class Task:
     """Binary cross-entropy over vectors; `ragged` sends it down the per-patient path."""
 
     name, connector = "test", "table"
-    local_parameters: frozenset[str] = frozenset()
 
     def __init__(self, *, ragged: bool = False) -> None:
         self.ragged = ragged

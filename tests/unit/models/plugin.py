@@ -45,7 +45,9 @@ class LabIntercept:
     name = "lab-intercept"
     connector = "table"
     ragged = False
-    local_parameters = frozenset({"intercept.weight"})
+
+    def local_parameters(self, document):
+        return frozenset({"intercept.weight"})  # never leaves the hospital
 
     def check(self, document):
         if document.study.task.model != {"kind": "logistic"}:

@@ -29,18 +29,22 @@ RANKING: dict[str, Any] = {
     "subgroups": {"age_band": {"12 to 18": TOP, "1 to 6": {"patients": 3}, "below 1": TOP}},
     "released": [],
 }
-HIDDEN: dict[str, Any] = {"auroc": None}
-AUROC = {"auroc": 0.8, "auroc_interval": [0.7, 0.9]}
+TABLE_KINDS = ("local", "federated", "own_intercept", "pooled")
+HIDDEN: dict[str, Any] = {"auroc": None, "auprc": None, "calibration_error": 0.4}
+AUROC = {
+    "auroc": 0.8,
+    "auroc_interval": [0.7, 0.9],
+    "auprc": [0.6, 0.5, 0.7],
+    "calibration_error": 0.05,
+}
 TABLES: dict[str, Any] = {
     "simulation": True,
     "sites": [
-        {"site": "va", "metrics": {"local": AUROC, "federated": AUROC, "pooled": AUROC}},
-        {
-            "site": "swiss",
-            "metrics": {"local": HIDDEN, "federated": HIDDEN, "pooled": HIDDEN},
-        },
+        {"site": "va", "metrics": dict.fromkeys(TABLE_KINDS, AUROC)},
+        {"site": "swiss", "metrics": dict.fromkeys(TABLE_KINDS, HIDDEN)},
     ],
-    "all": {"local": AUROC, "federated": AUROC, "pooled": AUROC},
+    "all": dict.fromkeys(TABLE_KINDS, AUROC),
+    "subgroups": {"male": {"yes": AUROC, "no": {"patients": 4}}},
 }
 RELEASED: dict[str, Any] = {
     "released": [
@@ -83,8 +87,11 @@ def test_ages_stand_in_their_order() -> None:
 
 def test_tables_are_drawn_by_hospital_and_a_hidden_area_stays_hidden() -> None:
     found = pictures(TABLES, title="heart@v1")
-    assert set(found) == {"hospitals.svg"}
+    assert set(found) == {"hospitals.svg", "precision.svg", "calibration.svg", "subgroups.svg"}
     assert "too few to show" in words(found["hospitals.svg"])
+    assert "own intercept" not in words(found["hospitals.svg"])  # it changes no area
+    assert "federated, own intercept" in words(found["calibration.svg"])
+    assert "male: yes" in words(found["subgroups.svg"])
 
 
 def test_what_left_hospitals_is_drawn_with_its_calibration() -> None:

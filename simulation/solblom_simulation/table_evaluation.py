@@ -1,0 +1,196 @@
+"""Exact evaluation of tables in a simulation: federated beside local-only and pooled, on the same test patients.
+
+Beside them: the federated model with each hospital's own intercept, fitted on its training patients, and, for each
+hospital, what all others hold together would reach there.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solblom_client.local_parameters import load_local
+from solblom_models.flat import load_weights
+from solblom_models.metrics import (
+    accuracy,
+    auroc_with_interval,
+    average_precision_with_interval,
+    brier,
+    calibration_error,
+)
+from solblom_models.recalibration import fit_recalibration
+from solblom_models.tabular.data import TableUnits
+from solblom_models.task import Task, find_task
+from solblom_protocol.study import StudyDocument
+from solblom_simulation.baselines import fit_tuned, predict
+from solblom_simulation.site_differences import distances
+
+Scores = NDArray[np.float64]
+SMALLEST_GROUP = 10  # patients of a subgroup that is shown
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """One hospital's patients as the simulation sees them.
+
+    Attributes:
+        site: name.
+        training, test: its patients.
+        local: parameters that stay there, as the vault keeps them; empty where all are shared.
+        cells: for each variable of `evaluation.subgroups`, each test patient's cell.
+    """
+
+    site: str
+    training: TableUnits
+    test: TableUnits
+    local: bytes = b""
+    cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def evaluate(document: StudyDocument, weights: bytes, sites: Sequence[SiteData]) -> dict[str, Any]:
+    """Return the exact report: areas with intervals, Brier score, calibration error and accuracy.
+
+    Args:
+        document: the study.
+        weights: the final model, flat little-endian float32.
+        sites: training and test patients by hospital.
+    """
+    scores, apart_scores = _scores(document, weights, sites)
+    labels = [site.test.labels for site in sites]
+    apart = distances([site.training.features for site in sites])
+    return {
+        "schema": "solblom.evaluation/1",
+        "simulation": True,
+        "kind": "exact: one machine holds all data; outside epsilon",
+        "baselines": "logistic regression without noise, L2 by cross-validation inside the training patients",
+        "note": (
+            "Over all hospitals, local-only and own_intercept mix models that each know their own hospital's "
+            "prevalence; compare hospital by hospital. own_intercept: the federated model with an intercept fitted "
+            "on each hospital's training patients, without noise; it never leaves"
+        ),
+        "worst_site": _worst(scores["federated"], labels, sites),
+        "sites": [
+            {
+                "site": site.site,
+                "training_patients": len(site.training.ids),
+                "test_patients": len(site.test.ids),
+                "apart_from_others": apart[i],
+                "metrics": {kind: _metrics(labels[i], scores[kind][i]) for kind in sorted(scores)},
+                "without_this_hospital": _without(labels[i], apart_scores[i]),
+            }
+            for i, site in enumerate(sites)
+        ],
+        "all": {
+            kind: _metrics(np.concatenate(labels), np.concatenate(scores[kind]))
+            for kind in sorted(scores)
+        },
+        "subgroups": _subgroups(document, np.concatenate(scores["federated"]), sites),
+    }
+
+
+def _scores(
+    document: StudyDocument, weights: bytes, sites: Sequence[SiteData]
+) -> tuple[dict[str, list[Scores]], list[Scores | None]]:
+    """Return the test patients' scores by kind of model and hospital, and those by all other hospitals' patients."""
+    seed = document.study.training.seed % 2**32
+    task = find_task(document.study.task.name)
+    nets = [_federated(task, document, weights, site) for site in sites]
+    own = [
+        fit_recalibration(task.scores(n, s.training), s.training.labels)
+        for n, s in _pairs(nets, sites)
+    ]
+    pooled = fit_tuned(*_joined(sites), seed=seed)
+    scores = {"federated": [task.scores(net, site.test) for net, site in _pairs(nets, sites)]}
+    scores["own_intercept"] = [
+        found.apply(raw) for found, raw in zip(own, scores["federated"], strict=True)
+    ]
+    scores["local"] = [
+        predict(fit_tuned(s.training.features, s.training.labels, seed=seed), s.test.features)
+        for s in sites
+    ]
+    scores["pooled"] = [predict(pooled, site.test.features) for site in sites]
+    return scores, [_by_others(site, sites, seed=seed) for site in sites]
+
+
+def _pairs(nets: list[Any], sites: Sequence[SiteData]) -> list[tuple[Any, SiteData]]:
+    return list(zip(nets, sites, strict=True))
+
+
+def _joined(sites: Collection[SiteData]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    return (
+        np.concatenate([site.training.features for site in sites]),
+        np.concatenate([site.training.labels for site in sites]),
+    )
+
+
+def _by_others(site: SiteData, sites: Sequence[SiteData], *, seed: int) -> Scores | None:
+    others = [other for other in sites if other is not site]
+    if not others:
+        return None
+    return predict(fit_tuned(*_joined(others), seed=seed), site.test.features)
+
+
+def _federated(task: Task, document: StudyDocument, weights: bytes, site: SiteData) -> Any:
+    net, names = task.build(document), task.local_parameters(document)
+    load_weights(net, weights, local=names)
+    load_local(net, names, site.local)
+    return net
+
+
+def _without(labels: NDArray[np.int64], scores: Scores | None) -> dict[str, Any] | None:
+    return None if scores is None else _metrics(labels, scores)
+
+
+def _subgroups(
+    document: StudyDocument, scores: Scores, sites: Sequence[SiteData]
+) -> dict[str, dict[str, Any]]:
+    """Return the federated model's figures by cell of each variable; small groups are counted, not shown."""
+    labels = np.concatenate([site.test.labels for site in sites])
+    found: dict[str, dict[str, Any]] = {}
+    for name in document.study.evaluation.subgroups:
+        cells = np.array([cell for site in sites for cell in site.cells.get(name, ())], dtype=str)
+        if len(cells) != len(labels):
+            continue
+        groups = {cell: np.flatnonzero(cells == cell) for cell in dict.fromkeys(cells.tolist())}
+        found[name] = {
+            cell: {"patients": len(members)}
+            | (_metrics(labels[members], scores[members]) if len(members) >= SMALLEST_GROUP else {})
+            for cell, members in groups.items()
+        }
+    return found
+
+
+def _worst(
+    scores: list[Scores], labels: list[NDArray[np.int64]], sites: Sequence[SiteData]
+) -> dict[str, Any] | None:
+    """Return the hospital whose patients the federated model tells apart worst; None where none can be shown."""
+    areas = [auroc_with_interval(*pair).value for pair in zip(labels, scores, strict=True)]
+    known = [(area, site.site) for area, site in zip(areas, sites, strict=True) if area is not None]
+    if not known:
+        return None
+    area, site = min(known)
+    return {"site": site, "auroc": _rounded(area)}
+
+
+def _metrics(labels: NDArray[np.int64], scores: Scores) -> dict[str, Any]:
+    found = auroc_with_interval(labels, scores)
+    shown = found.shown
+    precision = average_precision_with_interval(labels, scores)
+    return {
+        "auroc": _rounded(found.value),
+        "auroc_interval": [_rounded(found.low), _rounded(found.high)] if shown else None,
+        "reason": None
+        if shown
+        else found.not_shown_because(positive="with disease", negative="without disease"),
+        "auprc": None if precision is None else [_rounded(value) for value in astuple(precision)],
+        "calibration_error": _rounded(calibration_error(labels, scores)),
+        "brier": _rounded(brier(labels, scores)),
+        "accuracy": _rounded(accuracy(labels, scores)),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    # Six decimals: far finer than the interval, and the same on machines that round the last bit otherwise.
+    return None if value is None else round(value, 6)

@@ -140,6 +140,13 @@ def tested_as_published(patients: frozenset[str]) -> Iterator[None]:
 def own_intercepts(run: FinishedRun, sites: list[SiteData], scores: list[Scores]) -> list[Scores]:
     """Return the test patients' scores with the intercept that each centre fits to its training patients."""
     trained = federated_scores(run, [replace(site, test=site.training) for site in sites])
+    return _recalibrated(trained, scores, sites)
+
+
+def _recalibrated(
+    trained: list[Scores], scores: list[Scores], sites: list[SiteData]
+) -> list[Scores]:
+    """Return scores with the intercept that each centre fits to the scores of its training patients."""
     fits = [
         fit_recalibration(s, site.training.labels) for s, site in zip(trained, sites, strict=True)
     ]
@@ -159,7 +166,10 @@ def references(sites: list[SiteData]) -> dict[str, list[NDArray[np.float64]]]:
     features = np.concatenate([site.training.features for site in sites])
     labels = np.concatenate([site.training.labels for site in sites])
     pooled = fit_tuned(features, labels, seed=SPLIT_STATE)
-    found = {"pooled": correct([predict(pooled, s.test.features) for s in sites], sites)}
+    tested = [predict(pooled, s.test.features) for s in sites]
+    trained = [predict(pooled, s.training.features) for s in sites]
+    found = {"pooled": correct(tested, sites)}
+    found[f"pooled{OWN}"] = correct(_recalibrated(trained, tested, sites), sites)
     found["local only"] = correct([_local(site) for site in sites], sites)
     moments = [
         (s.training.features.mean(axis=0), s.training.features.std(axis=0) + 1e-9) for s in sites

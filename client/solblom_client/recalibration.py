@@ -1,6 +1,7 @@
 """A model fitted to one hospital: which of its patients, and what it gains there. Nothing of this leaves."""
 
 import datetime as dt
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import NodeConfig, fitting_dataset
 from solblom_models.artefact import LoadedModel
-from solblom_models.metrics import brier, calibration_error
+from solblom_models.metrics import Z95, Estimate, brier
 from solblom_models.recalibration import Labels, Recalibration, Scores, fit_recalibration
 from solblom_models.task import RankingTask
 from solblom_protocol.errors import DataError, RunError
@@ -23,35 +24,33 @@ class Fit:
     Attributes:
         mean: mean probability.
         observed: share of patients with the outcome.
-        calibration_error: mean gap of the two over ten parts of [0, 1].
-        brier: mean squared difference.
+        brier: mean squared difference of probability and outcome.
     """
 
     mean: float
     observed: float
-    calibration_error: float
     brier: float
 
     @classmethod
     def of(cls, labels: Labels, scores: Scores) -> "Fit":
         """Return the figures of these patients."""
-        return cls(
-            float(np.mean(scores)),
-            float(np.mean(labels)),
-            calibration_error(labels, scores),
-            brier(labels, scores),
-        )
+        return cls(float(np.mean(scores)), float(np.mean(labels)), brier(labels, scores))
 
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """What was found on training patients, and its figures on test patients; none where there are no test patients."""
+    """What was found on training patients, and its figures on test patients; none where there are no test patients.
+
+    Attributes:
+        gain: Brier score before minus after, with the 95 % interval of a mean of differences.
+    """
 
     found: Recalibration
     patients: int
     tested: int
     before: Fit | None
     after: Fit | None
+    gain: Estimate | None
 
 
 def recalibrate(
@@ -82,7 +81,18 @@ def recalibrate(
     scores = model.task.scores(model.net, training)
     found = fit_recalibration(scores, training.labels, slope=slope)
     if not test.ids:
-        return Recalibrated(found, len(training.ids), 0, None, None)
+        return Recalibrated(found, len(training.ids), 0, None, None, None)
     raw = model.task.scores(model.net, test)
-    before, after = Fit.of(test.labels, raw), Fit.of(test.labels, found.apply(raw))
-    return Recalibrated(found, len(training.ids), len(test.ids), before, after)
+    own = found.apply(raw)
+    before, after = Fit.of(test.labels, raw), Fit.of(test.labels, own)
+    gain = _mean_with_interval((raw - test.labels) ** 2 - (own - test.labels) ** 2)
+    return Recalibrated(found, len(training.ids), len(test.ids), before, after, gain)
+
+
+def _mean_with_interval(differences: Scores) -> Estimate | None:
+    """Return a mean with its 95 % interval; None for a single patient."""
+    if len(differences) < 2:
+        return None
+    mean = float(differences.mean())
+    half = Z95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return Estimate(mean, mean - half, mean + half)

@@ -52,13 +52,16 @@ def recalibrate_model(
     )
     if as_json:
         body = {"site": config.node.site, "model": verdict.artefact, "file": str(file)}
-        fits = {"before": made.before, "after": made.after}
+        fits = {"before": made.before, "after": made.after, "gain": made.gain}
         shown = {name: None if fit is None else vars(fit) for name, fit in fits.items()}
         counts = {"patients": made.patients, "tested": made.tested}
         print_json("solblom.node.recalibrate/1", {**body, **vars(made.found), **counts, **shown})
         return
     _print(config.node.site, f"{verdict.name}@{verdict.version}", made)
-    say(f"Wrote {file}. Use it with solblom model predict {ref} --recalibration {file}.")
+    where = "" if home is None else f" --home {home}"
+    say(
+        f"Wrote {file}. Use it: solblom model predict {ref}{where} --recalibration {file} --input …"
+    )
     say("It was computed from patients without noise: it must not leave this hospital.")
 
 
@@ -78,9 +81,11 @@ def _print(site: str, ref: str, made: "Recalibrated") -> None:
     table = Table("test patients", "as released", "here", box=None)
     table.add_row("mean probability", f"{made.before.mean:.3f}", f"{made.after.mean:.3f}")
     table.add_row("with the outcome", f"{made.before.observed:.3f}", f"{made.after.observed:.3f}")
-    before, after = made.before, made.after
-    gap = (f"{before.calibration_error:.3f}", f"{after.calibration_error:.3f}")
-    table.add_row("calibration error", *gap)
-    table.add_row("Brier score", f"{before.brier:.4f}", f"{after.brier:.4f}")
+    table.add_row("Brier score", f"{made.before.brier:.4f}", f"{made.after.brier:.4f}")
     console.print(table)
     console.print(f"  {counted(made.tested, 'test patient')}, none of them fitted on", markup=False)
+    if made.gain is not None:
+        value, low, high = made.gain.value, made.gain.low, made.gain.high
+        told = f"  gain in Brier score {value:+.4f} [{low:+.4f}, {high:+.4f}]"
+        chance = "" if low > 0 or high < 0 else ": chance is not excluded"
+        console.print(told + chance, markup=False)

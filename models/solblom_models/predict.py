@@ -36,6 +36,7 @@ from solblom_verify.artefact import Verdict
 from solblom_verify.wording import counted
 
 RESEARCH = "Research use: not for clinical decisions"
+NOT_WHOLE = "Its intercept stays at each hospital: fit one first (solblom node recalibrate)"
 SHOWN_CASES = 5  # lists on a screen
 
 
@@ -138,9 +139,10 @@ def _probabilities(
         {"id": name, "probability": round(float(score), 6)}
         for name, score in zip(units.ids, scores, strict=True)
     ]
-    return Predictions(
-        model, artefact, ref, path, rows=rows, warnings=(RESEARCH,), recalibrated=own
-    )
+    warnings: tuple[str, ...] = (RESEARCH,)
+    if own is None and model.task.local_parameters(model.document):
+        warnings = (RESEARCH, NOT_WHOLE)
+    return Predictions(model, artefact, ref, path, rows=rows, warnings=warnings, recalibrated=own)
 
 
 def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -> Predictions:
@@ -207,7 +209,11 @@ def show(found: Predictions) -> None:
         sys.stdout.write(buffer.getvalue())
         own = found.recalibrated
         whose = "" if own is None else f", recalibrated at {own.site}"
-        say(f"{counted(len(found.rows), 'row')}, {found.ref}{whose}. {RESEARCH}.")
+        say(
+            f"{counted(len(found.rows), 'row')}, {found.ref}{whose}. "
+            + ". ".join(found.warnings)
+            + "."
+        )
         return
     for case in found.cases[:SHOWN_CASES]:
         _show_case(case)

@@ -14,6 +14,7 @@ from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_client.vault import utc_now
 from solblom_models.phenotype.cases import CaseUnits
+from solblom_models.slide_mil.bags import BagUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.table_one import cells_of
 from solblom_protocol.errors import DataError, SolblomError
@@ -114,9 +115,9 @@ def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
     approval = read_approval(config, keys, document.digest)
     source = open_source(config, approval.dataset, document.contract)
     units = approval.task.read_units(source, document)
-    if not isinstance(units, TableUnits | CaseUnits):
+    if not isinstance(units, TableUnits | CaseUnits | BagUnits):
         raise NotEvaluatedError(
-            f"the patients of the task {approval.task.name} are neither tables nor cases, "
+            f"the patients of the task {approval.task.name} are neither tables, cases nor bags, "
             "and this version evaluates no others"
         )
     cohort = join_cohort(config, keys, document, units, now=utc_now())
@@ -129,6 +130,8 @@ def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
         groups = document.study.evaluation.subgroups
         cells = cells_of(source, test.ids, document, groups)
         return SiteData(site, training, test, _kept_there(config, document), cells)
+    if isinstance(training, BagUnits) and isinstance(test, BagUnits):
+        return SiteData(site, training, test)
     if isinstance(training, CaseUnits) and isinstance(test, CaseUnits):
         return CaseData(site, training, test, cohort.notes)
     raise NotEvaluatedError(f"parts of the patients of {site} are of another kind than the whole")

@@ -1,4 +1,4 @@
-"""Exact evaluation of tables in a simulation: federated beside local-only and pooled, on the same test patients.
+"""Exact evaluation of tables and bags in a simulation: federated beside local-only and pooled, same test patients.
 
 Beside them: the federated model with each hospital's own intercept, fitted on its training patients, and, for each
 hospital, what all others hold together would reach there.
@@ -21,6 +21,7 @@ from solblom_models.metrics import (
     calibration_error,
 )
 from solblom_models.recalibration import fit_recalibration
+from solblom_models.slide_mil.bags import BagUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.task import Task, find_task
 from solblom_protocol.study import StudyDocument
@@ -28,12 +29,14 @@ from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.site_differences import distances
 
 Scores = NDArray[np.float64]
+_HOW = "logistic regression without noise, L2 by cross-validation inside the training patients"
+_OF_BAGS = ", on the mean of each patient's tiles"
 SMALLEST_GROUP = 10  # patients of a subgroup that is shown
 
 
 @dataclass(frozen=True)
 class SiteData:
-    """One hospital's patients as the simulation sees them.
+    """One hospital's patients as the simulation sees them; baselines see a bag as the mean of its tiles.
 
     Attributes:
         site: name.
@@ -43,8 +46,8 @@ class SiteData:
     """
 
     site: str
-    training: TableUnits
-    test: TableUnits
+    training: TableUnits | BagUnits
+    test: TableUnits | BagUnits
     local: bytes = b""
     cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -64,7 +67,7 @@ def evaluate(document: StudyDocument, weights: bytes, sites: Sequence[SiteData])
         "schema": "solblom.evaluation/1",
         "simulation": True,
         "kind": "exact: one machine holds all data; outside epsilon",
-        "baselines": "logistic regression without noise, L2 by cross-validation inside the training patients",
+        "baselines": _HOW + _OF_BAGS * isinstance(sites[0].training, BagUnits),
         "note": (
             "Over all hospitals, local-only and own_intercept mix models that each know their own hospital's "
             "prevalence; compare hospital by hospital. own_intercept: the federated model with an intercept fitted "

@@ -27,7 +27,7 @@ def test_the_demos_object_has_the_promised_members(json_demo: Demo) -> None:
     for site in json_demo.data["sites"]:
         assert {"site", "patients", "epsilon", "delta", "metrics"} <= set(site)
     for metrics in (json_demo.data["metrics"], *(s["metrics"] for s in json_demo.data["sites"])):
-        assert set(metrics) == {"local", "federated", "pooled"}
+        assert set(metrics) == {"local", "federated", "own_intercept", "pooled"}
         assert all("auroc" in metric for metric in metrics.values())
 
 

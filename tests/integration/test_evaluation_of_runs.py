@@ -12,7 +12,7 @@ from integration.federation import ROUNDS, SITES, Federation, progress
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.task import TabularClassification
 from solblom_server.runs import FinishedRun
-from solblom_simulation import evaluation
+from solblom_simulation import evaluation, table_evaluation
 from solblom_simulation.evaluation import evaluate_nodes
 from solblom_simulation.hospitals import node_files
 from solblom_verify.artefact import verify_artefact
@@ -102,7 +102,7 @@ def test_a_task_whose_patients_are_no_table_is_released_without_evaluation(
     run = after_the_last_round(federation, turn)
     report = read(run, "evaluation/report.json")
     assert (report["kind"], report["sites"]) == ("not done", [])
-    assert "are neither tables nor cases" in report["reason"]
+    assert "are neither tables, cases nor bags" in report["reason"]
     assert read(run, "manifest.json")["evaluation"]["kind"] == "simulation, not done"
     assert f"Not evaluated: {report['reason']}." in (run.path / "README.md").read_text("utf-8")
     assert verifies(federation, run)
@@ -114,7 +114,7 @@ def test_an_evaluation_that_fails_is_said_by_its_kind_and_not_by_its_words(
     def fail(*_: Any, **__: Any) -> Any:
         raise ValueError("PATIENT=secret42")
 
-    monkeypatch.setattr(evaluation, "fit_tuned", fail)
+    monkeypatch.setattr(table_evaluation, "fit_tuned", fail)
     report = evaluated(federation)
     assert report["reason"] == "the evaluation failed (ValueError)"
     assert "secret42" not in json.dumps(report)

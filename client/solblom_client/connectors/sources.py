@@ -5,6 +5,7 @@ from typing import Any
 
 from solblom_client.connectors.table import open_table
 from solblom_client.policy import DatasetTable, NodeConfig
+from solblom_models.slide_mil.bags import BagIndex
 from solblom_protocol.contract import Contract
 from solblom_protocol.contracts import AnyContract
 from solblom_protocol.errors import ConfigurationError
@@ -23,6 +24,8 @@ def open_source(config: NodeConfig, dataset: DatasetTable, contract: AnyContract
         return open_table(config, dataset, wanted)
     if dataset.connector == "phenopackets":
         return open_phenopackets(config, dataset)
+    if dataset.connector == "bags":
+        return BagIndex(config.path(dataset.path), dataset.patient)
     raise ConfigurationError(
         "SB-108", f"The connector {dataset.connector} is not available in this version"
     )

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bag_lab import bag_study, contract, write_patients
 from lab import patient_rows, study_document, write_table
 from solblom_models.metrics import auroc
+from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.tabular.data import TableUnits, read_units
 from solblom_models.tabular.table_file import read_csv
 from solblom_models.tabular.table_one import cells_of
@@ -155,3 +157,16 @@ def test_cells_of_patients_are_those_of_table_one_in_their_order(tmp_path: Path)
     table = read_csv(tmp_path / "t.csv", id_column="patient_id")
     found = cells_of(table, table.ids[::-1], STUDY, ["age"])
     assert found["age"] == ("missing", "missing", "65 or more", "45 to 55", "below 35")
+
+
+def test_bags_are_evaluated_and_baselines_see_their_means(tmp_path: Path) -> None:
+    study, found = bag_study(), []
+    for number, site in enumerate(("north", "south")):
+        units = read_bags(BagIndex(write_patients(tmp_path / site, 60, seed=number)), contract())
+        found.append(SiteData(site, units.select(range(40)), units.select(range(40, 60))))
+    weights = np.array([1.0, 0, 0, 0, 0, 0, -0.5], dtype=np.float32)
+    report = evaluate(study, pack([weights]), found)
+    test = found[0].test
+    told = report["sites"][0]["metrics"]["federated"]["auroc"]
+    assert told == pytest.approx(auroc(test.labels, test.features[:, 0].astype(float)), abs=1e-6)
+    assert "mean of each patient's tiles" in report["baselines"]

@@ -1,0 +1,1 @@
+"""Slides as bags of tile features: one patient is one bag of all slides."""

@@ -1,0 +1,139 @@
+"""One slide's features as CLAM and TRIDENT write them: HDF5 with `features` (N, D) and `coords` (N, 2).
+
+A file from outside is never trusted: no links to other files, no data stored elsewhere, no filters that HDF5 would
+load as a plugin.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solblom_protocol.errors import ConfigurationError, DataError
+
+FILTERS = frozenset({1, 2, 3, 32000})
+"""Deflate, shuffle, checksum and LZF (HDF5's registered numbers): built into HDF5 and h5py, so nothing is loaded."""
+
+
+@dataclass(frozen=True)
+class SlideTiles:
+    """Tiles of one slide.
+
+    Attributes:
+        features: shape (N, D), float32, as they stand in the file.
+        coords: shape (N, 2), pixels of the slide's largest level; None where the file has none.
+    """
+
+    features: NDArray[np.float32]
+    coords: NDArray[np.int64] | None
+
+
+class BagFileError(Exception):
+    """A file is no bag; the text says why, and names nothing of it."""
+
+
+def read_bag(path: Path, *, dim: int) -> SlideTiles:
+    """Return the tiles in a file.
+
+    Raises:
+        BagFileError: it cannot be read, or holds something else.
+        ConfigurationError: SB-118, h5py is not installed.
+    """
+    with _opened(path) as file:
+        features = _array(file, "features", required=True)
+        if features.ndim == 3 and features.shape[0] == 1:  # TRIDENT writes (1, N, D)
+            features = features[0]
+        if features.ndim != 2 or features.shape[1] != dim:
+            raise BagFileError(f"features are not of shape (tiles, {dim})")
+        if features.dtype.kind != "f":
+            raise BagFileError("features are not floating-point numbers")
+        values = np.asarray(features, dtype=np.float32)
+        if not bool(np.isfinite(values).all()):
+            raise BagFileError("a feature is not a finite number")
+        coords = _array(file, "coords", required=False)
+        if coords is None:
+            return SlideTiles(values, None)
+        if coords.ndim == 3 and coords.shape[0] == 1:
+            coords = coords[0]
+        if coords.shape != (len(values), 2) or coords.dtype.kind not in "iu":
+            raise BagFileError("coords are not one pair of whole numbers for each tile")
+        return SlideTiles(values, np.asarray(coords, dtype=np.int64))
+
+
+def tile_count(path: Path) -> int:
+    """Return how many tiles a file has, without reading them.
+
+    Raises:
+        BagFileError: it cannot be read, or holds something else.
+        ConfigurationError: SB-118, h5py is not installed.
+    """
+    with _opened(path) as file:
+        shape = _dataset(file, "features").shape
+    if len(shape) < 2:
+        raise BagFileError("features are no table")
+    return int(shape[-2])
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise ConfigurationError(
+            "SB-118",
+            "Bags need the package h5py, which is not installed",
+            "pip install 'solblom-models[bags]'",
+        ) from None
+    try:
+        return h5py.File(path, "r")
+    except OSError:
+        raise BagFileError("it cannot be read as HDF5") from None
+
+
+def _array(file: Any, name: str, *, required: bool) -> Any:
+    if not required and name not in file:
+        return None
+    try:
+        return _dataset(file, name)[()]
+    except OSError:
+        raise BagFileError(f"{name} cannot be read") from None
+
+
+def _dataset(file: Any, name: str) -> Any:
+    """Return a data set that lies in the file itself.
+
+    Raises:
+        BagFileError: it is missing, or its data lie elsewhere.
+    """
+    import h5py
+
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise BagFileError(f"it has no {name}")
+    if not isinstance(link, h5py.HardLink):
+        raise BagFileError(f"{name} is a link")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise BagFileError(f"{name} is no table")
+    if found.external or found.is_virtual:
+        raise BagFileError(f"{name} lies in another file")
+    properties = found.id.get_create_plist()
+    used = {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}
+    if not used <= FILTERS:
+        raise BagFileError(f"{name} is compressed with a filter that is not built in")
+    return found
+
+
+def refuse(problems: dict[int, str], rows: int) -> None:
+    """Refuse bags that cannot be used; `problems` are by line of the index.
+
+    Raises:
+        DataError: SB-307; says how many, the first line and its reason, never a name.
+    """
+    if problems:
+        first = min(problems)
+        raise DataError(
+            "SB-307",
+            f"{len(problems)} of {rows} slides have no usable features; first in line {first}: {problems[first]}",
+        )

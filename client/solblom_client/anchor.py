@@ -5,6 +5,7 @@ every charge; a ledger that is shorter than its anchor, or another one of the sa
 node.
 """
 
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,10 @@ class Anchor:
         return LedgerHead(value.count, value.head)
 
     def write(self, head: LedgerHead) -> None:
-        """Replace the anchor, synced to disk, whole or not at all.
+        """Replace the anchor, synced to disk, whole or not at all; one writer at a time, and never by an older head.
 
         Raises:
-            IntegrityError: SB-402, it cannot be written.
+            IntegrityError: SB-402, it cannot be written, or what stands there cannot be read.
         """
         if self._path is None:
             return
@@ -70,10 +71,15 @@ class Anchor:
         partial = self._path.with_suffix(".partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data.payload())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
+            with self._path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                there = self.read()
+                if there is not None and there.count > head.count:
+                    return  # another writer came first, with a later charge
+                with partial.open("wb") as file:
+                    file.write(data.payload())
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(self._path)
         except OSError:
             raise IntegrityError("SB-402", "The ledger's anchor cannot be written") from None

@@ -30,6 +30,13 @@ class SlideTiles:
     coords: NDArray[np.int64] | None
 
 
+@dataclass(frozen=True)
+class TileLabels:
+    """A code for each tile of a slide, as text, in the order of its features."""
+
+    codes: tuple[str, ...]
+
+
 class BagFileError(Exception):
     """A file is no bag; the text says why, and names nothing of it."""
 
@@ -60,6 +67,24 @@ def read_bag(path: Path, *, dim: int) -> SlideTiles:
         if coords.shape != (len(values), 2) or coords.dtype.kind not in "iu":
             raise BagFileError("coords are not one pair of whole numbers for each tile")
         return SlideTiles(values, np.asarray(coords, dtype=np.int64))
+
+
+def read_labels(path: Path, name: str, *, tiles: int) -> TileLabels:
+    """Return the codes of a slide's tiles: whole numbers or texts in the data set of this name.
+
+    Raises:
+        BagFileError: it is missing, or has another shape or type.
+        ConfigurationError: SB-118, h5py is not installed.
+    """
+    with _opened(path) as file:
+        values = _array(file, name, required=True)
+    if values.shape != (tiles,):
+        raise BagFileError("its labels are not one for each tile")
+    if values.dtype.kind in "iu":
+        return TileLabels(tuple(str(int(value)) for value in values))
+    if values.dtype.kind == "O" and all(isinstance(value, bytes) for value in values):
+        return TileLabels(tuple(value.decode("utf-8", "replace") for value in values))
+    raise BagFileError("its labels are neither whole numbers nor texts")
 
 
 def tile_count(path: Path) -> int:

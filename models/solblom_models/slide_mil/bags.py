@@ -112,12 +112,12 @@ def read_bags(index: BagIndex, contract: BagContract) -> BagUnits:
         DataError: SB-301 a column is missing, SB-302 a row or a label, or slides of a patient that disagree, SB-307
             files that cannot be used, or bags with too few tiles.
     """
-    rows = _rows(index, contract.target)
+    rows = index_rows(index, contract.target.column)
     patients: dict[str, list[int]] = {}
-    for number, (patient, _, _) in enumerate(rows):
-        patients.setdefault(patient, []).append(number)
+    for number, row in enumerate(rows):
+        patients.setdefault(row[0], []).append(number)
     labels = _labels(rows, patients, contract.target)
-    paths = _paths(index.path.parent, [name for _, name, _ in rows])
+    paths = bag_paths(index.path.parent, [row[1] for row in rows])
     counts = _counts(paths)
     slides, thinned = [], 0
     for places in patients.values():
@@ -153,15 +153,19 @@ def standardised(features: NDArray[np.float32], encoder: Encoder) -> NDArray[np.
     return limited
 
 
-def _rows(index: BagIndex, target: Target) -> list[tuple[str, str, str]]:
-    """Return (patient, file, label) of each slide."""
+def index_rows(index: BagIndex, *columns: str) -> list[tuple[str, ...]]:
+    """Return patient, file and the cells of these columns, for each slide.
+
+    Raises:
+        DataError: SB-301, SB-302 or SB-307.
+    """
     try:
         with index.path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file, strict=True) if line]
     except (OSError, UnicodeDecodeError, csv.Error):
         raise DataError("SB-307", "The index of slides cannot be read as UTF-8 CSV") from None
     header = [name.strip() for name in lines[0]] if lines else []
-    wanted = (index.patient_column, FILE_COLUMN, target.column)
+    wanted = (index.patient_column, FILE_COLUMN, *columns)
     missing = [name for name in wanted if name not in header]
     if missing or len(set(header)) != len(header):
         what = f"lacks {', '.join(missing)}" if missing else "names a column twice"
@@ -176,14 +180,14 @@ def _rows(index: BagIndex, target: Target) -> list[tuple[str, str, str]]:
         )
     places = [header.index(name) for name in wanted]
     found = [[line[place].strip() for place in places] for line in lines[1:]]
-    nobody = sum(1 for patient, _, _ in found if not patient)
+    nobody = sum(1 for row in found if not row[0])
     if nobody:
         raise DataError("SB-302", f"{counted(nobody, 'slide has', 'slides have')} no patient id")
-    return [(patient_id(patient), name, label) for patient, name, label in found]
+    return [(patient_id(row[0]), *row[1:]) for row in found]
 
 
 def _labels(
-    rows: list[tuple[str, str, str]], patients: dict[str, list[int]], target: Target
+    rows: list[tuple[str, ...]], patients: dict[str, list[int]], target: Target
 ) -> NDArray[np.int64]:
     codes = {code: 1 for code in target.positive} | {code: 0 for code in target.negative}
     unknown = [number for number, row in enumerate(rows, start=2) if row[2] not in codes]
@@ -203,7 +207,7 @@ def _labels(
     return np.array([found.pop() for found in of], dtype=np.int64)
 
 
-def _paths(folder: Path, names: list[str]) -> list[Path]:
+def bag_paths(folder: Path, names: list[str]) -> list[Path]:
     """Return where the files lie.
 
     Raises:

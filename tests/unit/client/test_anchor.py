@@ -2,11 +2,13 @@
 
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
 from lab import LabHospital, study_document
+from solblom_client.anchor import Anchor, LedgerHead
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.result import Refusal, Result
 
@@ -65,3 +67,32 @@ def test_a_charge_that_was_tampered_with_is_noticed(anchored: LabHospital, sql: 
     anchored.vault = anchored.open_vault()
     with pytest.raises(IntegrityError):
         anchored.vault.ledger.check_anchor()
+
+
+def test_writers_at_once_leave_the_newest_head(tmp_path: Path) -> None:
+    path = tmp_path / "anchor.json"
+    heads = [LedgerHead(count, "sha256:" + f"{count:064x}") for count in range(1, 41)]
+    barrier, failed = threading.Barrier(8), []
+
+    def write(part: list[LedgerHead]) -> None:
+        barrier.wait()
+        try:
+            for head in part:
+                Anchor(path).write(head)
+        except IntegrityError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(heads[n::8],)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert Anchor(path).read() == heads[-1]
+
+
+def test_an_older_head_never_replaces_a_newer_one(tmp_path: Path) -> None:
+    anchor, newer = Anchor(tmp_path / "a.json"), LedgerHead(2, "sha256:" + "2" * 64)
+    anchor.write(newer)
+    anchor.write(LedgerHead(1, "sha256:" + "1" * 64))
+    assert anchor.read() == newer

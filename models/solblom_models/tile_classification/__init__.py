@@ -1,0 +1,1 @@
+"""Tiles with a label each, of patients who are the privacy unit."""

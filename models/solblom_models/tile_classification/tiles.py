@@ -1,0 +1,156 @@
+"""Patients as labelled tiles: features and one label for each tile, from bag files."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from solblom_models.slide_mil.bag_file import BagFileError, read_bag, read_labels, refuse
+from solblom_models.slide_mil.bags import BagIndex, bag_paths, index_rows, standardised
+from solblom_protocol.bag_contract import BagContract
+from solblom_protocol.errors import DataError
+
+
+@dataclass(frozen=True)
+class TileUnits:
+    """Patients as tiles, one behind another.
+
+    Attributes:
+        ids: one a patient.
+        labels: whether any tile of the patient is positive, shape (N,).
+        starts: where each patient's tiles begin, and the end of the last, shape (N + 1,).
+        tiles: features of all tiles, shape (T, D), as the model sees them.
+        tile_labels: 0 or 1, shape (T,).
+        positive_weight: public weight of a positive tile's loss.
+        notes: what a reading counted.
+    """
+
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    starts: NDArray[np.int64] = field(repr=False)
+    tiles: NDArray[np.float32] = field(repr=False)
+    tile_labels: NDArray[np.int64] = field(repr=False)
+    positive_weight: float = 1.0
+    notes: dict[str, int] = field(repr=False, default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, ids: Sequence[str], parts: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]]
+    ) -> "TileUnits":
+        """Return patients with these features (n, D) and labels (n,)."""
+        sizes = [len(labels) for _, labels in parts]
+        return cls(
+            ids=tuple(ids),
+            labels=np.array([int(labels.any()) for _, labels in parts], dtype=np.int64),
+            starts=np.cumsum([0, *sizes]).astype(np.int64),
+            tiles=np.concatenate([features for features, _ in parts]),
+            tile_labels=np.concatenate([labels for _, labels in parts]),
+        )
+
+    def part(self, index: int) -> slice:
+        """Return where one patient's tiles lie."""
+        return slice(int(self.starts[index]), int(self.starts[index + 1]))
+
+    def batch(
+        self, indices: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return tiles (T, D), their labels and loss weights (T,), and how many tiles each patient has (B,)."""
+        parts = [self.part(int(index)) for index in indices]
+        empty = self.tiles[:0], self.tile_labels[:0]
+        tiles = np.concatenate([empty[0], *(self.tiles[part] for part in parts)])
+        labels = torch.from_numpy(
+            np.concatenate([empty[1], *(self.tile_labels[part] for part in parts)]).astype(
+                np.float32
+            )
+        )
+        sizes = torch.tensor([part.stop - part.start for part in parts], dtype=torch.int64)
+        weights = 1.0 + (self.positive_weight - 1.0) * labels
+        return torch.from_numpy(tiles), labels, weights, sizes
+
+    def select(self, indices: Sequence[int]) -> "TileUnits":
+        """Return these patients only."""
+        chosen = list(indices)
+        if not chosen:
+            none = np.zeros(0, dtype=np.int64)
+            return replace(
+                self,
+                ids=(),
+                labels=none,
+                starts=np.zeros(1, dtype=np.int64),
+                tiles=self.tiles[:0],
+                tile_labels=none,
+                notes={},
+            )
+        parts = [(self.tiles[self.part(i)], self.tile_labels[self.part(i)]) for i in chosen]
+        found = TileUnits.of([self.ids[i] for i in chosen], parts)
+        return replace(found, positive_weight=self.positive_weight)
+
+    def row_bytes(self, index: int) -> bytes:
+        """Return the digest of the patient's features and labels."""
+        part = self.part(index)
+        state = hashlib.sha256(self.tiles[part].astype("<f4").tobytes())
+        state.update(self.tile_labels[part].astype("<i8").tobytes())
+        return state.digest()
+
+
+def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
+    """Return the patients of an index; every tile that counts is in memory.
+
+    `target.column` of the contract names the data set of labels in each bag file.
+
+    Raises:
+        DataError: SB-301, SB-302 or SB-307.
+    """
+    rows = index_rows(index)
+    paths = bag_paths(index.path.parent, [row[1] for row in rows])
+    codes = {code: 1 for code in contract.target.positive}
+    codes |= {code: 0 for code in contract.target.negative}
+    patients: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
+    problems: dict[int, str] = {}
+    for line, (row, path) in enumerate(zip(rows, paths, strict=True), start=2):
+        try:
+            features = standardised(
+                read_bag(path, dim=contract.encoder.dim).features, contract.encoder
+            )
+            found = read_labels(path, contract.target.column, tiles=len(features)).codes
+        except BagFileError as error:
+            problems[line] = str(error)
+            continue
+        if not set(found) <= set(codes):
+            problems[line] = "a tile's label is no code of the contract"
+            continue
+        labels = np.array([codes[code] for code in found], dtype=np.int64)
+        patients.setdefault(row[0], []).append((features, labels))
+    refuse(problems, len(rows))
+    return _units(patients, contract, slides=len(rows))
+
+
+def _units(
+    patients: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]],
+    contract: BagContract,
+    *,
+    slides: int,
+) -> TileUnits:
+    parts, thinned, total = [], 0, 0
+    for slides_of in patients.values():
+        features = np.concatenate([features for features, _ in slides_of])
+        labels = np.concatenate([labels for _, labels in slides_of])
+        total += len(labels)
+        if len(labels) < contract.bag.min_tiles:
+            raise DataError(
+                "SB-307", "A patient has fewer tiles than bag.min_tiles of the contract"
+            )
+        most = contract.bag.max_tiles
+        if len(labels) > most:
+            kept = np.arange(most) * len(labels) // most
+            features, labels, thinned = features[kept], labels[kept], thinned + 1
+        parts.append((features, labels))
+    if not parts:
+        raise DataError("SB-307", "The index names no slide")
+    notes = {"patients": len(parts), "slides": slides, "tiles": total}
+    if thinned:
+        notes["patient thinned to max_tiles"] = thinned
+    return replace(TileUnits.of(list(patients), parts), notes=notes)

@@ -247,7 +247,7 @@ def paired(differences: list[float]) -> tuple[float, float, float]:
     half = (
         t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
     )
-    return mean, mean - half, mean + half
+    return mean, float(mean - half), float(mean + half)
 
 
 def main() -> None:

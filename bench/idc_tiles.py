@@ -432,7 +432,10 @@ def main() -> None:
     """Run both settings and write the result."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     load_at_start = load_average()
-    tiles = read_tiles(Path(os.environ["SOLBLOM_IDC_TILES"]))
+    folder = os.environ.get("SOLBLOM_IDC_TILES")
+    if folder is None:
+        raise SystemExit("SOLBLOM_IDC_TILES must name the folder of tiles")
+    tiles = read_tiles(Path(folder))
     plain = features_of(tiles, tiles.pixels)
     difference = difference_to_product(plain, tiles.labels, tiles.patients)
     print("difference to the product's clipped sum", difference, flush=True)

@@ -24,21 +24,29 @@ gains under shift with an interval above 0; at epsilon 3 within .01 of federated
 """
 
 import argparse
-import csv
-import hashlib
-import hmac
-import io
 import os
 import statistics
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from idc_data import (
+    FOLDS,
+    SCALE,
+    SIZES,
+    Draw,
+    Floats,
+    Tiles,
+    draw,
+    features_of,
+    is_test,
+    read_tiles,
+    stained,
+)
 from numpy.typing import NDArray
-from PIL import Image
 from report import Goal, Table, finish, load_average
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score
@@ -49,17 +57,14 @@ from solblom_models.metrics import auroc
 from solblom_models.tabular.net import LogisticRegression as Head
 from solblom_models.tile_classification.task import TileClassification
 from solblom_models.tile_classification.tiles import TileUnits
-from solblom_models.tile_encoder.encoder import NAME, encode, with_surroundings
-from solblom_models.tile_encoder.stain import rgb_of, stains_of
+from solblom_models.tile_encoder.encoder import NAME
 from solblom_protocol.privacy_event import PrivacyEvent
 
-SIDE, SIZES, FOLDS, SPLITS, NOISES = 50, (80, 60, 40, 20), 5, 3, 5
+SPLITS, NOISES = 3, 5
 STAINS = ((1.0, 1.0), (0.70, 1.25), (1.35, 0.75), (0.80, 0.70))
-CUT = b"solblom-idc-cut"
-SCALE, CLIPPING, DELTA, MOMENTUM = 20.0, 0.1, 1e-4, 0.9
+CLIPPING, DELTA, MOMENTUM = 0.1, 1e-4, 0.9
 STRENGTHS = (0.3, 1.0, 4.0, 16.0)
 RESAMPLES, SEED = 1_000, 20261124
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Recipe:
             return "federated, no privacy"
         return f"epsilon {self.epsilon:g}, {'shared' if self.shared else 'local'} noise"
 
-    @property
+    @cached_property
     def noise_multiplier(self) -> float:
         """Noise on a sum over the clipping norm, the least that keeps epsilon over all rounds."""
         if self.epsilon is None:
@@ -99,82 +104,16 @@ PRIVATE = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """All tiles: patient, label, corner, pixels."""
-
-    patients: NDArray[np.str_]
-    labels: NDArray[np.int64]
-    corners: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
-
-
-def read_tiles(folder: Path) -> Tiles:
-    """Return all tiles; those at a slide's edge are mirrored to 50 pixels."""
-    rows = list(csv.DictReader((folder / "tiles_index.csv").open(encoding="utf-8")))
-    archives: dict[str, zipfile.ZipFile] = {}
-    pixels = np.zeros((len(rows), SIDE, SIDE, 3), dtype=np.uint8)
-    for number, row in enumerate(rows):
-        archive = archives.setdefault(row["zip"], zipfile.ZipFile(folder / row["zip"]))
-        with Image.open(io.BytesIO(archive.read(row["member"]))) as image:
-            tile = np.asarray(image.convert("RGB"))
-        missing = [(0, SIDE - side) for side in tile.shape[:2]]
-        pixels[number] = np.pad(tile, (*missing, (0, 0)), mode="symmetric")
-    return Tiles(
-        np.array([row["patient"] for row in rows]),
-        np.array([int(row["label"]) for row in rows]),
-        np.array([[int(row["x"]), int(row["y"])] for row in rows]),
-        pixels,
-    )
-
-
-def features_of(tiles: Tiles, pixels: NDArray[np.uint8]) -> Floats:
-    """Return each tile's features beside those of its surroundings, with a constant last, (T, 241)."""
-    plain = encode(iter(pixels))
-    found = np.ones((len(plain), 3 * plain.shape[1] + 1))
-    for patient in np.unique(tiles.patients):
-        where = np.flatnonzero(tiles.patients == patient)
-        around = with_surroundings(plain[where], tiles.corners[where], tile_px=SIDE)
-        found[where, :-1] = around / SCALE
-    return found
-
-
-def stained(pixels: NDArray[np.uint8], factors: tuple[float, float]) -> NDArray[np.uint8]:
-    """Return tiles as another laboratory would stain them."""
-    out = np.empty_like(pixels)
-    scale = torch.tensor([*factors, 1.0]).view(1, 3, 1, 1)
-    for start in range(0, len(pixels), 512):
-        part = torch.from_numpy(pixels[start : start + 512]).permute(0, 3, 1, 2).float()
-        turned = rgb_of(stains_of(part) * scale).round().to(torch.uint8)
-        out[start : start + 512] = turned.permute(0, 2, 3, 1).numpy()
-    return out
-
-
-def is_test(patient: str) -> bool:
-    """Return whether a patient belongs to the test half."""
-    return hmac.new(CUT, patient.encode(), hashlib.sha256).digest()[0] >= 128
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One draw: each tile's fold and hospital, by patient."""
-
-    folds: NDArray[np.int64]
-    hospitals: NDArray[np.int64]
-
-
-def draw(tiles: Tiles, seed: int) -> Draw:
-    """Return folds and hospitals for a seed; both are laid over patients independently."""
-    rng, names = np.random.default_rng(seed), np.unique(tiles.patients)
-    fold = dict(zip(names, rng.permutation(len(names)) % FOLDS, strict=True))
-    site = dict(zip(rng.permutation(names), np.repeat(range(len(SIZES)), SIZES), strict=True))
-    return Draw(
-        np.array([fold[p] for p in tiles.patients]), np.array([site[p] for p in tiles.patients])
-    )
+def owners_of(patients: NDArray[np.str_]) -> Floats:
+    """Return what turns tiles into means of patients, (P, T): 1 / tiles of the patient who has the tile."""
+    names, places = np.unique(patients, return_inverse=True)
+    owners = np.zeros((len(names), len(places)))
+    owners[places, np.arange(len(places))] = 1.0 / np.bincount(places)[places]
+    return owners
 
 
 def clipped(features: Floats, owners: Floats, residuals: Floats, norm: float) -> Floats:
-    """Return the sum of all patients' mean gradients, each clipped; owners (P, T) holds 1 / tiles of the patient."""
+    """Return the sum of all patients' mean gradients, each clipped."""
     gradients = owners @ (features * residuals[:, None])
     lengths = np.linalg.norm(gradients, axis=1, keepdims=True)
     found: Floats = (gradients * np.minimum(1.0, norm / (lengths + 1e-6))).sum(axis=0)
@@ -195,9 +134,7 @@ def fit(
     Every hospital takes every patient in every step and divides by a public number, so that the mean of their updates
     is one step on the sum over all.
     """
-    names, places = np.unique(patients, return_inverse=True)
-    owners = np.zeros((len(names), len(labels)))
-    owners[places, np.arange(len(labels))] = 1.0 / np.bincount(places)[places]
+    owners = owners_of(patients)
     multiplier = recipe.noise_multiplier
     norm = CLIPPING if multiplier else np.inf
     deviation = (
@@ -208,7 +145,7 @@ def fit(
         residuals = 1.0 / (1.0 + np.exp(-features @ weights)) - labels
         total = clipped(features, owners, residuals, norm)
         total = total + deviation * noise.standard_normal(len(total))
-        moving = MOMENTUM * moving + total / len(names)
+        moving = MOMENTUM * moving + total / len(owners)
         weights = weights - recipe.rate * moving
         kept.append(weights)
     mean: Floats = np.mean(kept[recipe.rounds // 2 :], axis=0)
@@ -233,15 +170,9 @@ def difference_to_product(
     settings = TrainingSettings(1, 1.0, CLIPPING, "0", "1", 1.0)
     sums, _ = clipped_sum(TileClassification(), head, TileUnits.of(list(names), parts), settings)
     product = torch.cat([sums["linear.weight"].reshape(-1), sums["linear.bias"]]).double().numpy()
-    _, places = np.unique(patients, return_inverse=True)
-    owners = np.zeros((len(names), len(labels)))
-    owners[places, np.arange(len(labels))] = 1.0 / np.bincount(places)[places]
     residuals = 1.0 / (1.0 + np.exp(-features @ weights)) - labels
-    here = clipped(features, owners, residuals, CLIPPING)
+    here = clipped(features, owners_of(patients), residuals, CLIPPING)
     return float(np.linalg.norm(product - here) / np.linalg.norm(here))
-
-
-Train = Callable[[NDArray[np.bool_], np.random.Generator], Callable[[Floats], Floats]]
 
 
 class Study:
@@ -259,23 +190,18 @@ class Study:
         found = np.zeros(len(labels))
         for fold in range(FOLDS):
             outside, inside = drawn.folds != fold, drawn.folds == fold
-            groups = [outside & (drawn.hospitals == site) for site in range(len(SIZES))]
             rng = np.random.default_rng([SEED, split, fold, noise])
-            if train == "own":
-                for site, group in enumerate(groups):
-                    where = inside & (drawn.hospitals == site)
-                    found[where] = features[where] @ self._fit(
-                        features, labels, group, recipe, rng, 1
-                    )
-                continue
-            used = rng.permutation(labels[outside]) if train == "permuted" else labels[outside]
             if train == "pooled":
                 found[inside] = self._pooled(features, labels, outside, drawn.folds)[inside]
-            else:
-                whole = labels.copy()
-                whole[outside] = used
-                head = self._fit(features, whole, outside, recipe, rng, len(SIZES))
-                found[inside] = features[inside] @ head
+                continue
+            used = labels.copy()
+            if train == "permuted":
+                used[outside] = rng.permutation(labels[outside])
+            alone = [drawn.hospitals == site for site in range(len(SIZES))]
+            for members in alone if train == "own" else [np.ones(len(labels), dtype=bool)]:
+                sites = 1 if train == "own" else len(SIZES)
+                head = self._fit(features, used, outside & members, recipe, rng, sites)
+                found[inside & members] = features[inside & members] @ head
         return found
 
     def _fit(
@@ -336,7 +262,7 @@ def with_interval(
     def value(places: NDArray[np.int64]) -> float:
         return area(tiles, ours, places) - (area(tiles, theirs, places) if theirs else 0.0)
 
-    drawn = [value(places) for places in resampled(tiles, where)[:RESAMPLES]]
+    drawn = [value(places) for places in resampled(tiles, where)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return value(np.flatnonzero(where)), float(low), float(high)
 
@@ -463,8 +389,8 @@ def report(
             "clipping_norm": CLIPPING,
             "delta": DELTA,
             "server_momentum": MOMENTUM,
-            "off": vars(OFF),
-            "private": [{**vars(r), "noise_multiplier": r.noise_multiplier} for r in PRIVATE],
+            "off": asdict(OFF),
+            "private": [{**asdict(r), "noise_multiplier": r.noise_multiplier} for r in PRIVATE],
             "published": "F1 .718, BAC .842 (2014); F1 .765, BAC .847 (2016): other test patients and thresholds",
         },
         seeds=range(SPLITS),

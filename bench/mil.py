@@ -18,7 +18,7 @@ an interval above 0 (else the docs may not recommend it there).
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -277,7 +277,7 @@ def main() -> None:
                     "off" if epsilon is None else f"{epsilon:g}",
                 )
                 means = [f"{statistics.fmean(found[net]):.3f}" for net in NETS]
-                rows.append((*name, *means, f"{gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]"))
+                rows.append((*name, *means, shown(gain)))
                 results["/".join(name)] = {**found, "gain": gain}
                 print(rows[-1], flush=True)
     report(rows, results, recipes, options.seeds, load_at_start)
@@ -311,9 +311,7 @@ def report(
         "mil",
         measures="AUROC over 600 made-up test patients; exactness and seconds of a patient's gradient",
         settings={
-            "recipes": {
-                f"{net}/{epsilon}": vars(replace(r)) for (net, epsilon), r in recipes.items()
-            },
+            "recipes": {f"{net}/{epsilon}": vars(r) for (net, epsilon), r in recipes.items()},
             "shifts": {str(share): move for share, move in SHIFTS.items()},
             "delta": DELTA,
             "clipping": {str(e): c for e, c in CLIPPING.items()},
@@ -342,7 +340,7 @@ def report(
                 Goal(
                     f"attention above mean pooling, {name}",
                     "interval above 0",
-                    f"{g[0]:+.3f} [{g[1]:+.3f}, {g[2]:+.3f}]",
+                    shown(g),
                     g[1] > 0,
                 )
                 for name, g in gains.items()

@@ -6,6 +6,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lab import NOW, LabHospital
@@ -134,6 +135,15 @@ def bag_hospital(folder: Path, *, patients: int = 40, **options: Any) -> LabHosp
     hospital.config = load_node_config(file)
     hospital.restart()
     return hospital
+
+
+def moved(model: torch.nn.Module) -> torch.nn.Module:
+    """Give every parameter a value, so that no gradient is zero because the net has just begun."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
 
 
 __all__ = ["NOW", "bag_hospital", "bag_study", "contract", "write_bag", "write_index"]

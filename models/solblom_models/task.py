@@ -128,6 +128,14 @@ class Task(Protocol):
         ...
 
 
+class AllShared:
+    """What a task inherits of whose model nothing stays at a hospital."""
+
+    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
+        """Return none: all of the model is shared."""
+        return frozenset()
+
+
 @runtime_checkable
 class RankingTask(Protocol):
     """A task whose answer is an order of many labels, not a probability of one."""

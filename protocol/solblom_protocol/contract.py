@@ -111,6 +111,11 @@ class Target(BaseModel):
         _apart(self.name, positive=self.positive, negative=self.negative)
         return self
 
+    @property
+    def codes(self) -> dict[str, int]:
+        """Return what each code means: 1 yes, 0 no."""
+        return dict.fromkeys(self.negative, 0) | dict.fromkeys(self.positive, 1)
+
 
 class Contract(BaseModel):
     """All variables of a study, its expression if it has any, and its target."""

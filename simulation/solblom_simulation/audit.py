@@ -27,6 +27,7 @@ from solblom_client.keystream import KeyStream
 from solblom_client.training import TrainingSettings, train
 from solblom_models.accountant import pld_epsilon
 from solblom_models.metrics import auroc_with_interval
+from solblom_models.task import AllShared
 from solblom_protocol.layout import to_grid
 from solblom_protocol.study import StudyDocument
 
@@ -95,16 +96,12 @@ class CanaryUnits:
         return int(self.axes[index]).to_bytes(8, "big")
 
 
-class CanaryTask:
+class CanaryTask(AllShared):
     """The worst case for privacy: a patient's gradient is constant and points along its own axis."""
 
     name: ClassVar[str] = "canaries"
     connector: ClassVar[str] = "none"
     ragged: ClassVar[bool] = True
-
-    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
-        """Keep nothing."""
-        return frozenset()
 
     def check(self, document: StudyDocument) -> None:
         """Accept every study: only its privacy settings are used."""

@@ -26,12 +26,12 @@ from solblom_models.tabular.data import TableUnits
 from solblom_models.task import Task, find_task
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
+from solblom_simulation.ranking_evaluation import SMALLEST_GROUP
 from solblom_simulation.site_differences import distances
 
 Scores = NDArray[np.float64]
 _HOW = "logistic regression without noise, L2 by cross-validation inside the training patients"
 _OF_BAGS = ", on the mean of each patient's tiles"
-SMALLEST_GROUP = 10  # patients of a subgroup that is shown
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,12 @@ def _scores(
     nets = [_federated(task, document, weights, site) for site in sites]
     own = [
         fit_recalibration(task.scores(n, s.training), s.training.labels)
-        for n, s in _pairs(nets, sites)
+        for n, s in zip(nets, sites, strict=True)
     ]
     pooled = fit_tuned(*_joined(sites), seed=seed)
-    scores = {"federated": [task.scores(net, site.test) for net, site in _pairs(nets, sites)]}
+    scores = {
+        "federated": [task.scores(net, site.test) for net, site in zip(nets, sites, strict=True)]
+    }
     scores["own_intercept"] = [
         found.apply(raw) for found, raw in zip(own, scores["federated"], strict=True)
     ]
@@ -115,10 +117,6 @@ def _scores(
     ]
     scores["pooled"] = [predict(pooled, site.test.features) for site in sites]
     return scores, [_by_others(site, sites, seed=seed) for site in sites]
-
-
-def _pairs(nets: list[Any], sites: Sequence[SiteData]) -> list[tuple[Any, SiteData]]:
-    return list(zip(nets, sites, strict=True))
 
 
 def _joined(sites: Collection[SiteData]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -16,20 +16,16 @@ from solblom_models.phenotype.reading import Reading
 from solblom_models.phenotype.settings import check_settings
 from solblom_models.phenotype.table_one import case_cells, count_cases
 from solblom_models.ranking import ranks_of
-from solblom_models.task import Units
+from solblom_models.task import AllShared, Units
 from solblom_protocol.study import StudyDocument
 
 
-class PhenotypeRanking:
+class PhenotypeRanking(AllShared):
     """The task of phenopackets: diseases of the study's label space, ranked for each patient."""
 
     name: ClassVar[str] = "phenotype-ranking"
     connector: ClassVar[str] = "phenopackets"
     ragged: ClassVar[bool] = False
-
-    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
-        """Return none: all of the model is shared."""
-        return frozenset()
 
     def check(self, document: StudyDocument) -> None:
         """Refuse another kind of contract, unknown models, and settings that do not go together."""

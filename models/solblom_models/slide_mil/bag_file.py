@@ -4,6 +4,8 @@ A file from outside is never trusted: no links to other files, no data stored el
 load as a plugin.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,6 @@ class SlideTiles:
 
     features: NDArray[np.float32]
     coords: NDArray[np.int64] | None
-
-
-@dataclass(frozen=True)
-class TileLabels:
-    """A code for each tile of a slide, as text, in the order of its features."""
-
-    codes: tuple[str, ...]
 
 
 class BagFileError(Exception):
@@ -69,8 +64,8 @@ def read_bag(path: Path, *, dim: int) -> SlideTiles:
         return SlideTiles(values, np.asarray(coords, dtype=np.int64))
 
 
-def read_labels(path: Path, name: str, *, tiles: int) -> TileLabels:
-    """Return the codes of a slide's tiles: whole numbers or texts in the data set of this name.
+def read_labels(path: Path, name: str, *, tiles: int) -> tuple[str, ...]:
+    """Return a code for each tile, as text, in their order: whole numbers or texts in the data set of this name.
 
     Raises:
         BagFileError: it is missing, or has another shape or type.
@@ -81,9 +76,9 @@ def read_labels(path: Path, name: str, *, tiles: int) -> TileLabels:
     if values.shape != (tiles,):
         raise BagFileError("its labels are not one for each tile")
     if values.dtype.kind in "iu":
-        return TileLabels(tuple(str(int(value)) for value in values))
+        return tuple(str(int(value)) for value in values)
     if values.dtype.kind == "O" and all(isinstance(value, bytes) for value in values):
-        return TileLabels(tuple(value.decode("utf-8", "replace") for value in values))
+        return tuple(value.decode("utf-8", "replace") for value in values)
     raise BagFileError("its labels are neither whole numbers nor texts")
 
 
@@ -101,7 +96,14 @@ def tile_count(path: Path) -> int:
     return int(shape[-2])
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Give an open file; whatever HDF5 says of a damaged one, here or while it is read, becomes one error.
+
+    Raises:
+        BagFileError: it cannot be read as HDF5.
+        ConfigurationError: SB-118, h5py is not installed.
+    """
     try:
         import h5py
     except ImportError:
@@ -111,18 +113,16 @@ def _opened(path: Path) -> Any:
             "pip install 'solblom-models[bags]'",
         ) from None
     try:
-        return h5py.File(path, "r")
-    except OSError:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, RuntimeError, ValueError, MemoryError):
         raise BagFileError("it cannot be read as HDF5") from None
 
 
 def _array(file: Any, name: str, *, required: bool) -> Any:
     if not required and name not in file:
         return None
-    try:
-        return _dataset(file, name)[()]
-    except OSError:
-        raise BagFileError(f"{name} cannot be read") from None
+    return _dataset(file, name)[()]
 
 
 def _dataset(file: Any, name: str) -> Any:

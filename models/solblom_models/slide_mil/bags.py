@@ -41,14 +41,11 @@ class Slide:
         """Return the tiles that count as the model sees them, shape (n, D).
 
         Raises:
-            DataError: SB-307, the file has changed since it was looked at.
+            BagFileError: the file cannot be used, or has fewer tiles than when they were counted.
         """
-        try:
-            found = read_bag(self.path, dim=encoder.dim).features
-        except BagFileError as error:
-            raise DataError("SB-307", f"A slide's features changed meanwhile: {error}") from None
+        found = read_bag(self.path, dim=encoder.dim).features
         if len(self.tiles) and self.tiles[-1] >= len(found):
-            raise DataError("SB-307", "A slide has fewer tiles than when it was looked at")
+            raise BagFileError("it has fewer tiles than when it was looked at")
         return standardised(found[self.tiles], encoder)
 
 
@@ -75,8 +72,15 @@ class BagUnits:
     notes: dict[str, int] = field(repr=False, default_factory=dict)
 
     def bag(self, index: int) -> NDArray[np.float32]:
-        """Return one patient's tiles of all slides, shape (n, D)."""
-        return np.concatenate([slide.features(self.encoder) for slide in self.slides[index]])
+        """Return one patient's tiles of all slides, shape (n, D).
+
+        Raises:
+            DataError: SB-307, a file has changed since it was looked at.
+        """
+        try:
+            return np.concatenate([slide.features(self.encoder) for slide in self.slides[index]])
+        except BagFileError as error:
+            raise DataError("SB-307", f"A slide's features changed meanwhile: {error}") from None
 
     def batch(
         self, indices: Sequence[int]
@@ -189,7 +193,7 @@ def index_rows(index: BagIndex, *columns: str) -> list[tuple[str, ...]]:
 def _labels(
     rows: list[tuple[str, ...]], patients: dict[str, list[int]], target: Target
 ) -> NDArray[np.int64]:
-    codes = {code: 1 for code in target.positive} | {code: 0 for code in target.negative}
+    codes = target.codes
     unknown = [number for number, row in enumerate(rows, start=2) if row[2] not in codes]
     if unknown:
         raise DataError(
@@ -241,10 +245,14 @@ def _counts(paths: list[Path]) -> list[int]:
 
 def _thin(counts: list[int], most: int) -> list[NDArray[np.int64]]:
     """Return which tiles of each slide count: all, or `most` of them, evenly spread over the patient's slides."""
-    total = sum(counts)
-    chosen = np.arange(total) if total <= most else np.arange(most) * total // most
+    chosen = evenly(sum(counts), most)
     starts = np.cumsum([0, *counts])
     return [chosen[(chosen >= a) & (chosen < b)] - a for a, b in pairwise(starts)]
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Return the places of all of `count` tiles, or of `most` of them, evenly spread."""
+    return np.arange(count) if count <= most else np.arange(most) * count // most
 
 
 def _check_sizes(slides: Sequence[tuple[Slide, ...]], contract: BagContract) -> None:
@@ -268,9 +276,7 @@ def _read_all(
         state, total, tiles = hashlib.sha256(), np.zeros(encoder.dim), 0
         for slide, place in zip(found, places[patient], strict=True):
             try:
-                values = standardised(
-                    read_bag(slide.path, dim=encoder.dim).features[slide.tiles], encoder
-                )
+                values = slide.features(encoder)
             except BagFileError as error:
                 problems[place + 2] = str(error)
                 continue

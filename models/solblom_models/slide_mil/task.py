@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from solblom_models.slide_mil.bags import BagIndex, BagUnits, read_bags
 from solblom_models.slide_mil.net import GatedAttention, MeanPooling
-from solblom_models.task import Units
+from solblom_models.task import AllShared, Units
 from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.contracts import contract_as
 from solblom_protocol.study import StudyDocument
@@ -33,16 +33,12 @@ class ModelSettings(BaseModel):
         return self
 
 
-class SlideMil:
+class SlideMil(AllShared):
     """The task of bags; the privacy unit is the patient with all slides, whose gradient is clipped as one."""
 
     name: ClassVar[str] = "slide-mil"
     connector: ClassVar[str] = "bags"
     ragged: ClassVar[bool] = True
-
-    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
-        """Return none: all of the model is shared."""
-        return frozenset()
 
     def check(self, document: StudyDocument) -> None:
         """Refuse another kind of contract, unknown model kinds and settings."""

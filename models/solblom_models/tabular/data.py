@@ -193,7 +193,7 @@ def _refuse(variable: Variable, code: str, what: str, rows: list[int]) -> None:
 def _labels(table: Table, target: Target) -> NDArray[np.int64]:
     if target.column not in table.columns:
         raise DataError("SB-301", f"The table lacks the target column {target.column}")
-    codes = {code: 1 for code in target.positive} | {code: 0 for code in target.negative}
+    codes = target.codes
     cells = table.columns[target.column]
     unknown = [row for row, cell in enumerate(cells, start=2) if cell not in codes]
     if unknown:

@@ -102,8 +102,7 @@ def _places(table: Table, document: StudyDocument, name: str) -> list[int]:
         raise DataError("SB-301", f"The table lacks the column {column}")
     cells = table.columns[column]
     if variable is None:
-        target = table_contract(document).target
-        return _coded(cells, {c: 0 for c in target.negative} | {c: 1 for c in target.positive})
+        return _coded(cells, table_contract(document).target.codes)
     if isinstance(variable, NumberVariable):
         cuts, last = _cuts(variable), 5
         return [

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from solblom_models.layer_settings import LayerSettings
 from solblom_models.tabular.data import TableUnits, feature_names, read_units, table_contract
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.tabular.table_file import Table
@@ -17,30 +17,14 @@ from solblom_models.task import Units
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
-Width = Annotated[int, Field(ge=1, le=100_000)]
 
-
-class ModelSettings(BaseModel):
+class ModelSettings(LayerSettings):
     """`task.model` of a study."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["logistic", "mlp"]
-    hidden: Annotated[
-        tuple[Width, ...], Field(max_length=8)
-    ] = ()  # mlp: units of each hidden layer
-    # Public weight of a patient with the disease in the loss, before clipping. A weighted mean over
-    # the batch, as torch offers, would let other patients' labels change one patient's gradient.
-    positive_weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     # Each hospital keeps an intercept of its own: how common the disease is there. It is trained in the
     # same clipped and noised steps as the rest, in the vault, and never leaves.
     local_intercept: bool = False
-
-    @model_validator(mode="after")
-    def _layers(self) -> "ModelSettings":
-        if (self.kind == "mlp") != bool(self.hidden):
-            raise ValueError("hidden belongs to mlp, which needs at least one hidden layer")
-        return self
 
 
 class TabularClassification:

@@ -2,50 +2,34 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from solblom_models.layer_settings import LayerSettings
 from solblom_models.slide_mil.bags import BagIndex
 from solblom_models.slide_mil.task import bag_contract
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
-from solblom_models.task import Units
+from solblom_models.task import AllShared, Units
 from solblom_models.tile_classification.tiles import TileUnits, read_tiles
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
-Width = Annotated[int, Field(ge=1, le=100_000)]
 
-
-class ModelSettings(BaseModel):
-    """`task.model` of a study."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ModelSettings(LayerSettings):
+    """`task.model` of a study; `positive_weight` is that of a positive tile."""
 
     kind: Literal["linear", "mlp"]
-    hidden: Annotated[tuple[Width, ...], Field(max_length=8)] = ()  # mlp: units of each layer
-    positive_weight: Annotated[float, Field(gt=0, le=1000)] = 1.0  # public, of a positive tile
-
-    @model_validator(mode="after")
-    def _layers(self) -> "ModelSettings":
-        if (self.kind == "mlp") != bool(self.hidden):
-            raise ValueError("hidden belongs to mlp, which needs at least one hidden layer")
-        return self
 
 
-class TileClassification:
+class TileClassification(AllShared):
     """The task of labelled tiles. A patient's loss is the mean over the patient's tiles, and is clipped as one."""
 
     name: ClassVar[str] = "tile-classification"
     connector: ClassVar[str] = "bags"
     ragged: ClassVar[bool] = True
-
-    def local_parameters(self, document: StudyDocument) -> frozenset[str]:
-        """Return none: all of the model is shared."""
-        return frozenset()
 
     def check(self, document: StudyDocument) -> None:
         """Refuse another kind of contract, unknown model kinds and settings."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from solblom_models.slide_mil.bag_file import BagFileError, read_bag, read_labels, refuse
-from solblom_models.slide_mil.bags import BagIndex, bag_paths, index_rows, standardised
+from solblom_models.slide_mil.bags import BagIndex, bag_paths, evenly, index_rows, standardised
 from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.errors import DataError
 
@@ -106,8 +106,7 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
     """
     rows = index_rows(index)
     paths = bag_paths(index.path.parent, [row[1] for row in rows])
-    codes = {code: 1 for code in contract.target.positive}
-    codes |= {code: 0 for code in contract.target.negative}
+    codes = contract.target.codes
     patients: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
     problems: dict[int, str] = {}
     for line, (row, path) in enumerate(zip(rows, paths, strict=True), start=2):
@@ -115,7 +114,7 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
             features = standardised(
                 read_bag(path, dim=contract.encoder.dim).features, contract.encoder
             )
-            found = read_labels(path, contract.target.column, tiles=len(features)).codes
+            found = read_labels(path, contract.target.column, tiles=len(features))
         except BagFileError as error:
             problems[line] = str(error)
             continue
@@ -143,11 +142,9 @@ def _units(
             raise DataError(
                 "SB-307", "A patient has fewer tiles than bag.min_tiles of the contract"
             )
-        most = contract.bag.max_tiles
-        if len(labels) > most:
-            kept = np.arange(most) * len(labels) // most
-            features, labels, thinned = features[kept], labels[kept], thinned + 1
-        parts.append((features, labels))
+        kept = evenly(len(labels), contract.bag.max_tiles)
+        thinned += len(kept) < len(labels)
+        parts.append((features[kept], labels[kept]))
     if not parts:
         raise DataError("SB-307", "The index names no slide")
     notes = {"patients": len(parts), "slides": slides, "tiles": total}

@@ -130,6 +130,21 @@ def test_a_truncated_or_foreign_file_is_counted_and_not_named(tmp_path: Path, da
     assert "anna" not in error.message
 
 
+def test_bytes_that_are_damaged_are_refused_and_nothing_else_is_raised(tmp_path: Path) -> None:
+    path = write_bag(tmp_path / "a.h5", features(40), coords=np.zeros((40, 2), dtype=np.int64))
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(1), 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, 2_000, size=4):  # where HDF5 keeps its tables
+            damaged[place] = int(rng.integers(0, 256))
+        path.write_bytes(bytes(damaged))
+        try:
+            read_bag(path, dim=DIM)
+        except BagFileError:
+            refused += 1
+    assert refused > 20
+
+
 def test_half_a_file_is_refused(tmp_path: Path) -> None:
     whole = write_bag(tmp_path / "a.h5", features(500)).read_bytes()
     (tmp_path / "a.h5").write_bytes(whole[: len(whole) // 2])

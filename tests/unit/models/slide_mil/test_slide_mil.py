@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from bag_lab import DIM, bag_hospital, bag_study, contract, write_bag, write_index, write_patients
+from bag_lab import (
+    DIM,
+    bag_hospital,
+    bag_study,
+    contract,
+    moved,
+    write_bag,
+    write_index,
+    write_patients,
+)
 from solblom_client.gradients import choose_path, prepared
 from solblom_client.keystream import KeyStream
 from solblom_client.optimizer import KeyedDPOptimizer
@@ -30,15 +39,6 @@ def units_of_sizes(folder: Path, sizes: list[int]) -> BagUnits:
         write_bag(folder / f"{number}.h5", rng.normal(size=(size, DIM)).astype(np.float32))
         rows.append((f"p{number}", f"{number}.h5", str(number % 2)))
     return read_bags(BagIndex(write_index(folder, rows)), contract())
-
-
-def moved(model: torch.nn.Module) -> torch.nn.Module:
-    """Give every parameter a value, so that no gradient is zero because the net has just begun."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
 
 
 def clipped_sum(model: torch.nn.Module, units: BagUnits, clipping_norm: float) -> torch.Tensor:

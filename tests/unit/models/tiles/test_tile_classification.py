@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bag_lab import DIM, bag_hospital, bag_study, contract, write_bag, write_index
+from bag_lab import DIM, bag_hospital, bag_study, contract, moved, write_bag, write_index
 from solblom_client.policy import load_node_config
 from solblom_client.training import TrainingSettings, clipped_sum
 from solblom_models.slide_mil.bags import BagIndex
@@ -36,13 +36,8 @@ def study(task: dict[str, Any]) -> Any:
     return bag_study(task=task, bags=contract(target=TARGET))
 
 
-def moved(task: dict[str, Any]) -> torch.nn.Module:
-    model = TASK.build(study(task))
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
+def begun(task: dict[str, Any]) -> torch.nn.Module:
+    return moved(TASK.build(study(task)))
 
 
 def flat_sum(model: torch.nn.Module, units: TileUnits, norm: float) -> torch.Tensor:
@@ -53,7 +48,7 @@ def flat_sum(model: torch.nn.Module, units: TileUnits, norm: float) -> torch.Ten
 
 @pytest.mark.parametrize("task", [LINEAR, MLP])
 def test_the_clipped_sum_is_that_of_patients_one_by_one(task: dict[str, Any]) -> None:
-    units, model, norm = made([1, 4, 300]), moved(task), 0.05
+    units, model, norm = made([1, 4, 300]), begun(task), 0.05
     expected = torch.zeros(sum(p.numel() for p in model.parameters()))
     for index in range(3):
         part = units.part(index)
@@ -68,11 +63,11 @@ def test_the_clipped_sum_is_that_of_patients_one_by_one(task: dict[str, Any]) ->
 
 def test_a_patient_of_many_tiles_adds_no_more_than_the_clipping_norm() -> None:
     units = made([5_000], scale=100.0)
-    assert float(flat_sum(moved(LINEAR), units, 0.5).norm()) <= 0.5 * (1 + 1e-5)
+    assert float(flat_sum(begun(LINEAR), units, 0.5).norm()) <= 0.5 * (1 + 1e-5)
 
 
 def test_other_patients_change_nothing_of_a_gradient() -> None:
-    assert isolation_error(TASK, moved(MLP), made([3, 5, 2, 9])) < 1e-6
+    assert isolation_error(TASK, begun(MLP), made([3, 5, 2, 9])) < 1e-6
 
 
 def write(folder: Path, codes: Any, *, count: int = 4, name: str = "a.h5") -> Path:
@@ -129,7 +124,7 @@ def test_a_choice_of_patients_keeps_what_is_theirs() -> None:
 
 
 def test_a_patients_score_is_that_of_the_likeliest_tile() -> None:
-    units, model = made([2, 3]), moved(LINEAR)
+    units, model = made([2, 3]), begun(LINEAR)
     tiles = tile_scores(model, units)
     assert TASK.scores(model, units).tolist() == [tiles[:2].max(), tiles[2:].max()]
 

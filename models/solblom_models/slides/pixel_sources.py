@@ -1,0 +1,238 @@
+"""Where pixels come from: OpenSlide, or tifffile for TIFF files that OpenSlide does not know.
+
+OpenSlide shows 16-bit and greyscale files as if they were 8-bit RGB (measured with 4.0.1), so a TIFF's own tags are
+read first. Decoders are C libraries that meet files from outside: see client/solblom_client/slide_worker.py.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solblom_models.slides.slide import Level, Pixels
+from solblom_models.slides.slide_error import SlideError
+from solblom_protocol.errors import ConfigurationError
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+LARGEST_SIDE = 1_000_000
+IDENTIFYING = (
+    "date",
+    "time",
+    "user",
+    "filename",
+    "barcode",
+    "scanscope id",
+    "imageid",
+    "patient",
+    "label",
+)
+"""Words in the names of tags that may lead to a person. The tags' values are not read."""
+IDENTIFYING_TIFF = ("Artist", "HostComputer", "DateTime", "DocumentName", "Copyright")
+_CM, _INCH = 3, 2  # ResolutionUnit of TIFF 6.0
+
+
+def open_pixels(path: Path) -> Pixels:
+    """Return what reads this file.
+
+    Raises:
+        SlideError: it is no slide that this version reads, or is damaged.
+        ConfigurationError: SB-118, OpenSlide or tifffile is not installed.
+    """
+    try:
+        import openslide
+    except ImportError:
+        raise ConfigurationError(
+            "SB-118",
+            "Slides need OpenSlide and tifffile, which are not installed",
+            "pip install 'solblom-models[slides]'",
+        ) from None
+    start = _start(path)
+    if start.startswith(ZIP):
+        raise SlideError("it is a zip archive, whatever its name says")
+    kinds: tuple[str, ...] = ()
+    if start.startswith(TIFF):
+        kinds = _check_tiff(path)
+    try:
+        return OpenSlidePixels(openslide.OpenSlide(path), kinds)
+    except openslide.OpenSlideUnsupportedFormatError:
+        if start.startswith(TIFF):
+            return TiffPixels(path, kinds)
+        raise SlideError("it is no slide of a known kind") from None
+    except openslide.OpenSlideError:
+        raise SlideError("OpenSlide cannot read it: it is damaged or cut short") from None
+
+
+class OpenSlidePixels:
+    """A slide as OpenSlide reads it."""
+
+    def __init__(self, slide: Any, kinds: tuple[str, ...]) -> None:
+        self._slide = slide
+        self.levels = tuple(
+            Level(width, height, float(shrink))
+            for (width, height), shrink in zip(
+                slide.level_dimensions, slide.level_downsamples, strict=True
+            )
+        )
+        said = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
+        self.microns_per_pixel = _both(said)
+        names = [name.lower() for name in slide.properties if not name.startswith("openslide.")]
+        found = [
+            f"a {name} image" for name in ("label", "macro") if name in slide.associated_images
+        ]
+        if any(word in name for name in names for word in IDENTIFYING):
+            found.append("tags that may identify")
+        self.kinds = tuple(dict.fromkeys((*found, *kinds)))
+
+    def region(self, left: int, top: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
+        """See Pixels. Transparent pixels become white."""
+        import openslide
+
+        try:
+            found = np.asarray(self._slide.read_region((left, top), level, (width, height)))
+        except openslide.OpenSlideError:
+            raise SlideError(
+                "OpenSlide cannot read a part of it: it is damaged or cut short"
+            ) from None
+        clear = found[..., 3:] < 255
+        if not clear.any():
+            return found[..., :3]
+        alpha = found[..., 3:].astype(np.uint16)
+        mixed = (found[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+        return mixed.astype(np.uint8)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+
+class TiffPixels:
+    """A tiled or stripped TIFF of 8-bit RGB; only the segments that a rectangle touches are decoded."""
+
+    def __init__(self, path: Path, kinds: tuple[str, ...]) -> None:
+        import tifffile
+
+        with _damaged():
+            self._file = tifffile.TiffFile(path)
+            self._pages = [level.keyframe for level in self._file.series[0].levels]
+            first = self._pages[0]
+            self.levels = tuple(
+                Level(p.imagewidth, p.imagelength, first.imagewidth / p.imagewidth)
+                for p in self._pages
+            )
+            self.microns_per_pixel = _tiff_resolution(first)
+        self.kinds = kinds
+
+    def region(self, left: int, top: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
+        """See Pixels."""
+        page, shrink = self._pages[level], self.levels[level].shrink
+        x0, y0 = round(left / shrink), round(top / shrink)
+        found = np.full((height, width, 3), 255, dtype=np.uint8)
+        with _damaged():
+            for x, y, part in self._segments(page, x0, y0, x0 + width, y0 + height):
+                a, b = max(x, x0), max(y, y0)
+                c, d = (
+                    min(x + part.shape[1], x0 + width, page.imagewidth),
+                    min(y + part.shape[0], y0 + height, page.imagelength),
+                )
+                if c > a and d > b:
+                    found[b - y0 : d - y0, a - x0 : c - x0] = part[b - y : d - y, a - x : c - x]
+        return found
+
+    def _segments(
+        self, page: Any, x0: int, y0: int, x1: int, y1: int
+    ) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+        """Give each decoded segment that meets the rectangle, with its place."""
+        wide = page.tilewidth if page.is_tiled else page.imagewidth
+        high = page.tilelength if page.is_tiled else page.rowsperstrip
+        high = min(high, page.imagelength) if not page.is_tiled else high
+        across = -(-page.imagewidth // wide)
+        down = -(-page.imagelength // high)
+        handle = self._file.filehandle
+        for row in range(max(y0 // high, 0), min(-(-y1 // high), down)):
+            for column in range(max(x0 // wide, 0), min(-(-x1 // wide), across)):
+                index = row * across + column
+                handle.seek(page.dataoffsets[index])
+                data = handle.read(page.databytecounts[index])
+                decoded = page.decode(data, index, jpegtables=page.jpegtables)[0]
+                if decoded is not None:
+                    yield column * wide, row * high, decoded[0]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(8)
+    except OSError:
+        raise SlideError("it cannot be read") from None
+
+
+def _check_tiff(path: Path) -> tuple[str, ...]:
+    """Check the largest image of a TIFF by its tags; return kinds of tags that may identify.
+
+    Raises:
+        SlideError: it is damaged or cut short, or its pixels are not 8-bit RGB.
+    """
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(
+        logging.CRITICAL
+    )  # its words hold places of the file; ours are enough
+    with _damaged(), tifffile.TiffFile(path) as file:
+        pages = [page.keyframe for page in file.pages]
+        largest = max(pages, key=lambda page: page.imagewidth * page.imagelength)
+        if max(largest.imagewidth, largest.imagelength) > LARGEST_SIDE:
+            raise SlideError("it claims an image beyond a million pixels a side")
+        if largest.samplesperpixel != 3:
+            raise SlideError(f"it has {largest.samplesperpixel} channels: only RGB slides are read")
+        bits = largest.bitspersample
+        if set(bits if isinstance(bits, tuple) else (bits,)) != {8}:
+            raise SlideError("its pixels are not 8-bit")
+        size = path.stat().st_size
+        ends = zip(largest.dataoffsets, largest.databytecounts, strict=True)
+        if any(offset + count > size for offset, count in ends):
+            raise SlideError("it is cut short")
+        if any(name in page.tags for page in pages for name in IDENTIFYING_TIFF):
+            return ("tags that may identify",)
+    return ()
+
+
+@contextlib.contextmanager
+def _damaged() -> Iterator[None]:
+    """Turn whatever tifffile says of a damaged file into one error.
+
+    Raises:
+        SlideError: it is damaged.
+    """
+    try:
+        yield
+    except SlideError:
+        raise
+    except Exception:  # struct.error, KeyError, ZeroDivisionError, TiffFileError … : the file's words, none of ours
+        raise SlideError("its TIFF structure is damaged or cut short") from None
+
+
+def _both(said: list[str | None]) -> tuple[float, float] | None:
+    try:
+        values = [float(text) for text in said if text is not None]
+    except ValueError:
+        return None
+    return (values[0], values[1]) if len(values) == 2 else None
+
+
+def _tiff_resolution(page: Any) -> tuple[float, float] | None:
+    tag = page.tags.get("ResolutionUnit")
+    unit = {_CM: 10_000.0, _INCH: 25_400.0}.get(0 if tag is None else int(tag.value))
+    said = [page.tags.get(name) for name in ("XResolution", "YResolution")]
+    if unit is None or any(tag is None for tag in said):
+        return None
+    per = [tag.value[0] / tag.value[1] if tag.value[1] else 0.0 for tag in said if tag is not None]
+    return (unit / per[0], unit / per[1]) if all(value > 0 for value in per) else None

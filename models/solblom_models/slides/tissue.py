@@ -1,0 +1,121 @@
+"""Where there is tissue on a slide: saturated, not ink, not a speck; and whether a tile is in focus.
+
+Ink is told from stain by optical density: haematoxylin and eosin both absorb green most (Ruifrok & Johnston 2001), so a
+pixel that absorbs red more than green (blue and green ink), or all alike (black), was not stained.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from solblom_models.slides.slide import Slide
+
+MASK_MICRONS = 8.0  # per pixel of the mask, at the finest
+MOST_SIDE = 4096  # pixels of the mask
+LEAST_SATURATION = 0.07  # below, glass; Otsu's threshold alone would cut an empty slide in two
+MOST_SATURATION_THRESHOLD = 0.2  # above, Otsu separates strong from weak stain
+LEAST_AREA_MM2 = 0.02
+INK_RED, INK_BLUE, INK_DENSITY = 1.15, 0.95, 0.25
+PEN_GROW_MICRONS = 48.0  # ink's faint edge
+LIGHT = 230.0  # a pixel whose darkest channel is above it is glass
+SHARP = 2.2  # see `is_sharp`; between the slides of bench/slides.py and the same blurred
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """What a slide's overview says.
+
+    Attributes:
+        mask: True where there is tissue, shape (H, W).
+        microns_per_pixel: of the mask.
+        ink: share of the overview that is pen.
+    """
+
+    mask: NDArray[np.bool_]
+    microns_per_pixel: float
+    ink: float
+
+    @property
+    def area_mm2(self) -> float:
+        """Tissue in square millimetres."""
+        return float(self.mask.sum()) * (self.microns_per_pixel / 1000) ** 2
+
+
+def find_tissue(slide: Slide) -> Tissue:
+    """Return the tissue of a slide.
+
+    Raises:
+        SlideError: the file is damaged.
+    """
+    extent = max(slide.width, slide.height) * slide.microns_per_pixel
+    resolution = max(MASK_MICRONS, extent / MOST_SIDE, slide.microns_per_pixel)
+    return tissue_of(slide.overview(resolution), resolution)
+
+
+def tissue_of(overview: NDArray[np.uint8], microns_per_pixel: float) -> Tissue:
+    """Return the tissue of an overview, (H, W, 3)."""
+    smooth = ndimage.uniform_filter(overview.astype(np.float32), size=(3, 3, 1), mode="nearest")
+    high, low = smooth.max(axis=2), smooth.min(axis=2)
+    saturation = (high - low) / np.maximum(high, 1.0)
+    threshold = np.clip(otsu(saturation), LEAST_SATURATION, MOST_SATURATION_THRESHOLD)
+    found = (saturation > threshold) & (low < LIGHT)
+    ink = pen(smooth)
+    grow = max(round(PEN_GROW_MICRONS / microns_per_pixel), 1)
+    near_ink = ndimage.binary_dilation(ink, iterations=grow) if ink.any() else ink
+    pixels = max(int(LEAST_AREA_MM2 * (1000 / microns_per_pixel) ** 2), 1)
+    mask = _without_specks(found & ~near_ink, pixels)
+    return Tissue(mask, microns_per_pixel, float(ink.mean()))
+
+
+def pen(smooth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where there is ink, shape (H, W), of smoothed RGB (H, W, 3) with values 0 to 255.
+
+    Single odd pixels, as pigment and debris give, are opened away: a pen's line is broad.
+    """
+    density = -np.log10((smooth + 1.0) / 256.0)
+    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
+    coloured = (red > INK_RED * green) & (red > INK_DENSITY)
+    grey = (np.minimum(red, blue) > INK_BLUE * green) & (green > 2 * INK_DENSITY)
+    opened: NDArray[np.bool_] = ndimage.binary_opening(coloured | grey, np.ones((5, 5)))
+    return opened
+
+
+def otsu(values: NDArray[np.float32]) -> float:
+    """Return the threshold in [0, 1] that separates values best (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=256, range=(0.0, 1.0))
+    middle = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts).astype(np.float64)
+    above = below[-1] - below
+    sums = np.cumsum(counts * middle)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return float(edges[1:][int(np.nan_to_num(apart).argmax())])
+
+
+def sharpness(tile: NDArray[np.uint8]) -> float:
+    """Return how much fine detail there is beside coarse: RMS of the Laplacian of brightness, over its mean spread.
+
+    Light and faint tissue has little of both, so the ratio is compared, not the amount.
+    """
+    grey = tile.astype(np.float32).mean(axis=2)
+    fine = np.float32(4) * grey[1:-1, 1:-1]
+    fine -= grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float(np.sqrt(np.square(fine).mean()) / (grey.std() + 4.0))
+
+
+def _without_specks(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """Return the mask without parts smaller than this, and with smaller holes filled."""
+    kept = _of_size(mask, pixels)
+    return ~_of_size(~kept, pixels)
+
+
+def _of_size(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    parts, count = ndimage.label(mask)
+    if not count:
+        return mask
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    found: NDArray[np.bool_] = (sizes >= pixels)[parts]
+    return found

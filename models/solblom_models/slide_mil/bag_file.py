@@ -36,14 +36,19 @@ class BagFileError(Exception):
     """A file is no bag; the text says why, and names nothing of it."""
 
 
-def read_bag(path: Path, *, dim: int) -> SlideTiles:
-    """Return the tiles in a file.
+RECIPE = "solblom_recipe"
+"""Attribute of a file that `solblom node features` wrote: the digest of everything that decided its numbers."""
+
+
+def read_bag(path: Path, *, dim: int, recipe: str | None = None) -> SlideTiles:
+    """Return the tiles in a file; with `recipe`, of a file that was made by just that.
 
     Raises:
         BagFileError: it cannot be read, or holds something else.
         ConfigurationError: SB-118, h5py is not installed.
     """
     with _opened(path) as file:
+        _check_recipe(file, recipe)
         features = _array(file, "features", required=True)
         if features.ndim == 3 and features.shape[0] == 1:  # TRIDENT writes (1, N, D)
             features = features[0]
@@ -82,7 +87,47 @@ def read_labels(path: Path, name: str, *, tiles: int) -> tuple[str, ...]:
     raise BagFileError("its labels are neither whole numbers nor texts")
 
 
-def tile_count(path: Path) -> int:
+def read_pixels(path: Path, *, tile_px: int, recipe: str | None = None) -> NDArray[np.uint8]:
+    """Return the tiles themselves, from the data set `imgs` as CLAM writes it, shape (N, tile_px, tile_px, 3).
+
+    Raises:
+        BagFileError: it cannot be read, or holds something else.
+        ConfigurationError: SB-118, h5py is not installed.
+    """
+    with _opened(path) as file:
+        _check_recipe(file, recipe)
+        values = _array(file, "imgs", required=True)
+    if values.ndim != 4 or values.shape[1:] != (tile_px, tile_px, 3):
+        raise BagFileError(f"imgs are not of shape (tiles, {tile_px}, {tile_px}, 3)")
+    if values.dtype != np.uint8:
+        raise BagFileError("imgs are not bytes")
+    found: NDArray[np.uint8] = values
+    return found
+
+
+def write_bag(
+    path: Path,
+    features: NDArray[np.float32] | NDArray[np.uint8],
+    coords: NDArray[np.int64],
+    *,
+    recipe: str,
+    side: float,
+) -> None:
+    """Write one slide's features (N, D), or its tiles (N, P, P, 3) of bytes, with coords and what made them.
+
+    The file has no time in it: the same slide gives the same bytes. `side` is a tile's, in pixels of `coords`.
+    """
+    import h5py
+
+    name = "imgs" if features.ndim == 4 else "features"
+    with h5py.File(path, "w", libver="earliest", track_order=False) as file:
+        data = file.create_dataset(name, data=features, track_times=False)
+        data.attrs["tile_side"] = float(side)
+        file.create_dataset("coords", data=coords, track_times=False)
+        file.attrs[RECIPE] = recipe
+
+
+def tile_count(path: Path, *, name: str = "features") -> int:
     """Return how many tiles a file has, without reading them.
 
     Raises:
@@ -90,10 +135,10 @@ def tile_count(path: Path) -> int:
         ConfigurationError: SB-118, h5py is not installed.
     """
     with _opened(path) as file:
-        shape = _dataset(file, "features").shape
+        shape = _dataset(file, name).shape
     if len(shape) < 2:
-        raise BagFileError("features are no table")
-    return int(shape[-2])
+        raise BagFileError(f"{name} are no table")
+    return int(shape[-2] if name == "features" else shape[0])
 
 
 @contextmanager
@@ -117,6 +162,21 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, KeyError, RuntimeError, ValueError, MemoryError):
         raise BagFileError("it cannot be read as HDF5") from None
+
+
+def _check_recipe(file: Any, recipe: str | None) -> None:
+    """Refuse a file that another encoder, or another cutting, made.
+
+    Raises:
+        BagFileError: it says something else, or nothing.
+    """
+    if recipe is None:
+        return
+    found = file.attrs.get(RECIPE)
+    if not isinstance(found, str):
+        raise BagFileError("it does not say what made its features: solblom node features does")
+    if found != recipe:
+        raise BagFileError("another encoder, or other settings than the study's, made its features")
 
 
 def _array(file: Any, name: str, *, required: bool) -> Any:

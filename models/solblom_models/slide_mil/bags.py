@@ -36,6 +36,7 @@ class Slide:
 
     path: Path
     tiles: NDArray[np.int64]  # places in the file, ascending
+    recipe: str | None = None  # what must have made the file; None: not known
 
     def features(self, encoder: Encoder) -> NDArray[np.float32]:
         """Return the tiles that count as the model sees them, shape (n, D).
@@ -43,7 +44,7 @@ class Slide:
         Raises:
             BagFileError: the file cannot be used, or has fewer tiles than when they were counted.
         """
-        found = read_bag(self.path, dim=encoder.dim).features
+        found = read_bag(self.path, dim=encoder.dim, recipe=self.recipe).features
         if len(self.tiles) and self.tiles[-1] >= len(found):
             raise BagFileError("it has fewer tiles than when it was looked at")
         return standardised(found[self.tiles], encoder)
@@ -126,7 +127,12 @@ def read_bags(index: BagIndex, contract: BagContract) -> BagUnits:
     slides, thinned = [], 0
     for places in patients.values():
         kept = _thin([counts[place] for place in places], contract.bag.max_tiles)
-        slides.append(tuple(Slide(paths[p], tiles) for p, tiles in zip(places, kept, strict=True)))
+        slides.append(
+            tuple(
+                Slide(paths[p], tiles, contract.recipe)
+                for p, tiles in zip(places, kept, strict=True)
+            )
+        )
         thinned += sum(counts[place] for place in places) > contract.bag.max_tiles
     _check_sizes(slides, contract)
     digests, means = _read_all(

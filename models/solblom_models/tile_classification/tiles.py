@@ -111,9 +111,8 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
     problems: dict[int, str] = {}
     for line, (row, path) in enumerate(zip(rows, paths, strict=True), start=2):
         try:
-            features = standardised(
-                read_bag(path, dim=contract.encoder.dim).features, contract.encoder
-            )
+            read = read_bag(path, dim=contract.encoder.dim, recipe=contract.recipe)
+            features = standardised(read.features, contract.encoder)
             found = read_labels(path, contract.target.column, tiles=len(features))
         except BagFileError as error:
             problems[line] = str(error)

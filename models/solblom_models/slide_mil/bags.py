@@ -2,7 +2,8 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,9 @@ from solblom_protocol.errors import DataError
 from solblom_verify.wording import counted
 
 FILE_COLUMN = "file"
+SCANNER_COLUMN = "scanner"
+SCANNER = re.compile(r"[A-Za-z0-9 ._-]{1,40}")
+SEVERAL = "several"  # stands for the scanners of a patient whose slides name more than one
 MOST_ROWS = 1_000_000
 
 
@@ -61,6 +65,8 @@ class BagUnits:
         digests: SHA-256 of each patient's features as the model sees them.
         features: their mean over each patient's tiles, shape (N, D): for baselines, and what mean pooling sees.
         notes: what a reading counted.
+        scanners: what each patient's slides were scanned with; empty where the index does not say. For the report of
+            a simulation: no model sees it, and it never leaves.
     """
 
     ids: tuple[str, ...]
@@ -71,6 +77,7 @@ class BagUnits:
     features: NDArray[np.float32] = field(repr=False)
     positive_weight: float = 1.0  # public weight of a positive patient's loss
     notes: dict[str, int] = field(repr=False, default_factory=dict)
+    scanners: tuple[str, ...] = field(repr=False, default=())
 
     def bag(self, index: int) -> NDArray[np.float32]:
         """Return one patient's tiles of all slides, shape (n, D).
@@ -103,6 +110,7 @@ class BagUnits:
             digests=tuple(self.digests[i] for i in chosen),
             features=self.features[np.asarray(chosen, dtype=np.int64)],
             notes={},
+            scanners=tuple(self.scanners[i] for i in chosen) if self.scanners else (),
         )
 
     def row_bytes(self, index: int) -> bytes:
@@ -117,10 +125,8 @@ def read_bags(index: BagIndex, contract: BagContract) -> BagUnits:
         DataError: SB-301 a column is missing, SB-302 a row or a label, or slides of a patient that disagree, SB-307
             files that cannot be used, or bags with too few tiles.
     """
-    rows = index_rows(index, contract.target.column)
-    patients: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        patients.setdefault(row[0], []).append(number)
+    rows = index_rows(index, contract.target.column, optional=(SCANNER_COLUMN,))
+    patients = places_of(rows)
     labels = _labels(rows, patients, contract.target)
     paths = bag_paths(index.path.parent, [row[1] for row in rows])
     counts = _counts(paths)
@@ -149,6 +155,7 @@ def read_bags(index: BagIndex, contract: BagContract) -> BagUnits:
         digests=digests,
         features=means,
         notes=notes,
+        scanners=scanners_of([row[-1] for row in rows], patients.values()),
     )
 
 
@@ -163,8 +170,10 @@ def standardised(features: NDArray[np.float32], encoder: Encoder) -> NDArray[np.
     return limited
 
 
-def index_rows(index: BagIndex, *columns: str) -> list[tuple[str, ...]]:
-    """Return patient, file and the cells of these columns, for each slide.
+def index_rows(
+    index: BagIndex, *columns: str, optional: Sequence[str] = ()
+) -> list[tuple[str, ...]]:
+    """Return patient, file and the cells of these columns, for each slide; "" for an optional one that is not there.
 
     Raises:
         DataError: SB-301, SB-302 or SB-307.
@@ -189,11 +198,46 @@ def index_rows(index: BagIndex, *columns: str) -> list[tuple[str, ...]]:
             f"{counted(len(odd), 'row has', 'rows have')} another length than the header, first in line {odd[0]}",
         )
     places = [header.index(name) for name in wanted]
-    found = [[line[place].strip() for place in places] for line in lines[1:]]
+    found = [
+        [line[place].strip() for place in places]
+        + [line[header.index(name)].strip() if name in header else "" for name in optional]
+        for line in lines[1:]
+    ]
     nobody = sum(1 for row in found if not row[0])
     if nobody:
         raise DataError("SB-302", f"{counted(nobody, 'slide has', 'slides have')} no patient id")
     return [(patient_id(row[0]), *row[1:]) for row in found]
+
+
+def places_of(rows: Sequence[tuple[str, ...]]) -> dict[str, list[int]]:
+    """Return which rows are each patient's, patients in the order of their first."""
+    patients: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        patients.setdefault(row[0], []).append(number)
+    return patients
+
+
+def scanners_of(codes: Sequence[str], patients: Iterable[Sequence[int]]) -> tuple[str, ...]:
+    """Return each patient's scanner, or `several`; nothing where no slide names one.
+
+    Args:
+        codes: of each slide.
+        patients: the places of each patient's slides.
+
+    Raises:
+        DataError: SB-302, a code is missing beside others, or is none.
+    """
+    if not any(codes):
+        return ()
+    odd = [line for line, code in enumerate(codes, start=2) if not SCANNER.fullmatch(code)]
+    if odd:
+        raise DataError(
+            "SB-302",
+            f"The column `{SCANNER_COLUMN}` has no short code in {counted(len(odd), 'row')}, first in line {odd[0]}",
+            "1 to 40 letters, digits, spaces, dots, _ or -; unknown where nobody knows",
+        )
+    of = [{codes[place] for place in places} for places in patients]
+    return tuple(found.pop() if len(found) == 1 else SEVERAL for found in of)
 
 
 def _labels(

@@ -9,7 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from solblom_models.slide_mil.bag_file import BagFileError, read_bag, read_labels, refuse
-from solblom_models.slide_mil.bags import BagIndex, bag_paths, evenly, index_rows, standardised
+from solblom_models.slide_mil.bags import (
+    SCANNER_COLUMN,
+    BagIndex,
+    bag_paths,
+    evenly,
+    index_rows,
+    places_of,
+    scanners_of,
+    standardised,
+)
 from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.errors import DataError
 
@@ -26,6 +35,7 @@ class TileUnits:
         tile_labels: 0 or 1, shape (T,).
         positive_weight: public weight of a positive tile's loss.
         notes: what a reading counted.
+        scanners: as in `BagUnits`; no model sees them.
     """
 
     ids: tuple[str, ...]
@@ -35,6 +45,7 @@ class TileUnits:
     tile_labels: NDArray[np.int64] = field(repr=False)
     positive_weight: float = 1.0
     notes: dict[str, int] = field(repr=False, default_factory=dict)
+    scanners: tuple[str, ...] = field(repr=False, default=())
 
     @classmethod
     def of(
@@ -83,10 +94,12 @@ class TileUnits:
                 tiles=self.tiles[:0],
                 tile_labels=none,
                 notes={},
+                scanners=(),
             )
         parts = [(self.tiles[self.part(i)], self.tile_labels[self.part(i)]) for i in chosen]
         found = TileUnits.of([self.ids[i] for i in chosen], parts)
-        return replace(found, positive_weight=self.positive_weight)
+        scanners = tuple(self.scanners[i] for i in chosen) if self.scanners else ()
+        return replace(found, positive_weight=self.positive_weight, scanners=scanners)
 
     def row_bytes(self, index: int) -> bytes:
         """Return the digest of the patient's features and labels."""
@@ -104,7 +117,7 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
     Raises:
         DataError: SB-301, SB-302 or SB-307.
     """
-    rows = index_rows(index)
+    rows = index_rows(index, optional=(SCANNER_COLUMN,))
     paths = bag_paths(index.path.parent, [row[1] for row in rows])
     codes = contract.target.codes
     patients: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
@@ -123,7 +136,8 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
         labels = np.array([codes[code] for code in found], dtype=np.int64)
         patients.setdefault(row[0], []).append((features, labels))
     refuse(problems, len(rows))
-    return _units(patients, contract, slides=len(rows))
+    scanners = scanners_of([row[-1] for row in rows], places_of(rows).values())
+    return replace(_units(patients, contract, slides=len(rows)), scanners=scanners)
 
 
 def _units(

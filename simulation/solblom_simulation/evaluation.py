@@ -17,10 +17,16 @@ from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.slide_mil.bags import BagUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.table_one import cells_of
+from solblom_models.task import Units
+from solblom_models.tile_classification.tiles import TileUnits
 from solblom_protocol.errors import DataError, SolblomError
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.ranking_evaluation import CaseData, evaluate_rankings
+from solblom_simulation.slide_evaluation import evaluate_slides
 from solblom_simulation.table_evaluation import SiteData, evaluate
+from solblom_simulation.tile_evaluation import TileData, evaluate_tiles
+
+AnyData = SiteData | CaseData | TileData
 
 
 class NotEvaluatedError(Exception):
@@ -46,7 +52,7 @@ def evaluate_nodes(
         sites: hospitals that gave an update in the run.
         left_out: the other hospitals of the run, and why they gave none.
     """
-    found: list[SiteData | CaseData] = []
+    found: list[AnyData] = []
     reasons = dict(left_out)
     try:
         for node in nodes:
@@ -78,16 +84,18 @@ def _not_done(reason: str) -> dict[str, Any]:
     }
 
 
-def _evaluate_any(
-    document: StudyDocument, weights: bytes, found: list[SiteData | CaseData]
-) -> dict[str, Any]:
+def _evaluate_any(document: StudyDocument, weights: bytes, found: list[AnyData]) -> dict[str, Any]:
     tables = [site for site in found if isinstance(site, SiteData)]
     if len(tables) == len(found):
-        return evaluate(document, weights, tables)
+        bags = all(isinstance(site.test, BagUnits) for site in tables)
+        return (evaluate_slides if bags else evaluate)(document, weights, tables)
     cases = [site for site in found if isinstance(site, CaseData)]
     if len(cases) == len(found):
         return evaluate_rankings(document, weights, cases)
-    raise NotEvaluatedError("some hospitals' patients are tables and others' are cases")
+    tiles = [site for site in found if isinstance(site, TileData)]
+    if len(tiles) == len(found):
+        return evaluate_tiles(document, weights, tiles)
+    raise NotEvaluatedError("some hospitals' patients are of another kind than others'")
 
 
 def read_site(node: Path, document: StudyDocument) -> SiteData:
@@ -103,28 +111,28 @@ def read_site(node: Path, document: StudyDocument) -> SiteData:
     return found
 
 
-def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
+def read_any_site(node: Path, document: StudyDocument) -> AnyData:
     """Return a simulated hospital's training and test patients, by the node's own rules.
 
     Raises:
         SolblomError: the approval, the data or the consents do not hold now.
-        NotEvaluatedError: the task's patients are neither tables nor cases.
+        NotEvaluatedError: the task's patients are neither tables, cases, bags nor tiles.
     """
     config = load_node_config(node)
     keys = read_node_keys(config.state)
     approval = read_approval(config, keys, document.digest)
     source = open_source(config, approval.dataset, document.contract)
     units = approval.task.read_units(source, document)
-    if not isinstance(units, TableUnits | CaseUnits | BagUnits):
+    if not isinstance(units, TableUnits | CaseUnits | BagUnits | TileUnits):
         raise NotEvaluatedError(
-            f"the patients of the task {approval.task.name} are neither tables, cases nor bags, "
+            f"the patients of the task {approval.task.name} are neither tables, cases, bags nor tiles, "
             "and this version evaluates no others"
         )
     cohort = join_cohort(config, keys, document, units, now=utc_now())
     training, test, site = cohort.training, cohort.test, config.node.site
     if not test.ids:
         raise DataError("SB-306", "There are no test patients")
-    if len(set(training.labels.tolist())) < 2:
+    if len(set(_learned(training))) < 2:
         raise DataError("SB-305", "All patients of the training set have the same label")
     if isinstance(training, TableUnits) and isinstance(test, TableUnits):
         groups = document.study.evaluation.subgroups
@@ -132,9 +140,17 @@ def read_any_site(node: Path, document: StudyDocument) -> SiteData | CaseData:
         return SiteData(site, training, test, _kept_there(config, document), cells)
     if isinstance(training, BagUnits) and isinstance(test, BagUnits):
         return SiteData(site, training, test)
+    if isinstance(training, TileUnits) and isinstance(test, TileUnits):
+        return TileData(site, training, test)
     if isinstance(training, CaseUnits) and isinstance(test, CaseUnits):
         return CaseData(site, training, test, cohort.notes)
     raise NotEvaluatedError(f"parts of the patients of {site} are of another kind than the whole")
+
+
+def _learned(units: Units) -> list[int]:
+    """Return the labels that a model learns from: of tiles where each has one, else of patients."""
+    labels = units.tile_labels if isinstance(units, TileUnits) else units.labels
+    return [int(label) for label in labels]
 
 
 def _kept_there(config: NodeConfig, document: StudyDocument) -> bytes:

@@ -4,7 +4,7 @@ Beside them: the federated model with each hospital's own intercept, fitted on i
 hospital, what all others hold together would reach there.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -52,6 +52,21 @@ class SiteData:
     cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SiteScores:
+    """Scores by kind of model and hospital.
+
+    Attributes:
+        test: of the test patients.
+        training: of the training patients, for what a hospital chooses on them.
+        apart: of the test patients by what all other hospitals hold together; None without others.
+    """
+
+    test: dict[str, list[Scores]]
+    training: dict[str, list[Scores]]
+    apart: list[Scores | None]
+
+
 def evaluate(document: StudyDocument, weights: bytes, sites: Sequence[SiteData]) -> dict[str, Any]:
     """Return the exact report: areas with intervals, Brier score, calibration error and accuracy.
 
@@ -60,7 +75,14 @@ def evaluate(document: StudyDocument, weights: bytes, sites: Sequence[SiteData])
         weights: the final model, flat little-endian float32.
         sites: training and test patients by hospital.
     """
-    scores, apart_scores = _scores(document, weights, sites)
+    return report_of(document, site_scores(document, weights, sites), sites)
+
+
+def report_of(
+    document: StudyDocument, found: SiteScores, sites: Sequence[SiteData]
+) -> dict[str, Any]:
+    """Return the report that these scores make."""
+    scores = found.test
     labels = [site.test.labels for site in sites]
     apart = distances([site.training.features for site in sites])
     return {
@@ -80,43 +102,48 @@ def evaluate(document: StudyDocument, weights: bytes, sites: Sequence[SiteData])
                 "training_patients": len(site.training.ids),
                 "test_patients": len(site.test.ids),
                 "apart_from_others": apart[i],
-                "metrics": {kind: _metrics(labels[i], scores[kind][i]) for kind in sorted(scores)},
-                "without_this_hospital": _without(labels[i], apart_scores[i]),
+                "metrics": {
+                    kind: metrics_of(labels[i], scores[kind][i]) for kind in sorted(scores)
+                },
+                "without_this_hospital": _without(labels[i], found.apart[i]),
             }
             for i, site in enumerate(sites)
         ],
         "all": {
-            kind: _metrics(np.concatenate(labels), np.concatenate(scores[kind]))
+            kind: metrics_of(np.concatenate(labels), np.concatenate(scores[kind]))
             for kind in sorted(scores)
         },
         "subgroups": _subgroups(document, np.concatenate(scores["federated"]), sites),
     }
 
 
-def _scores(
-    document: StudyDocument, weights: bytes, sites: Sequence[SiteData]
-) -> tuple[dict[str, list[Scores]], list[Scores | None]]:
-    """Return the test patients' scores by kind of model and hospital, and those by all other hospitals' patients."""
+def site_scores(document: StudyDocument, weights: bytes, sites: Sequence[SiteData]) -> SiteScores:
+    """Fit the baselines on training patients, and return every model's scores.
+
+    Args:
+        document: the study.
+        weights: the final model, flat little-endian float32.
+        sites: training and test patients by hospital.
+    """
     seed = document.study.training.seed % 2**32
     task = find_task(document.study.task.name)
     nets = [_federated(task, document, weights, site) for site in sites]
-    own = [
-        fit_recalibration(task.scores(n, s.training), s.training.labels)
-        for n, s in zip(nets, sites, strict=True)
-    ]
     pooled = fit_tuned(*_joined(sites), seed=seed)
-    scores = {
-        "federated": [task.scores(net, site.test) for net, site in zip(nets, sites, strict=True)]
-    }
-    scores["own_intercept"] = [
-        found.apply(raw) for found, raw in zip(own, scores["federated"], strict=True)
+    alone = [fit_tuned(s.training.features, s.training.labels, seed=seed) for s in sites]
+
+    def scored(part: Callable[[SiteData], TableUnits | BagUnits]) -> dict[str, list[Scores]]:
+        return {
+            "federated": [task.scores(n, part(s)) for n, s in zip(nets, sites, strict=True)],
+            "local": [predict(m, part(s).features) for m, s in zip(alone, sites, strict=True)],
+            "pooled": [predict(pooled, part(s).features) for s in sites],
+        }
+
+    test, training = scored(lambda site: site.test), scored(lambda site: site.training)
+    test["own_intercept"] = [
+        fit_recalibration(known, site.training.labels).apply(raw)
+        for known, raw, site in zip(training["federated"], test["federated"], sites, strict=True)
     ]
-    scores["local"] = [
-        predict(fit_tuned(s.training.features, s.training.labels, seed=seed), s.test.features)
-        for s in sites
-    ]
-    scores["pooled"] = [predict(pooled, site.test.features) for site in sites]
-    return scores, [_by_others(site, sites, seed=seed) for site in sites]
+    return SiteScores(test, training, [_by_others(site, sites, seed=seed) for site in sites])
 
 
 def _joined(sites: Collection[SiteData]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -141,7 +168,7 @@ def _federated(task: Task, document: StudyDocument, weights: bytes, site: SiteDa
 
 
 def _without(labels: NDArray[np.int64], scores: Scores | None) -> dict[str, Any] | None:
-    return None if scores is None else _metrics(labels, scores)
+    return None if scores is None else metrics_of(labels, scores)
 
 
 def _subgroups(
@@ -157,7 +184,11 @@ def _subgroups(
         groups = {cell: np.flatnonzero(cells == cell) for cell in dict.fromkeys(cells.tolist())}
         found[name] = {
             cell: {"patients": len(members)}
-            | (_metrics(labels[members], scores[members]) if len(members) >= SMALLEST_GROUP else {})
+            | (
+                metrics_of(labels[members], scores[members])
+                if len(members) >= SMALLEST_GROUP
+                else {}
+            )
             for cell, members in groups.items()
         }
     return found
@@ -175,7 +206,8 @@ def _worst(
     return {"site": site, "auroc": _rounded(area)}
 
 
-def _metrics(labels: NDArray[np.int64], scores: Scores) -> dict[str, Any]:
+def metrics_of(labels: NDArray[np.int64], scores: Scores) -> dict[str, Any]:
+    """Return the figures of a table's report, one row a patient, shapes (N,)."""
     found = auroc_with_interval(labels, scores)
     shown = found.shown
     precision = average_precision_with_interval(labels, scores)

@@ -102,7 +102,7 @@ def test_a_task_whose_patients_are_no_table_is_released_without_evaluation(
     run = after_the_last_round(federation, turn)
     report = read(run, "evaluation/report.json")
     assert (report["kind"], report["sites"]) == ("not done", [])
-    assert "are neither tables, cases nor bags" in report["reason"]
+    assert "are neither tables, cases, bags nor tiles" in report["reason"]
     assert read(run, "manifest.json")["evaluation"]["kind"] == "simulation, not done"
     assert f"Not evaluated: {report['reason']}." in (run.path / "README.md").read_text("utf-8")
     assert verifies(federation, run)

@@ -53,6 +53,7 @@ def test_a_report_has_every_kind_of_model_at_every_hospital(report: dict[str, An
     assert [site["site"] for site in report["sites"]] == ["north", "south"]
     kinds = {"federated", "local", "own_intercept", "pooled"}
     assert all(set(site["metrics"]) == kinds for site in report["sites"])
+    assert not {"measure", "thresholds"} & set(report)  # those are of slides and tiles
 
 
 def test_the_federated_area_is_that_of_the_weights_on_the_test_patients(

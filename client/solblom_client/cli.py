@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from solblom_client import recalibration_cli, setup_cli, start_cli, unit_cli, vault_cli
+from solblom_client.slides import cli as slides_cli
 from solblom_protocol.console import (
     JSON_OPTION,
     command,
@@ -41,6 +42,7 @@ app.registered_commands.extend(start_cli.app.registered_commands)
 app.registered_commands.extend(vault_cli.app.registered_commands)
 app.registered_commands.extend(unit_cli.app.registered_commands)
 app.registered_commands.extend(recalibration_cli.app.registered_commands)
+app.registered_commands.extend(slides_cli.app.registered_commands)
 
 NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")
 NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its folder")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.order import NamedRelease
@@ -99,6 +99,30 @@ class DatasetTable(_Table):
     path: str
     patient: str = "patient_id"
     family: str | None = None
+    features: str | None = None  # of slides: folder of what `solblom node features` makes of them
+
+    @model_validator(mode="after")
+    def _features(self) -> "DatasetTable":
+        if (self.connector == "slides") != (self.features is not None):
+            raise ValueError('features belongs to connector = "slides", which needs it')
+        return self
+
+    @property
+    def gives(self) -> str:
+        """The connector that a task asks for: slides give bags, once their features are made."""
+        return "bags" if self.connector == "slides" else self.connector
+
+    @property
+    def source(self) -> str:
+        """What the vault reads: of slides their features, never an image."""
+        return self.path if self.features is None else self.features
+
+
+class EncoderTable(_Table):
+    """An encoder of tiles that somebody at this hospital has approved."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class NodeConfig(_Table):
@@ -111,6 +135,7 @@ class NodeConfig(_Table):
     policy: PolicyTable
     consent: ConsentTable
     dataset: Annotated[tuple[DatasetTable, ...], Field(min_length=1)]
+    encoder: tuple[EncoderTable, ...] = ()
 
     _folder: Path = PrivateAttr(default=Path())
 
@@ -130,7 +155,7 @@ def fitting_dataset(config: NodeConfig, connector: str) -> DatasetTable:
     Raises:
         ConfigurationError: SB-103, there is none, or there are several.
     """
-    fitting = [dataset for dataset in config.dataset if dataset.connector == connector]
+    fitting = [dataset for dataset in config.dataset if dataset.gives == connector]
     if len(fitting) != 1:
         raise ConfigurationError(
             "SB-103",

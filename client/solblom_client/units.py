@@ -84,7 +84,7 @@ def _owned(config: NodeConfig) -> tuple[Path, Path, Path, Path]:
 
 def _read(config: NodeConfig) -> list[Path]:
     """Return what holds patients and their consents."""
-    named = [config.consent.source, *(dataset.path for dataset in config.dataset)]
+    named = [config.consent.source, *(dataset.source for dataset in config.dataset)]
     return [config.path(name).resolve() for name in named]
 
 

@@ -29,7 +29,7 @@ def vault(node: Path = NODE_OPTION) -> None:
     reached = isolate(memory_bytes=int(config.vault.memory_gib * GIB))
     if config.vault.isolation == "required":
         require(reached)
-    data = {dataset.name: config.path(dataset.path) for dataset in config.dataset}
+    data = {dataset.name: config.path(dataset.source) for dataset in config.dataset}
     isolation = Isolation(reached.level, (*reached.notes, *writable_data(data)))
     from solblom_client.vault_service import serve
 

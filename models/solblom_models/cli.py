@@ -125,6 +125,15 @@ def predict(
     phenopacket: Path | None = typer.Option(
         None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
     ),
+    slide: list[Path] = typer.Option(
+        [], "--slide", help="A whole-slide image; again for each further slide of the same patient"
+    ),
+    heatmap: Path | None = typer.Option(
+        None, "--heatmap", help="New PNG; tiles and GeoJSON are written beside it"
+    ),
+    encoder: Path | None = typer.Option(
+        None, "--encoder", help="The encoder's file, for a model whose contract pins one"
+    ),
     top: int = typer.Option(10, "--top", min=1, help="Diseases in a case's list"),
     recalibration: Path | None = typer.Option(
         None, "--recalibration", help="This hospital's own, from solblom node recalibrate"
@@ -142,7 +151,7 @@ def predict(
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Verify a model, then say what it predicts: probabilities for a table, ranked diseases for phenopackets.
+    """Verify a model, then say what it predicts: of a table, of phenopackets, or of a patient's slides.
 
     Research use.
     """
@@ -150,8 +159,9 @@ def predict(
     from solblom_models.trusted import verified_model
 
     folder, verdict = verified_model(ref, home, trust)
-    wanted = Wanted(data, id_column, phenopacket, top, recalibration)
+    wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)
     found = predictions(folder, verdict, wanted)
+    pictures = [] if heatmap is None else found.write_heatmaps(heatmap)
     if pheval is not None:
         found.write_pheval(pheval)
     if receipt is not None:
@@ -159,6 +169,9 @@ def predict(
         write_receipt(found, receipt, key, now=dt.datetime.now(dt.UTC))
         say(f"Receipt: {receipt}; the input's digest is keyed with {key}")
     if as_json:
-        print_json("solblom.model.predict/1", found.as_json())
+        files = [str(path) for path in pictures]
+        print_json("solblom.model.predict/1", found.as_json() | ({"files": files} if files else {}))
         return
     show(found)
+    for path in pictures:
+        say(f"Wrote {path}")

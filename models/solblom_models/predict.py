@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -26,14 +26,19 @@ from solblom_models.phenotype.prediction import (
 )
 from solblom_models.prediction_receipt import prediction_receipt, receipt_key
 from solblom_models.recalibration import RecalibrationFile, read_recalibration
+from solblom_models.slides.slide_files import slide_digests
 from solblom_models.tabular.data import read_inputs, table_contract
 from solblom_models.tabular.table_file import read_table
 from solblom_models.task import RankingTask
+from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.console import out, say
 from solblom_protocol.errors import ConfigurationError, DataError, RunError
 from solblom_protocol.key_files import write_new
 from solblom_verify.artefact import Verdict
 from solblom_verify.wording import counted
+
+if TYPE_CHECKING:
+    from solblom_models.slides.prediction import SlidePrediction
 
 RESEARCH = "Research use: not for clinical decisions"
 NOT_WHOLE = "Its intercept stays at each hospital: fit one first (solblom node recalibrate)"
@@ -42,33 +47,38 @@ SHOWN_CASES = 5  # lists on a screen
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asks for: a table, perhaps recalibrated, or phenopackets and how long a list."""
+    """What a person asks for: a table, perhaps recalibrated; phenopackets and a length; or a patient's slides."""
 
     table: Path | None
     id_column: str
     phenopackets: Path | None
     top: int
     recalibration: Path | None = None
+    slides: tuple[Path, ...] = ()
+    encoder: Path | None = None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says: `rows` for tables, `cases` for phenopackets, of which `read` is what was read."""
+    """What a model says: `rows` for tables, `cases` for phenopackets, of which `read` is what was read, or `slides`."""
 
     model: LoadedModel
     artefact: str
     ref: str
-    source: Path
+    sources: tuple[Path, ...]
     rows: list[dict[str, Any]] = field(default_factory=list)
     cases: list[RankedCase] = field(default_factory=list)
     read: list[Case] = field(default_factory=list, repr=False)
     reading: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     recalibrated: RecalibrationFile | None = None
+    slides: "SlidePrediction | None" = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what is printed with --json."""
         base: dict[str, Any] = {"model": self.artefact, "ref": self.ref, "use": "research"}
+        if self.slides is not None:
+            return {**base, "notes": list(self.warnings), **self.slides.as_json()}
         if not self.cases:
             own = self.recalibrated
             if (
@@ -95,6 +105,18 @@ class Predictions:
             path = folder / "pheval_disease_results" / f"{unique}-disease_result.tsv"
             write_new(path, pheval_rows(case).encode(), mode=0o644)
 
+    def write_heatmaps(self, file: Path) -> list[Path]:
+        """Write what a pathologist looks at, for each slide; return the files.
+
+        Raises:
+            ConfigurationError: SB-103 there is no slide; SB-113 a file exists.
+        """
+        from solblom_models.slides.prediction import write_heatmaps
+
+        if self.slides is None:
+            raise ConfigurationError("SB-103", "--heatmap belongs to --slide")
+        return write_heatmaps(self.slides, self.model, file, title=self.ref)
+
 
 def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
     """Return what the model in a verified folder says of the input.
@@ -103,20 +125,44 @@ def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
         RunError: SB-506, the input does not fit the model or is not there.
     """
     model = load(folder)
+    artefact, ref = verdict.artefact or "", f"{verdict.name}@{verdict.version}"
+    if wanted.slides:
+        return _slides(model, artefact, ref, wanted)
     ranks = isinstance(model.task, RankingTask)
     path = wanted.phenopackets if ranks else wanted.table
     other = wanted.table if ranks else wanted.phenopackets
     if path is None or other is not None:
-        option = "--phenopacket" if ranks else "--input"
-        raise RunError("SB-506", f"The task {model.task.name} takes {option}, and nothing else")
+        raise RunError(
+            "SB-506", f"The task {model.task.name} takes {_option(model)}, and nothing else"
+        )
     if not path.exists():
         raise RunError("SB-506", f"{path} does not exist")
-    artefact, ref = verdict.artefact or "", f"{verdict.name}@{verdict.version}"
     if ranks:
         if wanted.recalibration is not None:
             raise RunError("SB-506", "--recalibration belongs to a model of probabilities")
         return _ranked(model, artefact, ref, path, wanted.top)
     return _probabilities(model, artefact, ref, path, wanted)
+
+
+def _option(model: LoadedModel) -> str:
+    if isinstance(model.contract, BagContract):
+        return "--slide"
+    return "--phenopacket" if isinstance(model.task, RankingTask) else "--input"
+
+
+def _slides(model: LoadedModel, artefact: str, ref: str, wanted: Wanted) -> Predictions:
+    from solblom_models.slides.prediction import predict_slides
+
+    if wanted.table or wanted.phenopackets or wanted.recalibration:
+        raise RunError(
+            "SB-506", "--slide goes with --encoder and --heatmap, and with no other input"
+        )
+    for path in wanted.slides:
+        if not path.exists():
+            raise RunError("SB-506", f"{path} does not exist")
+    found = predict_slides(model, wanted.slides, encoder_file=wanted.encoder)
+    warnings = (RESEARCH, *found.warnings)
+    return Predictions(model, artefact, ref, wanted.slides, warnings=warnings, slides=found)
 
 
 def _probabilities(
@@ -142,7 +188,9 @@ def _probabilities(
     warnings: tuple[str, ...] = (RESEARCH,)
     if own is None and model.task.local_parameters(model.document):
         warnings = (RESEARCH, NOT_WHOLE)
-    return Predictions(model, artefact, ref, path, rows=rows, warnings=warnings, recalibrated=own)
+    return Predictions(
+        model, artefact, ref, (path,), rows=rows, warnings=warnings, recalibrated=own
+    )
 
 
 def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -> Predictions:
@@ -164,7 +212,7 @@ def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -
         model,
         artefact,
         ref,
-        path,
+        (path,),
         cases=ranked_cases(model.net, cases, top=top),
         read=cases,
         reading=reading,
@@ -172,7 +220,11 @@ def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -
     )
 
 
-def _input_bytes(path: Path) -> bytes:
+def _input_bytes(found: Predictions) -> bytes:
+    """Return the input; of slides, which are large, the SHA-256 of each of their files."""
+    if found.slides is not None:
+        return b"".join(slide_digests(path) for path in found.sources)
+    (path,) = found.sources
     if path.is_file():
         return path.read_bytes()
     files = sorted(child for child in path.rglob("*") if child.is_file())
@@ -189,7 +241,7 @@ def write_receipt(found: Predictions, path: Path, key: Path, *, now: dt.datetime
         found.model,
         artefact=found.artefact,
         ref=found.ref,
-        inputs=_input_bytes(found.source),
+        inputs=_input_bytes(found),
         outputs=found.as_json(),
         recalibration=found.recalibrated,
         key=receipt_key(key),
@@ -200,7 +252,10 @@ def write_receipt(found: Predictions, path: Path, key: Path, *, now: dt.datetime
 
 
 def show(found: Predictions) -> None:
-    """Print predictions for a person: CSV for a table, a list for each case."""
+    """Print predictions for a person: CSV for a table, a list for each case, the tiles that mattered for slides."""
+    if found.slides is not None:
+        _show_slides(found, found.slides)
+        return
     if not found.cases:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=["id", "probability"], lineterminator="\n")
@@ -223,6 +278,29 @@ def show(found: Predictions) -> None:
         if reason not in ("documents", "cases", "features", "used features"):
             say(f"Read: {reason}: {count}")
     say(f"{counted(len(found.cases), 'case')}, {found.ref}. " + ". ".join(found.warnings) + ".")
+
+
+def _show_slides(found: Predictions, slides: "SlidePrediction") -> None:
+    contract = found.model.contract
+    if isinstance(contract, BagContract):
+        out().print(
+            f"{contract.target.meaning.en}: probability {slides.probability:.3f}", markup=False
+        )
+    for number, slide in enumerate(slides.as_json()["slides"], start=1):
+        facts = slide["facts"]
+        title = (
+            f"slide {number}: {facts['tiles']:,} tiles, {facts['tissue_mm2']:.1f} mm² of tissue, "
+            f"{facts['blurred']:,} tiles out of focus"
+        )
+        table = Table(title=title, title_justify="left", box=None)
+        for column in ("", "x", "y", slides.kind):
+            table.add_column(column, justify="left" if not column else "right")
+        for name in ("highest", "lowest"):
+            for tile in slide[name]:
+                table.add_row(name, str(tile["x"]), str(tile["y"]), f"{tile['score']:+.3f}")
+        out().print(table, markup=False)
+    say(f"{found.ref}. " + ". ".join(found.warnings) + ".")
+    say("Places are pixels of the slide's largest level, as QuPath shows them.")
 
 
 def _show_case(case: RankedCase) -> None:

@@ -89,6 +89,7 @@ class SlidesTable(_Table):
     stain_jitter: Annotated[float, Field(ge=0, le=0.5)] = (
         0.0  # spread of log haematoxylin and eosin
     )
+    unannotated: Text | None = None  # code of a tile outside all annotations; none: left out
 
     @model_validator(mode="after")
     def _views(self) -> "SlidesTable":

@@ -91,6 +91,11 @@ CODES: dict[str, ErrorCode] = {
     "SB-118": ErrorCode(
         "An optional package is not installed", 3, "Install the package that the message names"
     ),
+    "SB-119": ErrorCode(
+        "The encoder of tiles cannot be used",
+        3,
+        "List the encoder's file in node.toml under [[encoder]], with its digest",
+    ),
     # Refusals
     "SB-201": ErrorCode(
         "The order is not signed by the pinned coordinator",

@@ -8,7 +8,7 @@ from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_models.slide_mil.bags import BagIndex
 from solblom_protocol.contract import Contract
 from solblom_protocol.contracts import AnyContract
-from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.errors import ConfigurationError, DataError
 
 
 def open_source(config: NodeConfig, dataset: DatasetTable, contract: AnyContract) -> Any:
@@ -26,6 +26,15 @@ def open_source(config: NodeConfig, dataset: DatasetTable, contract: AnyContract
         return open_phenopackets(config, dataset)
     if dataset.connector == "bags":
         return BagIndex(config.path(dataset.path), dataset.patient)
+    if dataset.connector == "slides":
+        index = config.path(dataset.source) / "index.csv"
+        if not index.is_file():
+            raise DataError(
+                "SB-307",
+                f"The slides of {dataset.name} have no features yet",
+                "Make them: solblom node features STUDY.signed.json",
+            )
+        return BagIndex(index, dataset.patient)
     raise ConfigurationError(
         "SB-108", f"The connector {dataset.connector} is not available in this version"
     )

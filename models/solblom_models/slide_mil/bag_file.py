@@ -4,6 +4,7 @@ A file from outside is never trusted: no links to other files, no data stored el
 load as a plugin.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class BagFileError(Exception):
     """A file is no bag; the text says why, and names nothing of it."""
 
 
+FACTS = "solblom_facts"
 RECIPE = "solblom_recipe"
 """Attribute of a file that `solblom node features` wrote: the digest of everything that decided its numbers."""
 
@@ -112,10 +114,13 @@ def write_bag(
     *,
     recipe: str,
     side: float,
+    facts: dict[str, Any],
+    labels: tuple[str, list[str]] | None = None,
 ) -> None:
     """Write one slide's features (N, D), or its tiles (N, P, P, 3) of bytes, with coords and what made them.
 
-    The file has no time in it: the same slide gives the same bytes. `side` is a tile's, in pixels of `coords`.
+    The file has no time in it: the same slide gives the same bytes. `side` is a tile's, in pixels of `coords`; `labels`
+    are a data set's name and a code for each tile, `facts` what people learn of the slide.
     """
     import h5py
 
@@ -124,7 +129,27 @@ def write_bag(
         data = file.create_dataset(name, data=features, track_times=False)
         data.attrs["tile_side"] = float(side)
         file.create_dataset("coords", data=coords, track_times=False)
+        if labels is not None:
+            texts = np.array(labels[1], dtype=h5py.string_dtype())
+            file.create_dataset(labels[0], data=texts, track_times=False)
         file.attrs[RECIPE] = recipe
+        file.attrs[FACTS] = json.dumps(facts, sort_keys=True)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what `write_bag` was told about the slide.
+
+    Raises:
+        BagFileError: it says nothing, or is damaged.
+        ConfigurationError: SB-118, h5py is not installed.
+    """
+    with _opened(path) as file:
+        text = file.attrs.get(FACTS)
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        raise BagFileError("it says nothing of its slide") from None
+    return dict(found)
 
 
 def tile_count(path: Path, *, name: str = "features") -> int:

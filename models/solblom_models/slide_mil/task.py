@@ -13,6 +13,7 @@ from solblom_models.slide_mil.net import GatedAttention, MeanPooling
 from solblom_models.task import AllShared, Units
 from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.contracts import contract_as
+from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
@@ -42,7 +43,9 @@ class SlideMil(AllShared):
 
     def check(self, document: StudyDocument) -> None:
         """Refuse another kind of contract, unknown model kinds and settings."""
-        bag_contract(document)
+        encoder = bag_contract(document).encoder
+        if encoder.kind == "pixels":
+            raise ConfigurationError("SB-106", "slide-mil reads features of tiles, not pixels")
         _settings(document)
 
     def read_units(self, source: BagIndex, document: StudyDocument) -> BagUnits:

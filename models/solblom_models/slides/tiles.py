@@ -27,6 +27,11 @@ class Grid:
     tile_px: int
     microns_per_pixel: float
 
+    @property
+    def middles(self) -> NDArray[np.float64]:
+        """Middles of the tiles, pixels of the largest level, shape (N, 2)."""
+        return self.places.astype(np.float64) + self.side / 2
+
 
 def tile_grid(
     slide: Slide, tissue: Tissue, *, tile_px: int, microns_per_pixel: float, min_tissue: float

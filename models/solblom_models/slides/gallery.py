@@ -69,40 +69,26 @@ def gallery_png(
     """
     side = _check([*top, *bottom], tile_px)
     times = max(-(-LEAST_SIDE // side), 1)
-    around = tile_px < side
-    said = [f"{magnification(microns_per_pixel)}."]
-    if around:
-        said.append("The frame is the scored tile; grey, if any, lies beyond the slide.")
-    said.append(
-        "Places are of a tile's middle, from the slide's upper left; px are of the largest level."
-    )
-    said += [f"{footer} ·", RESEARCH] if footer else [RESEARCH]
     width = MARGIN + COLUMNS * (side * times + MARGIN)
-    notes = lines_of(" ".join(said), width=width - 2 * MARGIN, size=SIZE)
-    titles = lines_of(title, width=width - 2 * MARGIN, size=SIZE * LARGER)
-    groups = [
-        (words, tiles) for words, tiles in ((top_words, top), (bottom_words, bottom)) if tiles
-    ]
+    room, frame = width - 2 * MARGIN, tile_px * times if tile_px < side else 0
+    titles = lines_of(title, width=room, size=SIZE * LARGER)
+    said = _notes(microns_per_pixel, footer, around=frame > 0)
+    notes = lines_of(said, width=room, size=SIZE)
+    both = (top_words, top), (bottom_words, bottom)
+    groups = [(lines_of(words, width=room, size=SIZE), tiles) for words, tiles in both if tiles]
     card = side * times + 5 * LINE_PX
     rows = sum(-(-len(tiles) // COLUMNS) for _, tiles in groups)
-    lines = 2 * len(titles) + 2 * len(groups) + len(notes)
+    lines = 2 * len(titles) + sum(len(words) + 1 for words, _ in groups) + len(notes)
     sheet = Sheet(width, 2 * MARGIN + lines * LINE_PX + rows * card)
-    y = MARGIN
-    for words in titles:
-        sheet.text(words, MARGIN, y, size=SIZE * LARGER, bold=True)
-        y += 2 * LINE_PX
-    frame = tile_px * times if around else 0
+    y = _written(sheet, titles, MARGIN, size=SIZE * LARGER, line=2 * LINE_PX, bold=True)
     for words, tiles in groups:
-        sheet.text(words, MARGIN, y, size=SIZE, bold=True)
-        y += 2 * LINE_PX - LINE_PX // 2
+        y = _written(sheet, words, y, size=SIZE, line=LINE_PX, bold=True) + LINE_PX // 2
         for number, tile in enumerate(tiles):
             left = MARGIN + number % COLUMNS * (side * times + MARGIN)
             place = left, y + number // COLUMNS * card
             _card(sheet, tile, place, times, frame, microns_per_pixel, signed=signed)
         y += -(-len(tiles) // COLUMNS) * card + LINE_PX // 2
-    for words in notes:
-        sheet.text(words, MARGIN, y, size=SIZE)
-        y += LINE_PX
+    _written(sheet, notes, y, size=SIZE, line=LINE_PX, bold=False)
     return sheet.png()
 
 
@@ -110,6 +96,26 @@ def magnification(microns_per_pixel: float) -> str:
     """Return a resolution in words, with the objective whose scan usually has it."""
     power = 20 * SCAN_20X / microns_per_pixel
     return f"{microns_per_pixel:.2g} µm/px, about {power:.2g}x"
+
+
+def _written(
+    sheet: Sheet, lines: list[str], top: int, *, size: float, line: int, bold: bool
+) -> int:
+    """Write lines; return where the next would be."""
+    for number, words in enumerate(lines):
+        sheet.text(words, MARGIN, top + number * line, size=size, bold=bold)
+    return top + len(lines) * line
+
+
+def _notes(microns_per_pixel: float, footer: str, *, around: bool) -> str:
+    said = [f"{magnification(microns_per_pixel)}."]
+    if around:
+        said.append("The frame is the scored tile; grey, if any, lies beyond the slide.")
+    said.append(
+        "Places are of a tile's middle, from the slide's upper left; px are of the largest level."
+    )
+    said += [footer, "·"] if footer else []
+    return " ".join([*said, RESEARCH])
 
 
 def _card(

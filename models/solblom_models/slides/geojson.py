@@ -44,10 +44,8 @@ def tiles_geojson(
         ValueError: shapes, scores, limits or names cannot be written.
     """
     check_tiles(places, side, scores)
-    if not np.isfinite(threshold):
-        raise ValueError("a threshold is finite")
-    if any(":" in one or not one for one in classes):
-        raise ValueError("a class has a name without a colon, by which QuPath would cut it in two")
+    if not np.isfinite(threshold) or any(":" in one or not one for one in classes):
+        raise ValueError("a threshold is finite, and a class has a name without QuPath's colon")
     limits = limits or limits_of(scores, scale=scale)
     tints = colours(scores, scale=scale, limits=limits).tolist()
     ends = colours(np.array(limits), scale=scale, limits=limits).tolist()

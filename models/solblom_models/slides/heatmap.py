@@ -5,6 +5,7 @@ is high and blue is low, which the colour-blind can tell apart (after ColorBrewe
 the slide's file is drawn, and the same input gives the same bytes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +31,7 @@ MOST_SIDE = 4096  # pixels of an overview; bounds memory
 LEAST_SIDE = 600  # of a panel; a smaller overview is enlarged
 LEAST_WIDTH = 900  # of a picture: its words need it
 LARGER = 1.3  # letters of a title
+BAR_WIDTH = 60  # letters
 OPACITY = 0.5
 DARKEST = 40  # grey of the coloured copy, so that dark tissue keeps its colour
 COLOURS: dict[Scale, tuple[tuple[int, int, int], ...]] = {
@@ -93,7 +95,7 @@ def heatmap_png(
     words: Words,
     scale: Scale,
     limits: Limits | None = None,
-    marked: NDArray[np.int64] | None = None,
+    marked: Sequence[int] = (),
 ) -> bytes:
     """Return a PNG: the slide as it is, and in grey with its tiles coloured; one above the other if it is broad.
 
@@ -115,28 +117,21 @@ def heatmap_png(
         ConfigurationError: SB-118, matplotlib is not installed.
     """
     check_tiles(places, side, scores)
-    if overview.ndim != 3 or overview.shape[2] != 3 or overview.dtype != np.uint8:
-        raise ValueError("an overview is (H, W, 3) of bytes")
-    if max(overview.shape) > MOST_SIDE:
-        raise ValueError(f"an overview has up to {MOST_SIDE} pixels a side")
+    _check_overview(overview)
     limits = limits or limits_of(scores, scale=scale)
     shrink = overview_microns_per_pixel / slide_microns_per_pixel
     boxes = tile_boxes(overview.shape[:2], places / shrink, side / shrink, slack=1 / shrink)
-    found = score_map(overview.shape[:2], boxes, scores)
-    over = coloured(overview, found, scale=scale, limits=limits)
     times = max(-(-LEAST_SIDE // max(overview.shape[:2])), 1)
+    overview, boxes = enlarged(overview, times), boxes * times
+    found = score_map(overview.shape[:2], boxes, scores)
+    rank = ranks(scores)
     beyond = bool(scores.min() < limits[0]), bool(scores.max() > limits[1])
     return _drawn(
-        (enlarged(overview, times), enlarged(over, times)),
+        (overview, coloured(overview, found, scale=scale, limits=limits)),
         overview_microns_per_pixel / times,
         words=words,
         bar=_bar(scale, limits, beyond),
-        marks=[
-            _Mark(f"#{rank}", *(boxes[index] * times).tolist())
-            for index, rank in (
-                [] if marked is None else zip(marked, ranks(scores)[marked], strict=True)
-            )
-        ],
+        marks=[_Mark(f"#{rank[i]}", *boxes[i].tolist()) for i in marked],
     )
 
 
@@ -254,6 +249,13 @@ def _outside_edge(scored: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return found
 
 
+def _check_overview(overview: NDArray[np.uint8]) -> None:
+    if overview.ndim != 3 or overview.shape[2] != 3 or overview.dtype != np.uint8:
+        raise ValueError("an overview is (H, W, 3) of bytes")
+    if not 0 < min(overview.shape) <= max(overview.shape) <= MOST_SIDE:
+        raise ValueError(f"an overview has 1 to {MOST_SIDE} pixels a side")
+
+
 @dataclass(frozen=True)
 class _Bar:
     colours: NDArray[np.uint8]  # (256, 3), as they look on light tissue
@@ -301,7 +303,7 @@ def _layout(high: int, wide: int, title: str) -> _Layout:
     margin, line = round(size * 1.5), round(size * LINE)
     width = total + margin * (2 if stacked else 3)
     titles = lines_of(title, width=width - 2 * margin, size=size * LARGER)
-    top = margin + len(titles) * round(line * LARGER)
+    top = margin + len(titles) * round(line * LARGER) + (line // 2 if titles else 0)
     panel = high + 4 * line  # with caption and scale bar
     second = (margin, top + panel) if stacked else (2 * margin + total // 2, top)
     below = second[1] + panel
@@ -322,25 +324,28 @@ def _drawn(
     size, line, room = at.size, at.line, at.width - 2 * at.margin
     meaning = lines_of(words.meaning, width=room, size=size)
     foot = lines_of(words.foot, width=room, size=size)
-    sheet = Sheet(at.width, at.below + (len(meaning) + len(foot) + 5) * line + at.margin)
+    length = min(room, round(BAR_WIDTH * size))
+    ends = [lines_of(text, width=length / 2, size=size) for text in (words.low, words.high)]
+    lines = len(meaning) + 3 + max(len(end) for end in ends) + 1 + len(foot)
+    sheet = Sheet(at.width, at.below + lines * line + at.margin)
     for number, words_ in enumerate(at.titles):
         top = at.margin + number * round(line * LARGER)
         sheet.text(words_, at.margin, top, size=size * LARGER, bold=True)
     microns = nice_length(wide * microns_per_pixel / 4)
-    length = max(round(microns / microns_per_pixel), 1)
+    scale = max(round(microns / microns_per_pixel), 1)
     captions = "The slide", "The same in grey, with the scored tiles coloured"
     for picture, caption, (left, top) in zip(panels, captions, at.corners, strict=True):
         sheet.text(caption, left, top, size=size)
         sheet.paste(picture, left, top + line + line // 4)
         under = top + line + high + line * 3 // 4
-        sheet.scale_bar(left, under, length=length, words=length_words(microns), size=size)
+        sheet.scale_bar(left, under, length=scale, words=length_words(microns), size=size)
     _draw_marks(sheet, marks, at)
     top = at.below
     for text in meaning:
         sheet.text(text, at.margin, top, size=size, bold=True)
         top += line
-    _draw_bar(sheet, bar, at, top + line // 4, words=words)
-    top += line * 9 // 2
+    _draw_bar(sheet, bar, at, top + line // 4, length=length, ends=ends)
+    top += (lines - len(meaning) - len(foot)) * line
     for text in foot:
         sheet.text(text, at.margin, top, size=size)
         top += line
@@ -357,9 +362,10 @@ def _draw_marks(sheet: Sheet, marks: list[_Mark], at: _Layout) -> None:
         sheet.text(mark.words, x + wide + 4, y, size=at.size * 0.8, bold=True, halo=True)
 
 
-def _draw_bar(sheet: Sheet, bar: _Bar, at: _Layout, top: int, *, words: Words) -> None:
+def _draw_bar(
+    sheet: Sheet, bar: _Bar, at: _Layout, top: int, *, length: int, ends: list[list[str]]
+) -> None:
     """Draw the bar, numbers under it and words under these."""
-    length = min(at.width - 2 * at.margin, round(60 * at.size))
     strip = bar.colours[np.linspace(0, len(bar.colours) - 1, length).round().astype(np.int64)]
     sheet.paste(np.broadcast_to(strip, (at.line, length, 3)), at.margin, top)
     middle, end = at.margin + length // 2, at.margin + length
@@ -369,5 +375,7 @@ def _draw_bar(sheet: Sheet, bar: _Bar, at: _Layout, top: int, *, words: Words) -
     sheet.text(bar.ticks[0], at.margin, numbers, size=at.size)
     sheet.text(bar.ticks[1], middle, numbers, size=at.size, align="center")
     sheet.text(bar.ticks[2], end, numbers, size=at.size, align="right")
-    sheet.text(words.low, at.margin, below, size=at.size)
-    sheet.text(words.high, end, below, size=at.size, align="right")
+    for low, text in enumerate(ends[0]):
+        sheet.text(text, at.margin, below + low * at.line, size=at.size)
+    for high, text in enumerate(ends[1]):
+        sheet.text(text, end, below + high * at.line, size=at.size, align="right")

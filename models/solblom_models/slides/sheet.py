@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from solblom_protocol.errors import ConfigurationError
 
 DPI = 100
-WIDE = 0.56  # of a letter of DejaVu Sans on average, in its size
+WIDE = 0.62  # of a letter of DejaVu Sans, bold, on average, in its size
 LINE = 1.35  # from line to line, in the text's size
 INK, FRAME = (20, 20, 20), (120, 120, 120)
 
@@ -91,11 +91,25 @@ class Sheet:
         self.text(words, left + length + size / 2, top, size=size)
 
     def png(self) -> bytes:
-        """Return the sheet as PNG, without a date or the name of a program.
+        """Return the sheet as PNG: pixels only, without a date or the name of a program.
 
         Raises:
             ConfigurationError: SB-118, matplotlib is not installed.
         """
+        letters = self._letters()
+        from PIL import Image
+
+        whole = self.pixels.copy()
+        touched = letters[..., 3] > 0
+        opaque = letters[touched][:, 3:] / 255
+        mixed = opaque * letters[touched][:, :3] + (1 - opaque) * whole[touched]
+        whole[touched] = np.round(mixed).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(whole).save(buffer, format="png")
+        return buffer.getvalue()
+
+    def _letters(self) -> NDArray[np.uint8]:
+        """Return all text on a transparent sheet, shape (height, width, 4)."""
         try:
             from matplotlib import rc_context
             from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,9 +124,9 @@ class Sheet:
         # The font that comes with matplotlib, so that pictures are alike on all machines.
         settings: Any = {"font.family": "DejaVu Sans", "text.usetex": False}
         with rc_context(settings):
-            figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI)
-            FigureCanvasAgg(figure)
-            figure.figimage(self.pixels, origin="upper")
+            size = self.width / DPI, self.height / DPI
+            figure = Figure(figsize=size, dpi=DPI, facecolor="none")
+            canvas: Any = FigureCanvasAgg(figure)
             for text in self._texts:
                 written = figure.text(
                     text.left / self.width,
@@ -126,9 +140,8 @@ class Sheet:
                 )
                 if text.halo:
                     written.set_path_effects([withStroke(linewidth=3, foreground="white")])
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-        return buffer.getvalue()
+            canvas.draw()
+            return np.asarray(canvas.buffer_rgba())
 
 
 def lines_of(words: str, *, width: float, size: float) -> list[str]:

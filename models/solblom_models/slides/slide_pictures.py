@@ -3,6 +3,7 @@
 All are the hospital's own and never leave it. Neither the name of the slide nor of its file stands in them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,26 +104,16 @@ def write_pictures(
         ValueError: shapes, scores or limits cannot be drawn.
     """
     check_tiles(places, side, scores)
-    paths = (
-        out.with_suffix(".png"),
-        out.with_name(f"{out.stem}-tiles.png"),
-        out.with_suffix(".geojson"),
-    )
-    for path in paths:  # before anything is read or written: three files or none
-        if path.exists():
-            raise ConfigurationError("SB-113", f"{path} exists already")
+    paths = _new_files(out)
     of = KINDS[kind]
     limits = limits or limits_of(scores, scale=of.scale)
-    words = Words(
-        title,
-        of.meaning.format(answer=answer),
-        of.low.format(answer=answer),
-        of.high.format(answer=answer),
-        footer,
-    )
+    ends = of.low.format(answer=answer), of.high.format(answer=answer)
+    words = Words(title, of.meaning.format(answer=answer), *ends, footer)
     shown = ranked(scores, SHOWN, places=places, side=side)
     files = (
-        _heatmap(slide, places, side, scores, words=words, of=of, limits=limits, marked=shown[0]),
+        _heatmap(
+            slide, places, side, scores, words=words, of=of, limits=limits, marked=shown[0].tolist()
+        ),
         _gallery(slide, places, side, scores, words=words, of=of, shown=shown),
         tiles_geojson(
             places,
@@ -140,6 +131,15 @@ def write_pictures(
     return paths
 
 
+def _new_files(out: Path) -> tuple[Path, Path, Path]:
+    """Return the three files, none of which exists: all are written or none."""
+    paths = out, out.with_name(f"{out.stem}-tiles.png"), out.with_name(f"{out.stem}.geojson")
+    for path in paths:
+        if path.exists():
+            raise ConfigurationError("SB-113", f"{path} exists already")
+    return paths
+
+
 def overview_resolution(slide: Slide) -> float:
     """Return the microns per pixel of an overview with a longer side of 1600 pixels; never finer than the scan."""
     return slide.microns_per_pixel * max(max(slide.width, slide.height) / LONGER_SIDE, 1.0)
@@ -154,7 +154,7 @@ def _heatmap(
     words: Words,
     of: _Kind,
     limits: Limits,
-    marked: NDArray[np.int64],
+    marked: Sequence[int],
 ) -> bytes:
     resolution = overview_resolution(slide)
     return heatmap_png(

@@ -105,6 +105,11 @@ def sharpness(tile: NDArray[np.uint8]) -> float:
     return float(np.sqrt(np.square(fine).mean()) / (grey.std() + 4.0))
 
 
+def is_sharp(tile: NDArray[np.uint8]) -> bool:
+    """Tell whether a tile is in focus, shape (H, W, 3)."""
+    return sharpness(tile) >= SHARP
+
+
 def _without_specks(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     """Return the mask without parts smaller than this, and with smaller holes filled."""
     kept = _of_size(mask, pixels)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from solblom_models.ranking_card import ranking_release, ranking_table
+from solblom_models.slide_card import slide_table
 from solblom_verify.wording import counted
 
 BANNER = (
@@ -79,6 +80,8 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
         return f"Not evaluated: {evaluation['reason']}.\n{left_out}\n{released}"
     if evaluation.get("measure") == "ranking":
         return f"{ranking_table(evaluation)}\n{left_out}\n{released}"
+    if evaluation.get("measure") in ("slides", "tiles"):
+        return f"{slide_table(evaluation)}\n{left_out}\n{released}"
     rows = "".join(_evaluation_row(site) for site in evaluation["sites"])
     return (
         "Exact AUROC with 95 % intervals on each hospital's test patients, possible because one "

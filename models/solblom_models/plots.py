@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from solblom_models.metrics import Estimate
+from solblom_models.slide_card import DECISIONS
 from solblom_protocol.errors import ConfigurationError
 
 LABELS = {
@@ -132,6 +133,7 @@ def _of_tables(evaluation: Mapping[str, Any], draw: _Draw, title: str) -> dict[s
             "gap of probability and outcome; 0 is best",
         ),
     }
+    found |= _of_decisions(evaluation, kinds, draw, title)
     groups = [
         Row(f"{name.replace('_', ' ')}: {value}", {"federated": _auroc(group)})
         for name, values in evaluation.get("subgroups", {}).items()
@@ -141,6 +143,33 @@ def _of_tables(evaluation: Mapping[str, Any], draw: _Draw, title: str) -> dict[s
         of = f"{title}: by group (simulation)"
         found["subgroups.svg"] = draw(groups, of, "AUROC, 95 % interval")
     return found
+
+
+def _of_decisions(
+    evaluation: Mapping[str, Any], kinds: Sequence[str], draw: _Draw, title: str
+) -> dict[str, bytes]:
+    """Return what slides and tiles have besides: figures of a yes or no, and what each hospital gained."""
+    if evaluation.get("measure") not in ("slides", "tiles"):
+        return {}
+    whole = evaluation["all"]
+    decisions = [
+        Row(words, {kind: _listed(whole[kind].get(name)) for kind in kinds})
+        for name, words in DECISIONS.items()
+    ]
+    gains = [
+        Row(site["site"], {"federated": _listed(site["federated_minus_local"].get("auroc"))})
+        for site in evaluation["sites"]
+    ]
+    return {
+        "decisions.svg": draw(
+            decisions, f"{title}: all test patients (simulation)", "value, 95 % interval"
+        ),
+        "gain.svg": draw(
+            gains,
+            f"{title}: what each hospital gained (simulation)",
+            "AUROC, federated minus local only, paired, 95 % interval",
+        ),
+    }
 
 
 def _calibration_gap(metric: Mapping[str, Any]) -> Estimate | None:
@@ -257,11 +286,7 @@ def _fill(axes: Any, rows: Sequence[Row], title: str, axis: str) -> None:
             )
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    highest = max((e.high for row in rows for e in row.estimates.values() if e), default=1.0)
-    if highest > 0.5:
-        axes.set_xlim(right=1.0)
-    else:  # small shares and gaps would all lie at the edge
-        axes.set_xlim(left=0.0)
+    _limit(axes, [e for row in rows for e in row.estimates.values() if e])
     axes.set_xlabel(axis)
     axes.set_title(title, loc="left", fontsize=FONT + 1)
     axes.grid(axis="x", color="0.9")
@@ -270,3 +295,13 @@ def _fill(axes: Any, rows: Sequence[Row], title: str, axis: str) -> None:
         axes.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(kinds), frameon=False
         )
+
+
+def _limit(axes: Any, shown: Sequence[Estimate]) -> None:
+    highest = max((found.high for found in shown), default=1.0)
+    if min((found.low for found in shown), default=0.0) < 0.0:  # a difference, or a kappa
+        axes.axvline(0.0, color="0.6", linewidth=0.8)
+    elif highest > 0.5:
+        axes.set_xlim(right=1.0)
+    else:  # small shares and gaps would all lie at the edge
+        axes.set_xlim(left=0.0)

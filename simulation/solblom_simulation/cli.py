@@ -119,6 +119,11 @@ def _print_figures(outcome: "DemoOutcome", data: dict[str, Any], title: str) -> 
 
         print_rankings(title, data, baselines=evaluation["baselines"])
         return
+    if evaluation.get("measure") in ("slides", "tiles"):
+        from solblom_simulation.demo_slides import print_slides
+
+        print_slides(title, data, evaluation)
+        return
     console = out()
     table = Table(
         title=title,

@@ -46,6 +46,31 @@ TABLES: dict[str, Any] = {
     "all": dict.fromkeys(TABLE_KINDS, AUROC),
     "subgroups": {"male": {"yes": AUROC, "no": {"patients": 4}}},
 }
+DECIDED = AUROC | {
+    "sensitivity_at_95_specificity": [0.6, 0.5, 0.7],
+    "balanced_accuracy": [0.8, 0.7, 0.9],
+    "f1": [0.7, 0.6, 0.8],
+    "kappa": [0.1, -0.1, 0.3],
+}
+SLIDE_KINDS = dict.fromkeys(("local", "federated", "pooled"), DECIDED)
+SLIDES: dict[str, Any] = {
+    "simulation": True,
+    "measure": "slides",
+    "sites": [
+        {
+            "site": "north",
+            "metrics": SLIDE_KINDS,
+            "federated_minus_local": {"auroc": [0.05, -0.01, 0.1]},
+        },
+        {
+            "site": "south",
+            "metrics": SLIDE_KINDS,
+            "federated_minus_local": {"auroc": None, "reason": "2 with disease"},
+        },
+    ],
+    "all": SLIDE_KINDS,
+    "subgroups": {"scanner": {"AT2": DECIDED, "P1000": {"patients": 3}}},
+}
 RELEASED: dict[str, Any] = {
     "released": [
         {
@@ -92,6 +117,36 @@ def test_tables_are_drawn_by_hospital_and_a_hidden_area_stays_hidden() -> None:
     assert "own intercept" not in words(found["hospitals.svg"])  # it changes no area
     assert "federated, own intercept" in words(found["calibration.svg"])
     assert "male: yes" in words(found["subgroups.svg"])
+
+
+@pytest.mark.parametrize("measure", ["slides", "tiles"])
+def test_slides_and_tiles_also_show_yes_or_no_and_what_each_hospital_gained(measure: str) -> None:
+    found = pictures(SLIDES | {"measure": measure}, title="breast@v1")
+    tables = {"hospitals.svg", "precision.svg", "calibration.svg", "subgroups.svg"}
+    assert set(found) == tables | {"decisions.svg", "gain.svg"}
+    assert "sensitivity at 95 % specificity" in words(found["decisions.svg"])
+    assert "federated minus local only, paired" in words(found["gain.svg"])
+    assert "too few to show" in words(found["gain.svg"])
+    assert "scanner: AT2" in words(found["subgroups.svg"])
+
+
+def test_a_difference_below_zero_is_drawn_beside_a_line_at_zero() -> None:
+    class Axes:
+        drawn: list[float]
+
+        def __init__(self) -> None:
+            self.drawn = []
+
+        def axvline(self, place: float, **_: Any) -> None:
+            self.drawn.append(place)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: None
+
+    below, above = Axes(), Axes()
+    plots._fill(below, [Row("north", {"federated": Estimate(0.1, -0.1, 0.3)})], "t", "a")
+    plots._fill(above, [Row("north", {"federated": Estimate(0.8, 0.7, 0.9)})], "t", "a")
+    assert (below.drawn, above.drawn) == ([0.0], [])
 
 
 def test_what_left_hospitals_is_drawn_with_its_calibration() -> None:

@@ -23,6 +23,7 @@ LEAST_PIXELS = 500  # of tissue, to fit anything
 LEAST_DENSITY = 0.15  # optical density below which a pixel is not stained (Macenko 2009: beta)
 TAIL = 1.0  # percentile of angles that stands for a pure stain (Macenko 2009: alpha)
 GLASS = 220  # a pixel whose darkest channel is not below it is not stained
+ALIKE = 0.98  # cosine of two stains' directions: 11 degrees; the reference has 31
 STRONG = 99.0  # percentile of a stain's amount that is brought to the reference
 MOST_GAIN = 3.0  # of an amount: a nearly unstained slide is not blown up
 # Reinhard et al. 2001 (IEEE CG&A 21(5):34), eq. 3-6: RGB to LMS, and the logarithm of it to l-alpha-beta
@@ -80,7 +81,7 @@ def stains_of_tissue(tissue: Pixels) -> Stains:
     angles.
 
     Raises:
-        SlideError: too few pixels are stained.
+        SlideError: too few pixels are stained, or both stains lie in one direction.
     """
     density = _density(tissue)
     density = density[(density > LEAST_DENSITY).all(axis=1)]
@@ -93,6 +94,8 @@ def stains_of_tissue(tissue: Pixels) -> Stains:
     ends = [np.percentile(angles, share) for share in (TAIL, 100 - TAIL)]
     found = np.array([plane @ [np.cos(angle), np.sin(angle)] for angle in ends])
     found = np.abs(found) / np.linalg.norm(found, axis=1, keepdims=True)
+    if float(found[0] @ found[1]) > ALIKE:
+        raise SlideError("its haematoxylin and eosin cannot be told apart")
     blue = found[:, 0] / found[:, 1]  # haematoxylin takes more red, for its green, than eosin
     directions = found[np.argsort(-blue)]
     amounts = np.percentile(_amounts(density, directions), STRONG, axis=1)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solblom_models.tile_encoder.encoder import constants, encode, encoder_digest
+from solblom_models.tile_encoder.encoder import encode, encoder_digest
 from solblom_protocol.bag_contract import Encoder
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
@@ -46,10 +46,8 @@ def open_encoder(encoder: Encoder, file: Path | None = None, *, device: str = "c
                 f"and this version has {encoder_digest()[:12]}…",
                 "Use the version of Solblom that the study was written with",
             )
-        found: Encode = _builtin
-        if encoder.own_dim != constants().turn.shape[1]:
-            raise _wrong_size(encoder, constants().turn.shape[1])
-        return found
+        _try(_builtin, encoder)
+        return _builtin
     if encoder.kind not in ("torchscript", "onnx"):
         raise ConfigurationError(
             "SB-119",
@@ -63,7 +61,7 @@ def open_encoder(encoder: Encoder, file: Path | None = None, *, device: str = "c
             "List its file in node.toml under [[encoder]], or name it with --encoder",
         )
     data = _pinned_bytes(file, str(encoder.sha256))
-    found = (
+    found: Encode = (
         _torchscript(data, encoder, device)
         if encoder.kind == "torchscript"
         else _onnx(data, encoder)

@@ -1,6 +1,6 @@
 """Colour and texture of a tile as 162 numbers, by fixed formulas alone.
 
-Scales are in pixels, so tiles of one study must have one resolution. A tile has at least 24 pixels a side.
+Scales are in pixels, so tiles of one study must have one resolution. A tile has at least 50 pixels a side.
 """
 
 from itertools import pairwise
@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 
 from solblom_models.tile_encoder.stain import stains_of
 
-SMALLEST_PX = 24
+SMALLEST_PX = 50  # two of the largest BLOCKS_PX: one block has no spread
 SCALES = (0.7, 1.4, 2.0, 2.8, 4.0, 5.6)  # of Gaussian blurs
 PEAK_SCALES = (1.4, 2.0, 2.8, 4.0)
 DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
@@ -27,7 +27,7 @@ def raw_features(tiles: torch.Tensor) -> torch.Tensor:
     """Return the features of RGB tiles (B, 3, H, W) with values 0 to 255, shape (B, 162), float32.
 
     Raises:
-        ValueError: tiles of another shape, or smaller than 24 pixels a side.
+        ValueError: tiles of another shape, or smaller than 50 pixels a side.
     """
     if tiles.ndim != 4 or tiles.shape[1] != 3 or min(tiles.shape[2:]) < SMALLEST_PX:
         raise ValueError(f"tiles are (B, 3, H, W) with at least {SMALLEST_PX} pixels a side")

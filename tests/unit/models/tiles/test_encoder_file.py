@@ -1,0 +1,220 @@
+"""An encoder runs only if it is, byte for byte, the one that the contract pins, and gives what the contract says."""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from solblom_models.tile_encoder.encoder import encode, encoder_digest
+from solblom_models.tile_encoder.encoder_file import open_encoder
+from solblom_protocol.bag_contract import BagContract, Encoder
+from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.toml_file import parse
+
+TILE = 50
+TILES = np.random.default_rng(1).integers(0, 256, (5, TILE, TILE, 3)).astype(np.uint8)
+
+
+class ChannelMeans(torch.nn.Module):
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        return tiles.mean(dim=(2, 3))
+
+
+def torchscript() -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.trace(ChannelMeans(), torch.zeros(2, 3, TILE, TILE))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, stream)  # type: ignore[no-untyped-call]
+    return stream.getvalue()
+
+
+def onnx_graph(*, outside: bool = False) -> bytes:
+    """Return a graph of channel means; `outside`: with a weight that lies in another file."""
+    shape = ["n", 3, TILE, TILE]
+    given = helper.make_tensor_value_info("tiles", TensorProto.FLOAT, shape)
+    made = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 3])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+    weights = [axes]
+    nodes = [helper.make_node("ReduceMean", ["tiles", "axes"], ["features"], keepdims=0)]
+    if outside:
+        weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3])
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value="../../secret.bin")
+        weights.append(weight)
+        nodes = [
+            helper.make_node("ReduceMean", ["tiles", "axes"], ["means"], keepdims=0),
+            helper.make_node("Add", ["means", "w"], ["features"]),
+        ]
+    graph = helper.make_graph(nodes, "g", [given], [made], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def encoder(kind: str, data: bytes | None = None, **changes: Any) -> Encoder:
+    table = {
+        "kind": kind,
+        "name": "lab",
+        "dim": 3,
+        "sha256": encoder_digest() if data is None else hashlib.sha256(data).hexdigest(),
+        "microns_per_pixel": 1.0,
+        "tile_px": TILE,
+        "licence": "none",
+    }
+    return Encoder.model_validate(table | changes)
+
+
+def written(folder: Path, data: bytes) -> Path:
+    path = folder / "weights.bin"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "make"), [("torchscript", torchscript), ("onnx", onnx_graph)])
+def test_a_pinned_file_encodes_tiles_by_its_own_normalisation(
+    tmp_path: Path, kind: str, make: Any
+) -> None:
+    data = make()
+    asked = encoder(kind, data, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
+    found = open_encoder(asked, written(tmp_path, data))(TILES)
+    expected = (TILES.mean(axis=(1, 2)) / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.5]
+    assert found.dtype == np.float32
+    assert np.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "make"), [("torchscript", torchscript), ("onnx", onnx_graph)])
+def test_one_other_byte_is_another_encoder(tmp_path: Path, kind: str, make: Any) -> None:
+    data = make()
+    asked = encoder(kind, data)
+    with pytest.raises(IntegrityError) as caught:
+        open_encoder(asked, written(tmp_path, data + b"\0"))
+    assert caught.value.code == "SB-405"
+
+
+def test_a_pinned_file_that_is_no_encoder_is_refused_by_name_and_not_run(tmp_path: Path) -> None:
+    for kind in ("torchscript", "onnx"):
+        data = b"\x80\x04cos\nsystem\n(S'touch pickled'\ntR."  # a pickle
+        with pytest.raises(ConfigurationError) as caught:
+            open_encoder(encoder(kind, data), written(tmp_path, data))
+        assert caught.value.code == "SB-119"
+    assert not Path("pickled").exists()
+
+
+def test_a_graph_whose_weights_lie_in_another_file_is_refused(tmp_path: Path) -> None:
+    data = onnx_graph(outside=True)
+    onnx.load_from_string(data)  # it is a graph
+    with pytest.raises(ConfigurationError) as caught:
+        open_encoder(encoder("onnx", data), written(tmp_path, data))
+    assert caught.value.code == "SB-119"
+
+
+@pytest.mark.parametrize(("kind", "make"), [("torchscript", torchscript), ("onnx", onnx_graph)])
+def test_another_number_of_features_than_the_contract_says_is_refused(
+    tmp_path: Path, kind: str, make: Any
+) -> None:
+    data = make()
+    with pytest.raises(
+        ConfigurationError, match="gives 3 features of a tile, and the contract says 4"
+    ):
+        open_encoder(encoder(kind, data, dim=4), written(tmp_path, data))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    data = onnx_graph()
+    with pytest.raises(ConfigurationError) as caught:
+        open_encoder(encoder("onnx", data), tmp_path / "nothing")
+    assert caught.value.code == "SB-119"
+    with pytest.raises(ConfigurationError, match="is not given"):
+        open_encoder(encoder("onnx", data), None)
+
+
+def test_the_built_in_encoder_is_pinned_too() -> None:
+    asked = encoder("builtin", dim=80)
+    assert np.array_equal(open_encoder(asked)(TILES), encode(TILES))
+    with pytest.raises(IntegrityError):
+        open_encoder(encoder("builtin", dim=80, sha256="0" * 64))
+    with pytest.raises(ConfigurationError, match="gives 80 features"):
+        open_encoder(encoder("builtin", dim=81))
+    with pytest.raises(ConfigurationError, match="fails on a tile of 49 pixels"):
+        open_encoder(encoder("builtin", dim=80, tile_px=49))
+
+
+@pytest.mark.parametrize("kind", ["external", "pixels"])
+def test_what_needs_no_encoder_has_none(kind: str) -> None:
+    with pytest.raises(ConfigurationError):
+        open_encoder(encoder(kind, dim=3 * TILE * TILE if kind == "pixels" else 3))
+
+
+CONTRACT: dict[str, Any] = {
+    "kind": "bags",
+    "name": "lab",
+    "version": 1,
+    "encoder": {
+        "kind": "builtin",
+        "name": "a",
+        "dim": 80,
+        "sha256": encoder_digest(),
+        "microns_per_pixel": 1.0,
+        "tile_px": 64,
+        "licence": "none",
+    },
+    "target": {
+        "name": "t",
+        "column": "label",
+        "positive": ["1"],
+        "negative": ["0"],
+        "meaning": {"en": "t", "no": "t"},
+    },
+}
+
+
+def contract(*, slides: dict[str, Any] | None = None, **changes: Any) -> BagContract:
+    tables = CONTRACT | {"encoder": CONTRACT["encoder"] | changes}
+    return parse(BagContract, tables | ({} if slides is None else {"slides": slides}), source="lab")
+
+
+def test_the_recipe_follows_from_whatever_decides_the_features_and_from_nothing_else() -> None:
+    plain = contract().recipe
+    assert contract(slides={}).recipe == plain  # the defaults, said or not
+    same = contract(name="b", licence="other", center=1.0, scale=2.0, limit=5.0)
+    assert same.recipe == plain
+    others = [
+        contract(tile_px=65),
+        contract(microns_per_pixel=0.5),
+        contract(sha256="0" * 64),
+        contract(slides={"stain": "macenko"}),
+        contract(slides={"min_tissue": 0.6}),
+        contract(slides={"sharp_only": False}),
+        contract(slides={"views": 2, "stain_jitter": 0.1}),
+        contract(slides={"assumed_microns_per_pixel": 0.5}),
+    ]
+    recipes = {other.recipe for other in others}
+    assert len(recipes) == len(others)
+    assert plain not in recipes
+
+
+@pytest.mark.parametrize(
+    ("slides", "changes"),
+    [
+        ({}, {"kind": "external", "dim": 5}),
+        (None, {"kind": "onnx", "sha256": None}),
+        (None, {"kind": "pixels", "dim": 5}),
+        (None, {"surroundings": True, "dim": 80}),
+        (None, {"dim": 9000}),
+        ({"views": 2}, {}),
+        ({"stain_jitter": 0.1}, {}),
+        ({"stain": "vahadane"}, {}),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    slides: dict[str, Any] | None, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError):
+        contract(slides=slides, **changes)

@@ -41,7 +41,7 @@ _HOW = (
 _NOTE = (
     "All is per tile, and a patient with more tiles counts more; intervals resample patients with all their tiles. "
     "Over all hospitals, local-only mixes models that each know their own hospital's prevalence; compare hospital by "
-    "hospital. patients: whether any tile is positive, by the score of the likeliest tile"
+    "hospital. likeliest_tile: per patient, whether any tile is positive, by the score of the likeliest"
 )
 
 
@@ -161,7 +161,7 @@ def _means(units: TileUnits) -> NDArray[np.float32]:
 
 
 def _figures(answers: Answers) -> dict[str, Any]:
-    return tile_figures(answers) | {"patients": _of_patients(answers)}
+    return tile_figures(answers) | {"likeliest_tile": _of_patients(answers)}
 
 
 def _of_patients(answers: Answers) -> dict[str, Any]:

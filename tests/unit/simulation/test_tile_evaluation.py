@@ -101,7 +101,7 @@ def test_the_likeliest_tile_stands_for_the_patient(
 ) -> None:
     test = sites[1].test
     highest = federated_scores(test).reshape(24, 12).max(axis=1)
-    told = report["sites"][1]["metrics"]["federated"]["patients"]
+    told = report["sites"][1]["metrics"]["federated"]["likeliest_tile"]
     assert told["auroc"] == pytest.approx(auroc(test.labels, highest), abs=2e-6)
 
 
@@ -154,7 +154,7 @@ def test_few_patients_are_a_reason_and_many_tiles_do_not_help(sites: list[TileDa
     told = found["metrics"]["federated"]
     assert (told["auroc"], told["reason"]) == (None, "4 patients with a positive tile")
     assert told["kappa"] is None
-    assert told["patients"]["reason"] == "4 patients with a positive tile"
+    assert told["likeliest_tile"]["reason"] == "4 patients with a positive tile"
     assert found["federated_minus_local"]["reason"] == "4 patients with a positive tile"
 
 
@@ -191,6 +191,7 @@ def test_scanners_are_told_apart_and_small_groups_are_counted_only(sites: list[T
     assert set(groups) == {"AT2", "P1000", "not said"}
     rows = np.arange(4 * 12, 24 * 12)
     area = auroc(named.tile_labels[rows], federated_scores(named)[rows])
+    assert groups["P1000"]["patients"] == 20
     assert groups["P1000"]["auroc"] == pytest.approx(area, abs=2e-6)
 
 

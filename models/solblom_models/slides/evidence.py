@@ -99,7 +99,7 @@ def _apart(
         if gaps is None or (gaps > side + 1).all():
             chosen.append(position)
     rest = np.setdiff1d(np.arange(len(order)), chosen)[: max(k - len(chosen), 0)]
-    found: NDArray[np.int64] = order[np.sort([*chosen, *rest.tolist()])]
+    found: NDArray[np.int64] = order[np.array(sorted([*chosen, *rest.tolist()]), dtype=np.int64)]
     return found
 
 

@@ -44,6 +44,7 @@ class _Kind:
     meaning: str
     low: str
     high: str
+    named: str
     name: str
     classes: tuple[str, str]
     threshold: float
@@ -55,6 +56,7 @@ KINDS: dict[Kind, _Kind] = {
         "What each tile adds to the model's answer for the whole patient. It is no outline of a lesion.",
         "speaks against “{answer}”",
         "speaks for “{answer}”",
+        "evidence for “{answer}”",
         "Evidence",
         ("Evidence against", "Evidence for"),
         0.0,
@@ -64,6 +66,7 @@ KINDS: dict[Kind, _Kind] = {
         "The model's probability of “{answer}” for each tile by itself.",
         "“{answer}” unlikely",
         "“{answer}” likely",
+        "probability of “{answer}”",
         "Probability",
         ("Probability below 0.5", "Probability from 0.5"),
         0.5,
@@ -109,12 +112,13 @@ def write_pictures(
     limits = limits or limits_of(scores, scale=of.scale)
     ends = of.low.format(answer=answer), of.high.format(answer=answer)
     words = Words(title, of.meaning.format(answer=answer), *ends, footer)
+    named = of.named.format(answer=answer)
     shown = ranked(scores, SHOWN, places=places, side=side)
     files = (
         _heatmap(
             slide, places, side, scores, words=words, of=of, limits=limits, marked=shown[0].tolist()
         ),
-        _gallery(slide, places, side, scores, words=words, of=of, shown=shown),
+        _gallery(slide, places, side, scores, words=words, of=of, shown=shown, named=named),
         tiles_geojson(
             places,
             side,
@@ -180,6 +184,7 @@ def _gallery(
     words: Words,
     of: _Kind,
     shown: tuple[NDArray[np.int64], NDArray[np.int64]],
+    named: str,
 ) -> bytes:
     """Return the gallery: each tile in the middle of twice its side, as fine as the scan or as fits."""
     field = AROUND * side
@@ -205,8 +210,8 @@ def _gallery(
         top,
         bottom,
         title=words.title,
-        top_words=f"Highest tiles ({words.high}), not next to each other where that was possible",
-        bottom_words=f"Lowest tiles ({words.low})",
+        top_words=f"Highest {named}; tiles that do not touch, where that was possible",
+        bottom_words=f"Lowest {named}",
         microns_per_pixel=resolution,
         tile_px=round(wide / AROUND),
         signed=of.scale == "diverging",

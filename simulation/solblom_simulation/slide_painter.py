@@ -7,22 +7,29 @@ from hashed lattices in microns (value noise with cubic B-splines), and what a n
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from solblom_models.tile_encoder.stain import stain_matrix
+from solblom_simulation.slide_noise import (
+    GLASS,
+    GRAIN_SIDE,
+    Floats,
+    Window,
+    hashed,
+    noise,
+    repeating,
+    tables,
+)
 from solblom_simulation.slide_scene import (
     FRAYED,
     FRAYED_MICRONS,
-    Floats,
     Gland,
     SlidePlan,
     depth_of,
     glands_near,
-    hashed,
     scene_of,
 )
 
@@ -32,24 +39,6 @@ LONGEST = 10.0  # microns that a nucleus reaches from its centre
 FINEST = 0.4  # microns; below, every other point is drawn and the optics fill in
 FIBRE = 13.0  # microns between fibres
 BENT_FAR, BENT_NEAR = 40.0, 3.2  # radians
-GLASS = (246.0, 245.0, 244.0)
-AT_ONCE = 512  # the largest rectangle's side
-GRAIN_SIDE = (257, 263)  # of the table of sensor noise, which repeats
-UNIT = np.float32(3.6)  # makes value noise of U(-1, 1) by cubic B-splines of about unit variance
-
-
-@dataclass(frozen=True)
-class Window:
-    """Points at which something is drawn: centres of pixels, microns."""
-
-    x: Floats  # (W,)
-    y: Floats  # (H,)
-    step: float
-
-    @property
-    def ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """First and last point, across and down."""
-        return (float(self.x[0]), float(self.x[-1])), (float(self.y[0]), float(self.y[-1]))
 
 
 @dataclass(frozen=True)
@@ -73,10 +62,10 @@ def paint(plan: SlidePlan, left: int, top: int, width: int, height: int) -> NDAr
     step = plan.scanner.microns_per_pixel * times
     x, y = left // times - reach, top // times - reach
     light = _light(plan, _window(x, y, -(-width // times), -(-height // times), reach, step))
-    tables = _tables(plan.seed, plan.scanner.noise)
-    rows, columns = _repeating(top, GRAIN_SIDE[0], height), _repeating(left, GRAIN_SIDE[1], width)
+    sensor = tables(plan.seed, plan.scanner.noise)
+    rows, columns = repeating(top, GRAIN_SIDE[0], height), repeating(left, GRAIN_SIDE[1], width)
     if light is None:
-        return tables.glass[rows, columns]
+        return sensor.glass[rows, columns]
     x, y = left - x * times, top - y * times
     found = np.empty((height, width, 3), dtype=np.uint8)
     for channel in range(3):
@@ -86,7 +75,7 @@ def paint(plan: SlidePlan, left: int, top: int, width: int, height: int) -> NDAr
         seen = seen[y : y + height, x : x + width]
         if plan.scanner.gamma != 1:
             seen = seen ** np.float32(plan.scanner.gamma)
-        seen = seen * np.float32(GLASS[channel]) + tables.grain[channel, rows, columns]
+        seen = seen * np.float32(GLASS[channel]) + sensor.grain[channel, rows, columns]
         found[..., channel] = np.clip(seen, 0, 255, out=seen)
     return found
 
@@ -134,10 +123,9 @@ def _light(plan: SlidePlan, window: Window) -> Floats | None:
     nest = depth_of(scene.nests, points[0], points[1])
     across, down = _spread(xs, window.x), _spread(ys, window.y)
     torn = noise(plan.seed, 1, FRAYED_MICRONS, window)
-    edge: Floats = down @ deep @ across.T + np.float32(FRAYED) * torn
-    tissue = _share(edge, 3)
-    ill = _share(down @ lesion @ across.T + np.float32(4) * torn, ILL_EDGE)
-    lymph = _share(down @ nest @ across.T, NEST_EDGE)
+    tissue = _share(_filled(deep, down, across) + np.float32(FRAYED) * torn, 3)
+    ill = _share(_filled(lesion, down, across) + np.float32(4) * torn, ILL_EDGE)
+    lymph = _share(_filled(nest, down, across), NEST_EDGE)
     h, e = _ground(plan, window, torn, ill, lymph)
     glands = glands_near(plan, *window.ends)
     extra = [_draw_gland(gland, window, h, e) for gland in glands]
@@ -391,32 +379,6 @@ def _through(
     return found
 
 
-def noise(seed: int, salt: int, spacing: float, window: Window) -> Floats:
-    """Return smooth noise of about unit variance at a window's points, (H, W); `spacing` in microns."""
-    across, first = _splines(window.x, spacing)
-    down, start = _splines(window.y, spacing)
-    columns = np.arange(first, first + across.shape[1])
-    rows = np.arange(start, start + down.shape[1])
-    values = (hashed(seed, salt, columns[None, :], rows[:, None]) * 2 - 1) * UNIT
-    found: Floats = down @ values @ across.T
-    return found
-
-
-def _splines(places: Floats, spacing: float) -> tuple[Floats, int]:
-    """Return weights of the lattice's points for each place, (N, points), and the first point's number."""
-    scaled = places.astype(np.float64) / spacing
-    whole = np.floor(scaled).astype(np.int64)
-    t = (scaled - whole).astype(np.float32)
-    first = int(whole[0]) - 1
-    weights = np.zeros((len(places), int(whole[-1]) + 3 - first), dtype=np.float32)
-    row, column = np.arange(len(places)), whole - 1 - first
-    weights[row, column] = (1 - t) ** 3 / 6
-    weights[row, column + 1] = (3 * t**3 - 6 * t**2 + 4) / 6
-    weights[row, column + 2] = (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6
-    weights[row, column + 3] = t**3 / 6
-    return weights, first
-
-
 def _coarse(places: Floats) -> Floats:
     """Return coarse points around places, far enough for any nucleus that reaches in."""
     first = math.floor((float(places[0]) - LONGEST) / COARSE) - 1
@@ -433,6 +395,12 @@ def _spread(coarse: Floats, places: Floats) -> Floats:
     weights[row, whole] = 1 - (scaled - whole)
     weights[row, whole + 1] = scaled - whole
     return weights
+
+
+def _filled(values: Floats, down: Floats, across: Floats) -> Floats:
+    """Return values between coarse points, by the weights of `_spread`."""
+    found: Floats = (down @ values @ across.T).astype(np.float32, copy=False)
+    return found
 
 
 def _nearest(
@@ -457,38 +425,11 @@ def _wobble(gland: Gland, angle: Floats) -> Floats:
     return found
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Noise that repeats: the sensor's, in three colours, and fine texture of unit variance."""
-
-    grain: Floats  # (3, H, W), with half a step to be rounded
-    glass: NDArray[np.uint8]  # (H, W, 3)
-    texture: Floats  # (H, W)
-
-
-@lru_cache(maxsize=2)
-def _tables(seed: int, noise: float) -> Tables:
-    draw = np.random.default_rng((seed, 2))
-    grain = draw.standard_normal((3, *GRAIN_SIDE)).astype(np.float32) * np.float32(
-        noise
-    ) + np.float32(0.5)
-    fine = ndimage.gaussian_filter(draw.standard_normal(GRAIN_SIDE), 1.1, mode="wrap")
-    texture = (fine / fine.std()).astype(np.float32)
-    room = ((0, AT_ONCE + 64), (0, AT_ONCE + 64))
-    grain = np.pad(grain, ((0, 0), *room), mode="wrap")
-    glass = np.clip(np.moveaxis(grain, 0, 2) + np.array(GLASS, np.float32), 0, 255).astype(np.uint8)
-    return Tables(grain, glass, np.pad(texture, room, mode="wrap"))
-
-
 def _texture(plan: SlidePlan, salt: int, window: Window) -> Floats:
     """Return fine texture of unit variance at a window's points, (H, W)."""
     row = round(float(window.y[0]) / window.step - 0.5) + 41 * salt
     column = round(float(window.x[0]) / window.step - 0.5) + 67 * salt
-    rows = _repeating(row, GRAIN_SIDE[0], len(window.y))
-    return _tables(plan.seed, plan.scanner.noise).texture[
-        rows, _repeating(column, GRAIN_SIDE[1], len(window.x))
+    rows = repeating(row, GRAIN_SIDE[0], len(window.y))
+    return tables(plan.seed, plan.scanner.noise).texture[
+        rows, repeating(column, GRAIN_SIDE[1], len(window.x))
     ]
-
-
-def _repeating(start: int, period: int, count: int) -> slice:
-    return slice(start % period, start % period + count)

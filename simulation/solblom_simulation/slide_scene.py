@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from solblom_simulation.slide_noise import Floats, hashed
 
 HARMONICS = 6
 FAR = 60.0  # microns outside of a lump, from where on its depth does not matter
@@ -219,21 +219,6 @@ def glands_near(plan: SlidePlan, x: tuple[float, float], y: tuple[float, float])
         for i, j in kept
     ]
     return [gland for gland in found if _fits(gland, scene_of(plan))]
-
-
-def hashed(seed: int, salt: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> Floats:
-    """Return numbers in [0, 1) that follow from whole coordinates (the finaliser of MurmurHash3), broadcast."""
-    start = (seed * 0x9E3779B1 + salt * 0x7FEB352D) & 0xFFFFFFFF
-    mixed = x.astype(np.uint32) * np.uint32(0x85EBCA77) + np.uint32(start)
-    mixed = _scrambled(mixed)[...] + y.astype(np.uint32) * np.uint32(0xC2B2AE3D)
-    found: Floats = (_scrambled(mixed) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
-    return found
-
-
-def _scrambled(value: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    value = (value ^ (value >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    value = (value ^ (value >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return value ^ (value >> np.uint32(16))
 
 
 def _pieces(plan: SlidePlan, draw: np.random.Generator) -> tuple[Lump, ...]:

@@ -18,7 +18,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_simulation.slide_painter import AT_ONCE, paint
+from solblom_simulation.slide_noise import AT_ONCE
+from solblom_simulation.slide_painter import paint
 from solblom_simulation.slide_scene import Lesion, Scanner, SlidePlan, lesion_share, lesions_of
 
 __all__ = [
@@ -39,7 +40,7 @@ TILE = AT_ONCE
 SHRINK = 4  # from level to level
 SMALLEST = 600  # pixels a side; no further level below
 ILL, SECOND_SLIDE = 0.45, 0.15  # shares of patients
-SIDES_MM = (1.0, 1.15)
+SIDES_MM = (0.95, 1.1)
 WORKERS = 2
 
 

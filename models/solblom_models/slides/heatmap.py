@@ -333,7 +333,8 @@ def _drawn(
         sheet.text(words_, at.margin, top, size=size * LARGER, bold=True)
     microns = nice_length(wide * microns_per_pixel / 4)
     scale = max(round(microns / microns_per_pixel), 1)
-    captions = "The slide", "The same in grey, with the scored tiles coloured"
+    framed = "Scored tiles in colour; framed ones are in the gallery"
+    captions = "The slide", framed if marks else "The same in grey, with the scored tiles coloured"
     for picture, caption, (left, top) in zip(panels, captions, at.corners, strict=True):
         sheet.text(caption, left, top, size=size)
         sheet.paste(picture, left, top + line + line // 4)
@@ -353,13 +354,14 @@ def _drawn(
 
 
 def _draw_marks(sheet: Sheet, marks: list[_Mark], at: _Layout) -> None:
-    """Frame tiles on the second panel, each with its rank to the right of it."""
+    """Frame tiles on the second panel, each with its rank: in the frame if there is room, else to the right of it."""
     left, top = at.corners[1][0], at.corners[1][1] + at.line + at.line // 4
     for mark in marks:
         x, y = left + mark.left, top + mark.top
         wide, high = mark.right - mark.left, mark.bottom - mark.top
         sheet.frame(x - 2, y - 2, wide + 4, high + 4, INK, thick=2)
-        sheet.text(mark.words, x + wide + 4, y, size=at.size * 0.8, bold=True, halo=True)
+        start = x + 3 if wide >= 2.5 * at.size else x + wide + 4
+        sheet.text(mark.words, start, y + 2, size=at.size * 0.8, bold=True, halo=True)
 
 
 def _draw_bar(

@@ -88,22 +88,21 @@ class OpenSlidePixels:
             found.append("tags that may identify")
         self.kinds = tuple(dict.fromkeys((*found, *kinds)))
 
-    def region(self, left: int, top: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
+    def region(self, left: int, top: int, level: int, width: int, height: int) -> Any:
         """See Pixels. Transparent pixels become white."""
         import openslide
+        from PIL import Image
 
         try:
-            found = np.asarray(self._slide.read_region((left, top), level, (width, height)))
+            found = self._slide.read_region((left, top), level, (width, height))
         except openslide.OpenSlideError:
             raise SlideError(
                 "OpenSlide cannot read a part of it: it is damaged or cut short"
             ) from None
-        clear = found[..., 3:] < 255
-        if not clear.any():
-            return found[..., :3]
-        alpha = found[..., 3:].astype(np.uint16)
-        mixed = (found[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-        return mixed.astype(np.uint8)
+        # Pillow drops and mixes channels several times faster than numpy does.
+        if found.getchannel("A").getextrema()[0] < 255:
+            found = Image.alpha_composite(Image.new("RGBA", found.size, "white"), found)
+        return found.convert("RGB")
 
     def close(self) -> None:
         """Close the file."""
@@ -127,8 +126,10 @@ class TiffPixels:
             self.microns_per_pixel = _tiff_resolution(first)
         self.kinds = kinds
 
-    def region(self, left: int, top: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
+    def region(self, left: int, top: int, level: int, width: int, height: int) -> Any:
         """See Pixels."""
+        from PIL import Image
+
         page, shrink = self._pages[level], self.levels[level].shrink
         x0, y0 = round(left / shrink), round(top / shrink)
         found = np.full((height, width, 3), 255, dtype=np.uint8)
@@ -141,7 +142,7 @@ class TiffPixels:
                 )
                 if c > a and d > b:
                     found[b - y0 : d - y0, a - x0 : c - x0] = part[b - y : d - y, a - x : c - x]
-        return found
+        return Image.fromarray(found)
 
     def _segments(
         self, page: Any, x0: int, y0: int, x1: int, y1: int

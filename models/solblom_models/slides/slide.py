@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from solblom_models.slides.slide_error import SlideError
 
 FINEST, COARSEST = 0.05, 10.0  # microns per pixel that a light microscope's scanner can have
 SQUARE = 0.01  # how far a pixel's sides may differ
-NEAR = 0.02  # a level this close to the resolution asked for is taken as it is
+NEAR = 0.02  # a level, or whole squares of its pixels, this close to the resolution asked for are taken as they are
 SLACK = 0.1  # a scan this much coarser than asked for is still enlarged; beyond, nothing could bring detail back
+BILINEAR = 2  # Pillow's Resampling.BILINEAR; Pillow is an extra
 BLOCK_PX = 1024  # of an overview, read at once: bounds memory
 
 
@@ -33,8 +34,8 @@ class Pixels(Protocol):
     microns_per_pixel: tuple[float, float] | None  # of the largest level: across, down
     kinds: tuple[str, ...]  # what else the file carries, by kind
 
-    def region(self, left: int, top: int, level: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return pixels (height, width, 3); left and top count in pixels of the largest level; outside is white."""
+    def region(self, left: int, top: int, level: int, width: int, height: int) -> Any:
+        """Return a Pillow image in RGB; left and top count in pixels of the largest level; outside is white."""
 
     def close(self) -> None:
         """Close the file."""
@@ -82,13 +83,13 @@ class Slide:
         number, level = self._level(factor)
         within = factor / level.shrink
         corner = round(left), round(top)
-        if abs(within - 1) <= NEAR:
-            return self.pixels.region(*corner, number, width, height)
-        from PIL import Image
-
+        times = max(round(within), 1)
+        if abs(within / times - 1) <= NEAR:
+            found = self.pixels.region(*corner, number, times * width, times * height)
+            return np.asarray(found if times == 1 else found.reduce(times))
         size = max(round(width * within), 1), max(round(height * within), 1)
-        found = Image.fromarray(self.pixels.region(*corner, number, *size))
-        return np.asarray(found.resize((width, height), Image.Resampling.BILINEAR))
+        found = self.pixels.region(*corner, number, *size)
+        return np.asarray(found.resize((width, height), BILINEAR))
 
     def overview(self, microns_per_pixel: float) -> NDArray[np.uint8]:
         """Return the whole slide at a coarse resolution, shape (H, W, 3), read block by block.

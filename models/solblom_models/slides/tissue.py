@@ -20,7 +20,9 @@ LEAST_AREA_MM2 = 0.02
 INK_RED, INK_BLUE, INK_DENSITY = 1.15, 0.95, 0.25
 PEN_GROW_MICRONS = 48.0  # ink's faint edge
 LIGHT = 230.0  # a pixel whose darkest channel is above it is glass
-SHARP = 2.2  # see `is_sharp`; between the slides of bench/slides.py and the same blurred
+CALM_PX = 4  # pixels a side that are averaged before detail is measured
+FAINT = 8.0  # of brightness, 0 to 255: below such a spread, noise would decide
+SHARP = 0.32  # see `is_sharp`; between slides and the same blurred and noisy, by bench/slides.py
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,16 @@ def otsu(values: NDArray[np.float32]) -> float:
 def sharpness(tile: NDArray[np.uint8]) -> float:
     """Return how much fine detail there is beside coarse: RMS of the Laplacian of brightness, over its mean spread.
 
-    Light and faint tissue has little of both, so the ratio is compared, not the amount.
+    Light and faint tissue has little of both, so the ratio is compared, not the amount. Squares of pixels are averaged
+    first, since a sensor's noise stays where focus is lost. A tile has at least 12 pixels a side.
     """
-    grey = tile.astype(np.float32).mean(axis=2)
+    height, width = (side // CALM_PX for side in tile.shape[:2])
+    whole = tile[: height * CALM_PX, : width * CALM_PX].reshape(height, CALM_PX, width, -1)
+    # Colours and columns of a square lie side by side: one sum each way.
+    grey = whole.sum(axis=(1, 3), dtype=np.uint32).astype(np.float32) / (3 * CALM_PX**2)
     fine = np.float32(4) * grey[1:-1, 1:-1]
     fine -= grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return float(np.sqrt(np.square(fine).mean()) / (grey.std() + 4.0))
+    return float(np.sqrt(np.square(fine).mean()) / (grey.std() + FAINT))
 
 
 def is_sharp(tile: NDArray[np.uint8]) -> bool:

@@ -63,7 +63,7 @@ KINDS: dict[Kind, _Kind] = {
     ),
     "probability": _Kind(
         "sequential",
-        "The model's probability of “{answer}” for each tile by itself.",
+        "The model's probability of “{answer}” in each tile. It is no outline of a lesion.",
         "“{answer}” unlikely",
         "“{answer}” likely",
         "probability of “{answer}”",

@@ -133,13 +133,15 @@ def test_beyond_the_slide_is_grey_and_not_glass(slide: Slide, tmp_path: Path) ->
     assert grey == pytest.approx(2 * (256**2 - 192**2), rel=0.03)
 
 
-@pytest.mark.parametrize("kind", ["evidence", "probability"])
-def test_words_say_what_is_shown(slide: Slide, tmp_path: Path, kind: str) -> None:
-    scores = (SCORES + 1) / 2
-    *_, geojson = written(slide, tmp_path / "h.png", kind=kind, scores=scores, answer="{tumour}")
-    first = json.loads(geojson.read_bytes())["features"][0]["properties"]
-    assert kind.capitalize() in first["measurements"]
-    assert first["classification"]["name"].startswith(kind.capitalize())
+def test_words_say_what_is_shown(
+    slide: Slide, files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    half = (SCORES + 1) / 2
+    chances = written(slide, tmp_path / "h.png", kind="probability", scores=half, answer="{x}")
+    for path, name in ((files[2], "Evidence"), (chances[2], "Probability")):
+        first = json.loads(path.read_bytes())["features"][0]["properties"]
+        assert set(first["measurements"]) == {name, "Rank"}
+        assert first["classification"]["name"].startswith(name)
 
 
 def test_an_overview_is_bounded_and_never_finer_than_the_scan(slide: Slide) -> None:

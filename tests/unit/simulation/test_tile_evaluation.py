@@ -8,7 +8,12 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score
 
 from bag_lab import DIM, bag_study, contract, write_patients
-from solblom_models.decision_metrics import best_threshold, sensitivity_at_specificity
+from solblom_models.decision_metrics import (
+    Curve,
+    best_threshold,
+    patient_bootstrap,
+    sensitivity_at_specificity,
+)
 from solblom_models.metrics import auroc
 from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.tile_classification.tiles import TileUnits
@@ -103,6 +108,22 @@ def test_the_likeliest_tile_stands_for_the_patient(
     highest = federated_scores(test).reshape(24, 12).max(axis=1)
     told = report["sites"][1]["metrics"]["federated"]["likeliest_tile"]
     assert told["auroc"] == pytest.approx(auroc(test.labels, highest), abs=2e-6)
+
+
+def test_intervals_of_tiles_resample_patients_and_are_wider_than_those_over_tiles(
+    sites: list[TileData], report: dict[str, Any]
+) -> None:
+    test = sites[0].test
+    measures = {"x": Curve(test.tile_labels, federated_scores(test)).auroc}
+    found = [
+        patient_bootstrap(measures, test.tile_labels, of, positive="", negative="")["x"].estimate
+        for of in (np.repeat(np.arange(24), 12), np.arange(24 * 12))
+    ]
+    assert found[0] is not None
+    assert found[1] is not None
+    told = report["sites"][0]["metrics"]["federated"]["auroc_interval"]
+    assert told == pytest.approx([found[0].low, found[0].high], abs=2e-6)
+    assert told[1] - told[0] > 1.1 * (found[1].high - found[1].low)
 
 
 def test_no_threshold_and_no_baseline_sees_a_test_label(

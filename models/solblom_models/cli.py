@@ -14,6 +14,12 @@ from solblom_protocol.home import HOME_OPTION
 app = typer.Typer(
     help="Steward: list, verify and use models", no_args_is_help=True, add_completion=False
 )
+PHENOPACKETS = typer.Option(
+    None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
+)
+SLIDES = typer.Option(
+    [], "--slide", help="A whole-slide image; again for each further slide of the same patient"
+)
 REF = typer.Argument(..., help="name, name@v3, sha256:… or a folder")
 TRUST = typer.Option(
     None,
@@ -122,12 +128,8 @@ def predict(
         None, "--input", help="CSV or Parquet with the contract's columns, for a model of tables"
     ),
     id_column: str = typer.Option("patient_id", "--id", help="Column that names the row"),
-    phenopacket: Path | None = typer.Option(
-        None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
-    ),
-    slide: list[Path] = typer.Option(
-        [], "--slide", help="A whole-slide image; again for each further slide of the same patient"
-    ),
+    phenopacket: Path | None = PHENOPACKETS,
+    slide: list[Path] = SLIDES,
     heatmap: Path | None = typer.Option(
         None, "--heatmap", help="New PNG; tiles and GeoJSON are written beside it"
     ),
@@ -169,9 +171,13 @@ def predict(
         write_receipt(found, receipt, key, now=dt.datetime.now(dt.UTC))
         say(f"Receipt: {receipt}; the input's digest is keyed with {key}")
     if as_json:
-        files = [str(path) for path in pictures]
-        print_json("solblom.model.predict/1", found.as_json() | ({"files": files} if files else {}))
-        return
-    show(found)
-    for path in pictures:
+        files = {"files": [str(path) for path in pictures]} if pictures else {}
+        print_json("solblom.model.predict/1", found.as_json() | files)
+    else:
+        show(found)
+        _say_written(pictures)
+
+
+def _say_written(files: list[Path]) -> None:
+    for path in files:
         say(f"Wrote {path}")

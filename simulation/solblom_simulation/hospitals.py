@@ -71,15 +71,22 @@ ca_file = "../../tls/authority.pem"
 
 @dataclass(frozen=True)
 class DataKind:
-    """What simulated hospitals hold, and for which task they allow its use."""
+    """What simulated hospitals hold, and for which task they allow its use.
+
+    Attributes:
+        file: the data set's path; where a hospital's data are a folder, that of `file` becomes a copy of it.
+        features: of slides, where their features go.
+    """
 
     task: str
     connector: str
     dataset: str
     file: str
+    features: str | None = None
 
 
 TABLES = DataKind("tabular-classification", "table", "cardiology", "patients.csv")
+SLIDES = DataKind("slide-mil", "slides", "pathology", "pathology/slides.csv", "features")
 CASES = DataKind("phenotype-ranking", "phenopackets", "genetics", "cases.jsonl")
 
 
@@ -115,7 +122,7 @@ def create_federation(
     address: str | None = None,
     kind: DataKind = TABLES,
 ) -> Coordinator:
-    """Make coordinator, researcher and one node per file in a new folder; `address` for rounds over a network.
+    """Make coordinator, researcher and one node per file or folder of data in a new folder; `address` for rounds over a network.
 
     Raises:
         ConfigurationError: SB-113, the folder holds a federation.
@@ -134,7 +141,10 @@ def create_federation(
         folder = home / "sites" / site
         text = _node_toml(site, policy, address, kind)
         write_new(folder / "node.toml", text.encode(), mode=0o644)
-        shutil.copyfile(table, folder / kind.file)
+        if table.is_dir():
+            shutil.copytree(table, (folder / kind.file).parent)
+        else:
+            shutil.copyfile(table, folder / kind.file)
         _create_site(home, site, coordinator, seed)
     return coordinator
 
@@ -167,7 +177,8 @@ def node_files(home: Path) -> list[Path]:
 
 def _node_toml(site: str, policy: SimulationPolicy, address: str | None, kind: DataKind) -> str:
     network = "" if address is None else _NETWORK.format(address=address)
-    return _NODE_TOML.format(
+    features = "" if kind.features is None else f'features = "{kind.features}"\n'
+    return (_NODE_TOML + features).format(
         site=site,
         epsilon_budget=policy.epsilon_budget,
         study_epsilon=policy.study_epsilon,

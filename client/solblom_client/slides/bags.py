@@ -49,6 +49,7 @@ class MadeBags:
         facts: of the slides that can be used, by line.
         problems: why the others cannot, by line.
         known: how many had been made before.
+        bags: where the features of those that can be used lie, by line.
         index: the index of bags that the vault reads.
     """
 
@@ -56,6 +57,7 @@ class MadeBags:
     facts: dict[int, SlideFacts]
     problems: dict[int, str]
     known: int
+    bags: dict[int, Path]
     index: Path
 
     @property
@@ -121,7 +123,8 @@ def make_bags(
             facts[line] = SlideFacts.from_json(answer["facts"])
     index = folder / INDEX
     _write_index(index, dataset, contract, [row for row in rows if row.line in facts], outs)
-    return MadeBags(tuple(rows), facts, problems, before, index)
+    bags = {line: outs[line] for line in facts}
+    return MadeBags(tuple(rows), facts, problems, before, bags, index)
 
 
 def listed_encoder(config: NodeConfig, encoder: Encoder) -> Path | None:

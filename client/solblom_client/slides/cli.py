@@ -123,7 +123,8 @@ def _print(site: str, made: "MadeBags", stains: "list[StainRow]") -> None:
             f"{row.eosin:.2f} ± {row.eosin_sd:.2f}",
             row.in_words,
         )
-    console.print(table)
+    if stains:
+        console.print(table)
     for kind, slides in made.carries.items():
         told = counted(slides, "slide carries", "slides carry")
         say(f"{told} {kind}: never read here; remove it before a slide is shared.")

@@ -1,0 +1,281 @@
+"""From slides to bags: what is made, what is made again, what is left out and how it is said."""
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import h5py
+import pytest
+
+from bag_lab import bag_study
+from lab import LabHospital
+from slide_hospital_lab import (
+    made,
+    slide_contract,
+    slide_hospital,
+    slide_study,
+    write_all_white,
+    write_index,
+    write_slide,
+)
+from solblom_client.connectors.sources import open_source
+from solblom_client.policy import load_node_config
+from solblom_client.slides.pool import DIED, Job, Setup, _Worker
+from solblom_client.slides.stain_table import stain_table
+from solblom_models.slide_mil.bags import BagIndex, read_bags
+from solblom_models.slide_mil.task import SlideMil
+from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError
+from solblom_protocol.result import Result
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> LabHospital:
+    return slide_hospital(tmp_path_factory.mktemp("slides") / "north", patients=3)
+
+
+def test_slides_become_bags_that_the_vault_trains_on(tmp_path: Path) -> None:
+    hospital = slide_hospital(tmp_path / "north", patients=14)
+    study = slide_study(cohort={"min_patients": 2, "min_nodes": 1, "quorum": 1})
+    with pytest.raises(DataError, match="no features yet"):
+        hospital.approve(study)
+    found = made(hospital, study, processes=2)
+    assert (len(found.facts), found.problems, found.patients, found.known) == (14, {}, 14, 0)
+    hospital.approve(study)
+    assert isinstance(hospital.ask(hospital.order(study)), Result)
+
+
+def test_what_was_made_once_is_not_made_again(hospital: LabHospital) -> None:
+    study = slide_study()
+    first = made(hospital, study)
+    stamps = {path: path.stat().st_mtime_ns for path in first.bags.values()}
+    again = made(hospital, study)
+    assert again.known == 3
+    assert again.facts == first.facts
+    assert {path: path.stat().st_mtime_ns for path in again.bags.values()} == stamps
+
+
+def test_the_same_slide_gives_the_same_bytes(tmp_path: Path, hospital: LabHospital) -> None:
+    other = slide_hospital(tmp_path / "south", patients=3)
+    one, two = made(hospital, slide_study()), made(other, slide_study())
+    digests = [
+        [hashlib.sha256(path.read_bytes()).hexdigest() for _, path in sorted(found.bags.items())]
+        for found in (one, two)
+    ]
+    assert digests[0] == digests[1]
+    assert [p.name for p in one.bags.values()] == [p.name for p in two.bags.values()]
+
+
+def test_other_settings_are_other_bags_and_the_old_ones_are_refused(hospital: LabHospital) -> None:
+    plain, fine = slide_contract(), slide_contract(encoder={"tile_px": 50})
+    one = made(hospital, slide_study(contract=plain))
+    source = open_source(hospital.config, hospital.config.dataset[0], plain)
+    assert read_bags(source, plain).notes["slides"] == 3
+    with pytest.raises(DataError, match="another encoder, or other settings"):
+        read_bags(source, fine)
+    two = made(hospital, slide_study(contract=fine))
+    assert not set(one.bags.values()) & set(two.bags.values())
+    assert read_bags(source, fine).notes["slides"] == 3
+
+
+def test_bags_that_do_not_say_what_made_them_are_refused(
+    tmp_path: Path, hospital: LabHospital
+) -> None:
+    found = made(hospital, slide_study())
+    with h5py.File(found.bags[2], "r+") as file:
+        recipe = file.attrs["solblom_recipe"]
+        del file.attrs["solblom_recipe"]
+    source = BagIndex(found.index)
+    with pytest.raises(DataError, match="does not say what made its features"):
+        read_bags(source, slide_contract())
+    with h5py.File(found.bags[2], "r+") as file:
+        file.attrs["solblom_recipe"] = recipe
+
+
+def test_a_damaged_bag_is_made_again(hospital: LabHospital) -> None:
+    found = made(hospital, slide_study())
+    found.bags[3].write_bytes(b"half of it")
+    again = made(hospital, slide_study())
+    assert again.known == 2
+    assert read_bags(BagIndex(again.index), slide_contract()).notes["slides"] == 3
+
+
+def test_slides_that_cannot_be_used_are_counted_by_line_and_left_out(tmp_path: Path) -> None:
+    hospital = slide_hospital(tmp_path / "north", patients=1)
+    folder = hospital.folder
+    write_all_white(folder / "scans/white.tiff")
+    (folder / "scans/text.svs").write_text("no slide", encoding="utf-8")
+    whole = write_slide(folder / "scans/cut.tiff", seed=9).read_bytes()
+    (folder / "scans/cut.tiff").write_bytes(whole[: len(whole) // 2])
+    write_slide(folder / "scans/coarse.tiff", seed=9, microns_per_pixel=2.0)
+    write_slide(folder / "scans/absurd.tiff", seed=9, microns_per_pixel=50.0)
+    rows = [
+        ("patient-0", "scans/0.tiff", "0"),
+        ("patient-0", "scans/white.tiff", "0"),
+        ("patient-1", "scans/text.svs", "1"),
+        ("patient-2", "scans/cut.tiff", "1"),
+        ("patient-3", "scans/coarse.tiff", "1"),
+        ("patient-4", "scans/absurd.tiff", "1"),
+        ("patient-5", "scans/nothing.tiff", "1"),
+        ("patient-6", "", "1"),
+    ]
+    write_index(folder / "slides.csv", rows)
+    found = made(hospital, slide_study())
+    assert list(found.facts) == [2]
+    assert sorted(found.problems) == [3, 4, 5, 6, 7, 8, 9]
+    assert (found.patients, found.without) == (1, 6)
+    for text in found.problems.values():  # a reason names nothing of the file
+        assert "scans" not in text
+        assert "patient" not in text
+    units = read_bags(BagIndex(found.index), slide_contract())
+    assert units.ids == ("patient-0",)
+
+
+def test_a_slide_that_ends_its_reader_is_left_out_and_the_next_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = write_slide(tmp_path / "a.tiff", seed=1)
+    setup = Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0)
+    worker = _Worker(setup)
+    try:
+        assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
+        process = worker._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)  # as a decoder that runs over its buffer would
+        process.wait()
+        assert worker.ask(Job(slide, tmp_path / "b.h5")) == {"problem": DIED}
+        assert "facts" in worker.ask(Job(slide, tmp_path / "c.h5"))
+    finally:
+        worker.close()
+
+
+def test_a_slide_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "a.tiff", seed=1)
+    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
+    try:
+        assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
+        process = worker._process
+        assert process is not None
+        worker._setup = Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 0.005)
+        os.kill(process.pid, signal.SIGSTOP)  # it hangs
+        answer = worker.ask(Job(slide, tmp_path / "b.h5"))
+        assert "took longer" in str(answer["problem"])
+        assert worker._process is None
+    finally:
+        worker.close()
+    assert threading.active_count() < 20
+
+
+def test_the_worker_has_no_network_and_a_bound_on_its_memory(tmp_path: Path) -> None:
+    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
+    try:
+        worker.ask(Job(tmp_path / "none", tmp_path / "a.h5"))
+        process = worker._process
+        assert process is not None
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="utf-8")
+    finally:
+        worker.close()
+    assert "Seccomp:\t2" in status
+    (data,) = [line.split() for line in limits.splitlines() if line.startswith("Max data size")]
+    assert data[3] == str(8 * 1024**3)
+
+
+def test_an_encoder_file_runs_only_where_the_hospital_lists_its_digest(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.onnx"
+    weights.write_bytes(b"not an encoder")
+    digest = hashlib.sha256(b"not an encoder").hexdigest()
+    contract = slide_contract(encoder={"kind": "onnx", "sha256": digest, "dim": 3})
+    study = slide_study(contract=contract)
+    stranger = slide_hospital(tmp_path / "north", patients=1)
+    with pytest.raises(ConfigurationError, match="not on this hospital's list"):
+        made(stranger, study)
+    listed = f'[[encoder]]\nfile = "{weights}"\nsha256 = "{digest}"\n'
+    hospital = slide_hospital(tmp_path / "south", patients=1, more=listed)
+    with pytest.raises(ConfigurationError, match="cannot be loaded as ONNX"):
+        made(hospital, study)
+    weights.write_bytes(b"another")
+    with pytest.raises(IntegrityError, match="the contract pins"):
+        made(hospital, study)
+
+
+def test_features_from_elsewhere_are_not_made_here(hospital: LabHospital) -> None:
+    with pytest.raises(ConfigurationError, match="made outside Solblom"):
+        made(hospital, bag_study())
+
+
+def test_a_data_set_of_slides_names_where_its_features_go(tmp_path: Path) -> None:
+    hospital = slide_hospital(tmp_path / "north", patients=1)
+    file = hospital.folder / "node.toml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('features = "features"\n', ""), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="features belongs to"):
+        load_node_config(file)
+
+
+def test_the_stain_table_tells_scanners_apart(hospital: LabHospital) -> None:
+    columns = ("patient_id", "file", "label", "scanner")
+    rows = [(f"patient-{n}", f"scans/{n}.tiff", str(n % 2), f"scanner {n // 2}") for n in range(3)]
+    index = hospital.folder / "slides.csv"
+    before = index.read_text(encoding="utf-8")
+    write_index(index, [tuple(row) for row in rows], columns=columns)
+    found = made(hospital, slide_study())
+    table = stain_table(found)
+    assert [(row.scanner, row.slides) for row in table] == [("scanner 0", 2), ("scanner 1", 1)]
+    assert all(row.eosin > row.haematoxylin for row in table)  # the lab's tissue is pink
+    index.write_text(before, encoding="utf-8")
+
+
+def test_one_patient_with_200_slides_is_one_patient(tmp_path: Path) -> None:
+    hospital = slide_hospital(tmp_path / "north", patients=2)
+    folder = hospital.folder
+    rows = [("patient-1", "scans/1.tiff", "1")]
+    for number in range(200):  # links to one file are the same slide again and again
+        os.link(folder / "scans/0.tiff", folder / f"scans/many-{number}.tiff")
+        rows.append(("patient-0", f"scans/many-{number}.tiff", "0"))
+    write_index(folder / "slides.csv", [tuple(row) for row in rows])
+    found = made(hospital, slide_study())
+    assert (len(found.facts), found.patients) == (201, 2)
+    assert len(set(found.bags.values())) == 2  # read once, and named once in the index
+    units = read_bags(BagIndex(found.index), slide_contract())
+    assert [len(slides) for slides in units.slides] == [1, 1]
+
+
+def test_tiles_take_their_code_from_what_a_pathologist_drew(tmp_path: Path) -> None:
+    contract = slide_contract(target={"column": "codes"}, slides={"unannotated": "0"})
+    study = slide_study(
+        contract=contract, task={"name": "tile-classification", "model": {"kind": "linear"}}
+    )
+    hospital = slide_hospital(tmp_path / "north", patients=1, task="tile-classification")
+    square = [[0, 0], [190, 0], [190, 400], [0, 400], [0, 0]]
+    drawn = {
+        "type": "FeatureCollection",
+        "features": [
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [square]},
+                "properties": {"classification": {"name": "1"}},
+            }
+        ],
+    }
+    (hospital.folder / "a.geojson").write_text(json.dumps(drawn), encoding="utf-8")
+    columns = ("patient_id", "file", "annotations")
+    rows = [("p", "scans/0.tiff", "a.geojson"), ("q", "scans/0.tiff", "")]
+    write_index(hospital.folder / "slides.csv", [tuple(r) for r in rows], columns=columns)
+    found = made(hospital, study)
+    assert found.problems == {3: "its annotations are missing"}
+    with h5py.File(found.bags[2]) as file:
+        codes = [text.decode() for text in file["codes"][()]]
+        coords = file["coords"][()]
+    assert codes == ["1" if x + 32 < 190 else "0" for x in coords[:, 0]]
+    assert {"0", "1"} == set(codes)
+
+
+def test_slide_mil_reads_no_pixels() -> None:
+    contract = slide_contract(encoder={"kind": "pixels", "dim": 3 * 64 * 64, "sha256": None})
+    with pytest.raises(ConfigurationError, match="not pixels"):
+        SlideMil().check(
+            slide_study(contract=slide_contract()).model_copy(update={"contract": contract})
+        )

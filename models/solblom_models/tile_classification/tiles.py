@@ -3,12 +3,20 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solblom_models.slide_mil.bag_file import BagFileError, read_bag, read_labels, refuse
+from solblom_models.slide_mil.bag_file import (
+    BagFileError,
+    read_bag,
+    read_labels,
+    read_pixels,
+    refuse,
+)
 from solblom_models.slide_mil.bags import (
     SCANNER_COLUMN,
     BagIndex,
@@ -19,8 +27,10 @@ from solblom_models.slide_mil.bags import (
     scanners_of,
     standardised,
 )
-from solblom_protocol.bag_contract import BagContract
+from solblom_protocol.bag_contract import BagContract, Encoder
 from solblom_protocol.errors import DataError
+
+Numbers = NDArray[Any]  # float32, or bytes of pixels
 
 
 @dataclass(frozen=True)
@@ -31,9 +41,11 @@ class TileUnits:
         ids: one a patient.
         labels: whether any tile of the patient is positive, shape (N,).
         starts: where each patient's tiles begin, and the end of the last, shape (N + 1,).
-        tiles: features of all tiles, shape (T, D), as the model sees them.
+        tiles: features of all tiles, shape (T, D), as the model sees them; or their pixels as bytes, channels first,
+            which take a quarter of the memory.
         tile_labels: 0 or 1, shape (T,).
         positive_weight: public weight of a positive tile's loss.
+        encoder: of pixels: what turns bytes into what the model sees; None of features.
         notes: what a reading counted.
         scanners: as in `BagUnits`; no model sees them.
     """
@@ -41,17 +53,22 @@ class TileUnits:
     ids: tuple[str, ...]
     labels: NDArray[np.int64]
     starts: NDArray[np.int64] = field(repr=False)
-    tiles: NDArray[np.float32] = field(repr=False)
+    tiles: Numbers = field(repr=False)
     tile_labels: NDArray[np.int64] = field(repr=False)
     positive_weight: float = 1.0
+    encoder: Encoder | None = field(repr=False, default=None)
     notes: dict[str, int] = field(repr=False, default_factory=dict)
     scanners: tuple[str, ...] = field(repr=False, default=())
 
     @classmethod
     def of(
-        cls, ids: Sequence[str], parts: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]]
+        cls,
+        ids: Sequence[str],
+        parts: Sequence[tuple[Numbers, NDArray[np.int64]]],
+        *,
+        encoder: Encoder | None = None,
     ) -> "TileUnits":
-        """Return patients with these features (n, D) and labels (n,)."""
+        """Return patients with these features (n, D), or pixels of this encoder, and labels (n,)."""
         sizes = [len(labels) for _, labels in parts]
         return cls(
             ids=tuple(ids),
@@ -59,7 +76,12 @@ class TileUnits:
             starts=np.cumsum([0, *sizes]).astype(np.int64),
             tiles=np.concatenate([features for features, _ in parts]),
             tile_labels=np.concatenate([labels for _, labels in parts]),
+            encoder=encoder,
         )
+
+    def seen(self, part: slice) -> NDArray[np.float32]:
+        """Return some tiles as the model sees them, shape (n, D)."""
+        return _seen(self.tiles[part], self.encoder)
 
     def part(self, index: int) -> slice:
         """Return where one patient's tiles lie."""
@@ -79,7 +101,7 @@ class TileUnits:
         )
         sizes = torch.tensor([part.stop - part.start for part in parts], dtype=torch.int64)
         weights = 1.0 + (self.positive_weight - 1.0) * labels
-        return torch.from_numpy(tiles), labels, weights, sizes
+        return torch.from_numpy(_seen(tiles, self.encoder)), labels, weights, sizes
 
     def select(self, indices: Sequence[int]) -> "TileUnits":
         """Return these patients only."""
@@ -97,14 +119,17 @@ class TileUnits:
                 scanners=(),
             )
         parts = [(self.tiles[self.part(i)], self.tile_labels[self.part(i)]) for i in chosen]
-        found = TileUnits.of([self.ids[i] for i in chosen], parts)
+        found = TileUnits.of([self.ids[i] for i in chosen], parts, encoder=self.encoder)
         scanners = tuple(self.scanners[i] for i in chosen) if self.scanners else ()
         return replace(found, positive_weight=self.positive_weight, scanners=scanners)
 
     def row_bytes(self, index: int) -> bytes:
         """Return the digest of the patient's features and labels."""
         part = self.part(index)
-        state = hashlib.sha256(self.tiles[part].astype("<f4").tobytes())
+        tiles = self.tiles[part]
+        if self.encoder is None:
+            tiles = tiles.astype("<f4")
+        state = hashlib.sha256(tiles.tobytes())
         state.update(self.tile_labels[part].astype("<i8").tobytes())
         return state.digest()
 
@@ -120,12 +145,11 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
     rows = index_rows(index, optional=(SCANNER_COLUMN,))
     paths = bag_paths(index.path.parent, [row[1] for row in rows])
     codes = contract.target.codes
-    patients: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]] = {}
+    patients: dict[str, list[tuple[Numbers, NDArray[np.int64]]]] = {}
     problems: dict[int, str] = {}
     for line, (row, path) in enumerate(zip(rows, paths, strict=True), start=2):
         try:
-            read = read_bag(path, dim=contract.encoder.dim, recipe=contract.recipe)
-            features = standardised(read.features, contract.encoder)
+            features = _read(path, contract)
             found = read_labels(path, contract.target.column, tiles=len(features))
         except BagFileError as error:
             problems[line] = str(error)
@@ -140,8 +164,29 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
     return replace(_units(patients, contract, slides=len(rows)), scanners=scanners)
 
 
+def _seen(tiles: Numbers, encoder: Encoder | None) -> NDArray[np.float32]:
+    if encoder is None:
+        features: NDArray[np.float32] = tiles
+        return features
+    return standardised(tiles.astype(np.float32) / np.float32(255), encoder)
+
+
+def _read(path: Path, contract: BagContract) -> Numbers:
+    """Return the tiles of one slide as they are kept.
+
+    Raises:
+        BagFileError: the file cannot be used.
+    """
+    encoder = contract.encoder
+    if encoder.kind == "pixels":
+        pixels = read_pixels(path, tile_px=encoder.tile_px, recipe=contract.recipe)
+        return pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
+    read = read_bag(path, dim=encoder.dim, recipe=contract.recipe)
+    return standardised(read.features, encoder)
+
+
 def _units(
-    patients: dict[str, list[tuple[NDArray[np.float32], NDArray[np.int64]]]],
+    patients: dict[str, list[tuple[Numbers, NDArray[np.int64]]]],
     contract: BagContract,
     *,
     slides: int,
@@ -163,4 +208,5 @@ def _units(
     notes = {"patients": len(parts), "slides": slides, "tiles": total}
     if thinned:
         notes["patient thinned to max_tiles"] = thinned
-    return replace(TileUnits.of(list(patients), parts), notes=notes)
+    encoder = contract.encoder if contract.encoder.kind == "pixels" else None
+    return replace(TileUnits.of(list(patients), parts, encoder=encoder), notes=notes)

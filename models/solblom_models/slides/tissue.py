@@ -13,6 +13,7 @@ from scipy import ndimage
 from solblom_models.slides.slide import Slide
 
 MASK_MICRONS = 8.0  # per pixel of the mask, at the finest
+STRIP = 256  # rows of an overview, worked on at once: bounds memory
 MOST_SIDE = 4096  # pixels of the mask
 LEAST_SATURATION = 0.07  # below, glass; Otsu's threshold alone would cut an empty slide in two
 MOST_SATURATION_THRESHOLD = 0.2  # above, Otsu separates strong from weak stain
@@ -57,31 +58,57 @@ def find_tissue(slide: Slide) -> Tissue:
 
 
 def tissue_of(overview: NDArray[np.uint8], microns_per_pixel: float) -> Tissue:
-    """Return the tissue of an overview, (H, W, 3)."""
-    smooth = ndimage.uniform_filter(overview.astype(np.float32), size=(3, 3, 1), mode="nearest")
-    high, low = smooth.max(axis=2), smooth.min(axis=2)
-    saturation = (high - low) / np.maximum(high, 1.0)
+    """Return the tissue of an overview, (H, W, 3), worked through in strips: colour takes many numbers a pixel."""
+    shape = overview.shape[:2]
+    saturation, ink = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.bool_)
+    dim = np.empty(shape, dtype=np.bool_)
+    for top in range(0, shape[0], STRIP):
+        strip = slice(top, min(top + STRIP, shape[0]))
+        smooth = _smooth(overview, strip)
+        red, green, blue = np.moveaxis(smooth, 2, 0)
+        high = np.maximum(np.maximum(red, green), blue)
+        low = np.minimum(np.minimum(red, green), blue)
+        saturation[strip] = (high - low) / np.maximum(high, 1.0)
+        dim[strip] = low < LIGHT
+        ink[strip] = pen(smooth)
+    # Single odd pixels, as pigment and debris give, are opened away: a pen's line is broad.
+    near_ink = ink
+    if ink.any():
+        ink = ndimage.binary_opening(ink, np.ones((5, 5)))
+        grow = max(round(PEN_GROW_MICRONS / microns_per_pixel), 1)
+        near_ink = ndimage.binary_dilation(ink, iterations=grow) if ink.any() else ink
     threshold = np.clip(otsu(saturation), LEAST_SATURATION, MOST_SATURATION_THRESHOLD)
-    found = (saturation > threshold) & (low < LIGHT)
-    ink = pen(smooth)
-    grow = max(round(PEN_GROW_MICRONS / microns_per_pixel), 1)
-    near_ink = ndimage.binary_dilation(ink, iterations=grow) if ink.any() else ink
     pixels = max(int(LEAST_AREA_MM2 * (1000 / microns_per_pixel) ** 2), 1)
-    mask = _without_specks(found & ~near_ink, pixels)
+    mask = _without_specks((saturation > threshold) & dim & ~near_ink, pixels)
     return Tissue(mask, microns_per_pixel, float(ink.mean()))
 
 
 def pen(smooth: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return where there is ink, shape (H, W), of smoothed RGB (H, W, 3) with values 0 to 255.
-
-    Single odd pixels, as pigment and debris give, are opened away: a pen's line is broad.
-    """
-    density = -np.log10((smooth + 1.0) / 256.0)
-    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
+    """Return where the colour is ink's, shape (H, W), of smoothed RGB (H, W, 3) with values 0 to 255."""
+    # Only the dark can be ink, and logarithms are slow.
+    dark = (smooth[..., 0] < _light_at(INK_DENSITY)) | (smooth[..., 1] < _light_at(2 * INK_DENSITY))
+    found: NDArray[np.bool_] = np.zeros(dark.shape, dtype=np.bool_)
+    density = -np.log10((smooth[dark] + 1.0) / 256.0)
+    red, green, blue = density[:, 0], density[:, 1], density[:, 2]
     coloured = (red > INK_RED * green) & (red > INK_DENSITY)
     grey = (np.minimum(red, blue) > INK_BLUE * green) & (green > 2 * INK_DENSITY)
-    opened: NDArray[np.bool_] = ndimage.binary_opening(coloured | grey, np.ones((5, 5)))
-    return opened
+    found[dark] = coloured | grey
+    return found
+
+
+def _light_at(density: float) -> float:
+    return float(256.0 * 10.0**-density)
+
+
+def _smooth(overview: NDArray[np.uint8], strip: slice) -> NDArray[np.float32]:
+    """Return the mean of each pixel and its eight neighbours for rows of an overview; edges repeat."""
+    first, last = max(strip.start - 1, 0), min(strip.stop + 1, overview.shape[0])
+    fill = (int(first == strip.start), int(last == strip.stop))
+    part = np.pad(overview[first:last], (fill, (1, 1), (0, 0)), mode="edge").astype(np.uint16)
+    rows = part[:-2] + part[1:-1] + part[2:]
+    sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    found: NDArray[np.float32] = sums.astype(np.float32) / np.float32(9)
+    return found
 
 
 def otsu(values: NDArray[np.float32]) -> float:

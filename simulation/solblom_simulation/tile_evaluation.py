@@ -1,16 +1,16 @@
 """Exact evaluation of labelled tiles in a simulation: figures per tile, intervals over patients.
 
 Federated beside local-only and pooled, same test patients. The two baselines are logistic regression on the tiles'
-features without noise; every tile counts the same there, while the federated model counts every patient the same.
+features without noise; every tile counts the same there, while the federated model counts every patient the same. Of
+pixels the baselines see the built-in encoder's features, so they differ from a net in kind.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -19,6 +19,8 @@ from solblom_models.metrics import Scores, auroc_with_interval
 from solblom_models.task import find_task
 from solblom_models.tile_classification.task import tile_scores
 from solblom_models.tile_classification.tiles import TileUnits
+from solblom_models.tile_encoder.encoder import NAME, encode
+from solblom_models.tile_encoder.texture import SMALLEST_PX
 from solblom_protocol.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.decision_report import (
@@ -35,8 +37,8 @@ from solblom_simulation.decision_report import (
 from solblom_simulation.site_differences import distances
 
 _HOW = (
-    "logistic regression on each tile's features without noise, L2 by cross-validation inside the training patients, "
-    "a patient's tiles in one fold"
+    "logistic regression on {features} of each tile without noise, L2 by cross-validation inside the training "
+    "patients, a patient's tiles in one fold"
 )
 _NOTE = (
     "All is per tile, and a patient with more tiles counts more; intervals resample patients with all their tiles. "
@@ -64,10 +66,11 @@ def evaluate_tiles(
         weights: the final model, flat little-endian float32.
         sites: training and test patients by hospital.
     """
-    scored = _scored(document, weights, sites)
+    rows = [(_rows(site.training), _rows(site.test)) for site in sites]
+    scored = _scored(document, weights, sites, rows)
     answers = {kind: [of.answers() for of in scored[kind]] for kind in KINDS}
     whole = {kind: together(answers[kind]) for kind in KINDS}
-    apart = distances([_means(site.training) for site in sites])
+    apart = distances([training.means() for training, _ in rows])
     entries = [
         {
             "site": site.site,
@@ -92,7 +95,7 @@ def evaluate_tiles(
         "simulation": True,
         "measure": "tiles",
         "kind": "exact: one machine holds all data; outside epsilon",
-        "baselines": _HOW,
+        "baselines": _HOW.format(features=_named(sites[0].training)),
         "note": _NOTE,
         "thresholds": THRESHOLDS,
         "worst_site": _worst(entries),
@@ -102,62 +105,91 @@ def evaluate_tiles(
     }
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Tiles as the baselines see them.
+
+    Attributes:
+        features: shape (T, D).
+        labels: 0 or 1, shape (T,).
+        patients: the place of each tile's patient, shape (T,).
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    patients: NDArray[np.int64]
+
+    def means(self) -> NDArray[np.float32]:
+        """Return the mean of each patient's tiles, shape (N, D)."""
+        _, starts, sizes = np.unique(self.patients, return_index=True, return_counts=True)
+        sums = np.add.reduceat(self.features, starts, axis=0)
+        return (sums / sizes[:, None]).astype(np.float32)
+
+
+def _rows(units: TileUnits) -> _Rows:
+    whose = np.repeat(np.arange(len(units.ids)), np.diff(units.starts))
+    return _Rows(_features(units), units.tile_labels, whose)
+
+
+def _features(units: TileUnits) -> NDArray[np.float32]:
+    if units.encoder is None:
+        features: NDArray[np.float32] = units.tiles
+        return features
+    side = units.encoder.tile_px
+    pixels = units.tiles.reshape(-1, 3, side, side)
+    if side >= SMALLEST_PX:
+        return encode(tile.transpose(1, 2, 0) for tile in pixels)
+    values = pixels.astype(np.float32) / 255
+    return np.concatenate([values.mean(axis=(2, 3)), values.std(axis=(2, 3))], axis=1)
+
+
+def _named(units: TileUnits) -> str:
+    if units.encoder is None:
+        return "the features"
+    if units.encoder.tile_px >= SMALLEST_PX:
+        return f"{NAME}'s features"
+    return "mean and spread of the colours"
+
+
 def _scored(
-    document: StudyDocument, weights: bytes, sites: Sequence[TileData]
+    document: StudyDocument,
+    weights: bytes,
+    sites: Sequence[TileData],
+    rows: Sequence[tuple[_Rows, _Rows]],
 ) -> dict[str, list[Scored]]:
     """Return each kind of model's scores by hospital; baselines are fitted on training patients."""
     task = find_task(document.study.task.name)
     net, seed = task.build(document), document.study.training.seed % 2**32
     load_weights(net, weights, local=task.local_parameters(document))
-    pooled = _by_baseline(_fitted([site.training for site in sites], seed=seed))
-    federated = _by_net(net)
+    pooled = _fitted([training for training, _ in rows], seed=seed)
+    alone = [_fitted([training], seed=seed) for training, _ in rows]
     return {
-        "federated": [_of(federated, site) for site in sites],
-        "local": [_of(_by_baseline(_fitted([s.training], seed=seed)), s) for s in sites],
-        "pooled": [_of(pooled, site) for site in sites],
+        "federated": [
+            _of(pair, tile_scores(net, site.training), tile_scores(net, site.test))
+            for pair, site in zip(rows, sites, strict=True)
+        ],
+        "local": [
+            _of(pair, *(predict(model, part.features) for part in pair))
+            for pair, model in zip(rows, alone, strict=True)
+        ],
+        "pooled": [_of(pair, *(predict(pooled, part.features) for part in pair)) for pair in rows],
     }
 
 
-_Scorer = Callable[[TileUnits], Scores]
+def _of(rows: tuple[_Rows, _Rows], of_training: Scores, of_test: Scores) -> Scored:
+    training, test = rows
+    return Scored(of_training, training.labels, of_test, test.labels, test.patients)
 
 
-def _by_net(net: torch.nn.Module) -> _Scorer:
-    return lambda units: tile_scores(net, units)
-
-
-def _by_baseline(model: LogisticRegression) -> _Scorer:
-    return lambda units: predict(model, units.tiles)
-
-
-def _of(score: _Scorer, site: TileData) -> Scored:
-    return Scored(
-        training=score(site.training),
-        training_labels=site.training.tile_labels,
-        test=score(site.test),
-        test_labels=site.test.tile_labels,
-        test_patients=_whose(site.test),
-    )
-
-
-def _fitted(parts: Sequence[TileUnits], *, seed: int) -> LogisticRegression:
-    firsts = np.cumsum([0, *(len(part.ids) for part in parts)])
-    whose = [_whose(part) + first for part, first in zip(parts, firsts[:-1], strict=True)]
+def _fitted(parts: Sequence[_Rows], *, seed: int) -> LogisticRegression:
+    firsts = np.cumsum([0, *(int(part.patients[-1]) + 1 for part in parts)])
+    whose = [part.patients + first for part, first in zip(parts, firsts[:-1], strict=True)]
     return fit_tuned(
-        np.concatenate([part.tiles for part in parts]),
-        np.concatenate([part.tile_labels for part in parts]),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
         seed=seed,
         patients=np.concatenate(whose),
     )
-
-
-def _whose(units: TileUnits) -> NDArray[np.int64]:
-    """Return the place of the patient of each tile, shape (T,)."""
-    return np.repeat(np.arange(len(units.ids)), np.diff(units.starts))
-
-
-def _means(units: TileUnits) -> NDArray[np.float32]:
-    """Return the mean of each patient's tiles, shape (N, D)."""
-    return np.stack([units.tiles[units.part(i)].mean(axis=0) for i in range(len(units.ids))])
 
 
 def _figures(answers: Answers) -> dict[str, Any]:

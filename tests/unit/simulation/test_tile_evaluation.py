@@ -16,6 +16,7 @@ from solblom_models.decision_metrics import (
 )
 from solblom_models.metrics import auroc
 from solblom_models.slide_mil.bags import BagIndex, read_bags
+from solblom_models.task import find_task
 from solblom_models.tile_classification.tiles import TileUnits
 from solblom_protocol.layout import pack
 from solblom_simulation.baselines import fit_tuned, predict
@@ -214,6 +215,32 @@ def test_scanners_are_told_apart_and_small_groups_are_counted_only(sites: list[T
     area = auroc(named.tile_labels[rows], federated_scores(named)[rows])
     assert groups["P1000"]["patients"] == 20
     assert groups["P1000"]["auroc"] == pytest.approx(area, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("side", "named"), [(50, "solblom-texture-1's features"), (8, "mean and spread of the colours")]
+)
+def test_a_net_on_pixels_is_evaluated_beside_baselines_on_features(side: int, named: str) -> None:
+    bags = contract(
+        target={"column": "labels"}, encoder={"kind": "pixels", "dim": 3 * side**2, "tile_px": side}
+    )
+    task = {"name": "tile-classification", "model": {"kind": "cnn", "channels": [2]}}
+    study, rng = bag_study(task=task, bags=bags), np.random.default_rng(1)
+    sites = []
+    for site in ("north", "south"):
+        parts = []
+        for number in range(12):
+            labels = rng.integers(0, 2, 3) * (number > 5)
+            pixels = rng.integers(0, 200, (3, 3, side, side)) + 50 * labels[:, None, None, None]
+            parts.append((pixels.reshape(3, -1).astype(np.uint8), labels))
+        units = TileUnits.of([f"{site}{n}" for n in range(12)], parts, encoder=bags.encoder)
+        sites.append(TileData(site, units, units))
+    net = find_task("tile-classification").build(study)
+    weights = pack([p.detach().numpy() for p in net.parameters()])
+    found = evaluate_tiles(study, weights, sites)
+    assert named in found["baselines"]
+    assert found["all"]["pooled"]["auroc"] > 0.9  # a positive tile is brighter
+    assert found["all"]["federated"]["auroc"] == 0.5  # the net has just begun
 
 
 def test_without_scanners_there_is_no_table_of_them(report: dict[str, Any]) -> None:

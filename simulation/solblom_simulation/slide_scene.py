@@ -147,14 +147,16 @@ def scene_of(plan: SlidePlan) -> Scene:
     """Return what is on a slide."""
     draw = np.random.default_rng((plan.seed, 1))
     pieces = _pieces(plan, draw)
-    lesions = tuple(
-        _inside(pieces[i % len(pieces)], LESION_MICRONS, draw) for i in range(plan.lesions)
-    )
     nests = tuple(
         _inside(piece, NEST_MICRONS, draw) for piece in pieces for _ in range(draw.integers(1, 4))
     )
     grain = float(draw.uniform(0, math.pi))
     h, e = draw.uniform(0.88, 1.12, size=2)
+    # Lesions have numbers of their own: a slide without them is the same otherwise.
+    own = np.random.default_rng((plan.seed, 4))
+    lesions = tuple(
+        _inside(pieces[i % len(pieces)], LESION_MICRONS, own) for i in range(plan.lesions)
+    )
     return Scene(pieces, lesions, nests, grain, (float(h), float(e)))
 
 

@@ -115,8 +115,8 @@ class TiffPixels:
     def __init__(self, path: Path, kinds: tuple[str, ...]) -> None:
         import tifffile
 
-        with _damaged():
-            self._file = tifffile.TiffFile(path)
+        with contextlib.ExitStack() as unless_whole, _damaged():
+            self._file = unless_whole.enter_context(tifffile.TiffFile(path))
             self._pages = [level.keyframe for level in self._file.series[0].levels]
             first = self._pages[0]
             self.levels = tuple(
@@ -124,6 +124,7 @@ class TiffPixels:
                 for p in self._pages
             )
             self.microns_per_pixel = _tiff_resolution(first)
+            unless_whole.pop_all()
         self.kinds = kinds
 
     def region(self, left: int, top: int, level: int, width: int, height: int) -> Any:
@@ -199,11 +200,19 @@ def _check_tiff(path: Path) -> tuple[str, ...]:
             raise SlideError("its pixels are not 8-bit")
         size = path.stat().st_size
         ends = zip(largest.dataoffsets, largest.databytecounts, strict=True)
-        if any(offset + count > size for offset, count in ends):
+        if len(largest.dataoffsets) < _segments(largest) or any(o + n > size for o, n in ends):
             raise SlideError("it is cut short")
         if any(name in page.tags for page in pages for name in IDENTIFYING_TIFF):
             return ("tags that may identify",)
     return ()
+
+
+def _segments(page: Any) -> int:
+    """Return how many tiles or strips an image of one plane needs."""
+    if not page.is_tiled:
+        return -(-int(page.imagelength) // int(page.rowsperstrip))
+    across, down = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
+    return int(across * down)
 
 
 @contextlib.contextmanager

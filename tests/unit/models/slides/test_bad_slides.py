@@ -1,0 +1,154 @@
+"""A file that is no whole, plain slide is refused in words that name nothing of it."""
+
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from solblom_models.slides.slide import open_slide
+from solblom_models.slides.slide_error import SlideError
+
+NAME = "OLSEN-1944.svs"
+STEPS = np.random.default_rng(1).normal(0, 4, size=(512, 640, 3))
+PICTURE = np.clip(128 + np.cumsum(STEPS, axis=1), 0, 255).astype(np.uint8)
+HALF_MICRON: dict[str, Any] = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+
+
+def write(path: Path, picture: Any = PICTURE, **changes: Any) -> Path:
+    values: dict[str, Any] = {"tile": (128, 128), "photometric": "rgb", "compression": "jpeg"}
+    tifffile.imwrite(path, picture, metadata=None, **{**values, **HALF_MICRON, **changes})
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("whole") / NAME)
+
+
+def read_all(path: Path) -> None:
+    with open_slide(path) as slide:
+        slide.overview(4.0)
+        slide.read(0, 0, slide.width, slide.height, slide.microns_per_pixel)
+
+
+def refusal(path: Path) -> str:
+    """Return the words with which a file is refused, at once or when it is read."""
+    with pytest.raises(SlideError) as caught:
+        read_all(path)
+    said = str(caught.value)
+    assert "OLSEN" not in said
+    assert str(path.parent) not in said
+    assert caught.value.__cause__ is None
+    return said
+
+
+def test_the_whole_file_is_read(whole: Path) -> None:
+    read_all(whole)
+
+
+@pytest.mark.parametrize("share", [0.999, 0.5, 0.01])
+def test_a_truncated_slide(tmp_path: Path, whole: Path, share: float) -> None:
+    data = whole.read_bytes()
+    (tmp_path / NAME).write_bytes(data[: int(len(data) * share)])
+    refusal(tmp_path / NAME)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"resolution": None, "resolutionunit": None}, "does not say its microns per pixel"),
+        ({"resolutionunit": "NONE"}, "does not say its microns per pixel"),
+        ({"resolution": (1e8, 1e8)}, "claims 0.0001 microns per pixel"),
+        ({"resolution": (72, 72), "resolutionunit": "INCH"}, "claims 353 microns per pixel"),
+        ({"resolution": (2e4, 1e4)}, "not square"),
+    ],
+)
+def test_a_resolution_that_cannot_be(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    assert said in refusal(write(tmp_path / NAME, **changes))
+
+
+@pytest.mark.parametrize(
+    ("picture", "changes", "said"),
+    [
+        (PICTURE.astype(np.uint16) * 256, {"compression": "deflate"}, "not 8-bit"),
+        (PICTURE[..., 0], {"photometric": "minisblack"}, "1 channels"),
+        (
+            np.dstack([PICTURE, PICTURE[..., 0]]),
+            {"compression": "deflate", "extrasamples": ["unassalpha"]},
+            "4 channels",
+        ),
+        (PICTURE.astype(np.float32), {"compression": "deflate"}, "not 8-bit"),
+    ],
+)
+def test_pixels_that_are_not_8_bit_rgb(
+    tmp_path: Path, picture: Any, changes: dict[str, Any], said: str
+) -> None:
+    assert said in refusal(write(tmp_path / NAME, picture, **changes))
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("slide", b"no")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (zipped(), "zip archive"),
+        (b"patient_id,label\n" * 50, "no slide of a known kind"),
+        (b"", "no slide of a known kind"),
+        (b"II*\0", "damaged"),
+        (b"II*\0" + b"\xff" * 400, "damaged"),
+        (b"MM\0+" + b"\0\x08" + b"\xff" * 400, "damaged"),
+    ],
+)
+def test_a_file_that_is_no_slide(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / NAME).write_bytes(data)
+    assert said in refusal(tmp_path / NAME)
+
+
+def test_a_folder_and_nothing(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "missing.svs") == "it cannot be read"
+    (tmp_path / NAME).mkdir()
+    assert refusal(tmp_path / NAME) == "it cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("side", "said"), [(2**31 - 1, "beyond a million pixels"), (60_000, "cut short")]
+)
+def test_a_size_beyond_what_the_file_holds(
+    tmp_path: Path, whole: Path, side: int, said: str
+) -> None:
+    path = Path(shutil.copy(whole, tmp_path / NAME))
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for tag in ("ImageWidth", "ImageLength"):
+            file.pages.first.tags[tag].overwrite(side, dtype="I")
+    assert said in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: bytes(len(data)), lambda data: data[::-1]],
+    ids=["zeros", "backwards"],
+)
+@pytest.mark.parametrize("strips", [False, True], ids=["openslide", "tifffile"])
+def test_a_damaged_tile_in_the_middle(
+    tmp_path: Path, damage: Callable[[bytes], bytes], strips: bool
+) -> None:
+    changes = {"tile": None, "rowsperstrip": 64, "compression": "deflate"} if strips else {}
+    path = write(tmp_path / NAME, **changes)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        start, count = page.dataoffsets[4], page.databytecounts[4]
+    data = bytearray(path.read_bytes())
+    data[start : start + count] = damage(bytes(data[start : start + count]))
+    path.write_bytes(data)
+    assert "damaged" in refusal(path)

@@ -247,7 +247,7 @@ def _nuclei(
         ill = _share(_nearest(lesion, xs, ys, x, y), ILL_EDGE)
         lymph = _share(_nearest(nest, xs, ys, x, y), NEST_EDGE) * (1 - ill)
         share = {
-            "stroma": 0.42 * (1 - np.maximum(ill, lymph)),
+            "stroma": scene_of(plan).cells * (1 - np.maximum(ill, lymph)),
             "lesion": 0.86 * ill,
             "nest": 0.9 * lymph,
         }

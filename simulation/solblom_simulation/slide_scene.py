@@ -18,7 +18,7 @@ FAR = 60.0  # microns outside of a lump, from where on its depth does not matter
 CORNERS = 96  # of a lesion's polygon
 GLAND_CELL = 120.0  # microns; at most one gland in each
 GLAND_SHARE = 0.6
-LESION_MICRONS, NEST_MICRONS = (100.0, 200.0), (28.0, 60.0)  # radius, least and most
+LESION_MICRONS, NEST_MICRONS = (90.0, 190.0), (28.0, 75.0)  # radius, least and most
 FRAYED, FRAYED_MICRONS = 7.0, 22.0  # how far, and how finely, the tissue's edge is torn
 SHARE_POINTS = 16  # a side, of a tile, to measure what is lesion
 
@@ -125,6 +125,7 @@ class Scene:
     lesions: tuple[Lump, ...]
     nests: tuple[Lump, ...]  # of lymphocytes: dense and dark, and no lesion
     grain: float  # the angle in which the stroma's fibres run
+    cells: float  # how full of nuclei the stroma is, 0 to 1
     strength: tuple[float, float]  # of the stains on this slide, beside the hospital's usual ones
 
 
@@ -148,16 +149,17 @@ def scene_of(plan: SlidePlan) -> Scene:
     draw = np.random.default_rng((plan.seed, 1))
     pieces = _pieces(plan, draw)
     nests = tuple(
-        _inside(piece, NEST_MICRONS, draw) for piece in pieces for _ in range(draw.integers(1, 4))
+        _inside(piece, NEST_MICRONS, draw) for piece in pieces for _ in range(draw.integers(0, 6))
     )
     grain = float(draw.uniform(0, math.pi))
-    h, e = draw.uniform(0.88, 1.12, size=2)
+    h, e = draw.uniform(0.75, 1.25, size=2)
+    cells = float(draw.uniform(0.3, 0.85))
     # Lesions have numbers of their own: a slide without them is the same otherwise.
     own = np.random.default_rng((plan.seed, 4))
     lesions = tuple(
         _inside(pieces[i % len(pieces)], LESION_MICRONS, own) for i in range(plan.lesions)
     )
-    return Scene(pieces, lesions, nests, grain, (float(h), float(e)))
+    return Scene(pieces, lesions, nests, grain, cells, (float(h), float(e)))
 
 
 def lesions_of(plan: SlidePlan) -> tuple[Lesion, ...]:

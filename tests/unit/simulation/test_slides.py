@@ -136,17 +136,18 @@ def test_a_plan_without_lesions_has_none() -> None:
 
 
 def test_a_lesion_has_more_nuclei_and_changes_nothing_elsewhere() -> None:
-    without = replace(PLAN, lesions=0)
-    lump = scene_of(PLAN).lesions[0]
+    with_one = replace(PLAN, seed=10)  # whose lesion does not lie on a nest, as dark as itself
+    without = replace(with_one, lesions=0)
+    lump = scene_of(with_one).lesions[0]
     left, top = (int(v / 0.5) - 50 for v in (lump.x, lump.y))
-    ill, well = (paint(plan, left, top, 100, 100) for plan in (PLAN, without))
+    ill, well = (paint(plan, left, top, 100, 100) for plan in (with_one, without))
     assert (ill[..., 0] < 110).mean() > (well[..., 0] < 110).mean() + 0.2
     seen = 0
     for left, top in ((0, 300), (988, 300), (500, 0), (500, 788)):
         y, x = np.indices((512, 512), dtype=np.float32)
-        depth = depth_of(scene_of(PLAN).lesions, (x + left) / 2, (y + top) / 2)
+        depth = depth_of(scene_of(with_one).lesions, (x + left) / 2, (y + top) / 2)
         outside = depth < -150  # a gland would not lie across the lesion's edge
-        whole, plain = (paint(plan, left, top, 512, 512) for plan in (PLAN, without))
+        whole, plain = (paint(plan, left, top, 512, 512) for plan in (with_one, without))
         assert np.array_equal(whole[outside], plain[outside])
         seen += int(outside.sum())
     assert seen > 100_000

@@ -24,6 +24,7 @@ SCANNER_COLUMN = "scanner"
 SCANNER = re.compile(r"[A-Za-z0-9 ._-]{1,40}")
 SEVERAL = "several"  # stands for the scanners of a patient whose slides name more than one
 MOST_ROWS = 1_000_000
+KEPT_BYTES = 256 * 1024**2  # of features in memory; more are read again, patient by patient
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class BagUnits:
     positive_weight: float = 1.0  # public weight of a positive patient's loss
     notes: dict[str, int] = field(repr=False, default_factory=dict)
     scanners: tuple[str, ...] = field(repr=False, default=())
+    kept: tuple[NDArray[np.float32], ...] | None = field(repr=False, default=None)
 
     def bag(self, index: int) -> NDArray[np.float32]:
         """Return one patient's tiles of all slides, shape (n, D).
@@ -85,10 +87,16 @@ class BagUnits:
         Raises:
             DataError: SB-307, a file has changed since it was looked at.
         """
+        if self.kept is not None:
+            return self.kept[index]
         try:
-            return np.concatenate([slide.features(self.encoder) for slide in self.slides[index]])
+            parts = [slide.features(self.encoder) for slide in self.slides[index]]
         except BagFileError as error:
             raise DataError("SB-307", f"A slide's features changed meanwhile: {error}") from None
+        # The work digest covers what was looked at (privacy.md rule 3): nothing else may be trained on.
+        if _digest_of(parts) != self.digests[index]:
+            raise DataError("SB-307", "A slide's features changed while an order was worked on")
+        return np.concatenate(parts)
 
     def batch(
         self, indices: Sequence[int]
@@ -109,6 +117,7 @@ class BagUnits:
             slides=tuple(self.slides[i] for i in chosen),
             digests=tuple(self.digests[i] for i in chosen),
             features=self.features[np.asarray(chosen, dtype=np.int64)],
+            kept=None if self.kept is None else tuple(self.kept[i] for i in chosen),
             notes={},
             scanners=tuple(self.scanners[i] for i in chosen) if self.scanners else (),
         )
@@ -132,16 +141,16 @@ def read_bags(index: BagIndex, contract: BagContract) -> BagUnits:
     counts = _counts(paths)
     slides, thinned = [], 0
     for places in patients.values():
-        kept = _thin([counts[place] for place in places], contract.bag.max_tiles)
+        chosen = _thin([counts[place] for place in places], contract.bag.max_tiles)
         slides.append(
             tuple(
                 Slide(paths[p], tiles, contract.recipe)
-                for p, tiles in zip(places, kept, strict=True)
+                for p, tiles in zip(places, chosen, strict=True)
             )
         )
         thinned += sum(counts[place] for place in places) > contract.bag.max_tiles
     _check_sizes(slides, contract)
-    digests, means = _read_all(
+    digests, means, kept = _read_all(
         slides, contract.encoder, places=list(patients.values()), rows=len(rows)
     )
     notes = {"patients": len(patients), "slides": len(rows), "tiles": sum(counts)}
@@ -156,6 +165,7 @@ def read_bags(index: BagIndex, contract: BagContract) -> BagUnits:
         features=means,
         notes=notes,
         scanners=scanners_of([row[-1] for row in rows], patients.values()),
+        kept=kept,
     )
 
 
@@ -318,22 +328,32 @@ def _check_sizes(slides: Sequence[tuple[Slide, ...]], contract: BagContract) -> 
 
 def _read_all(
     slides: Sequence[tuple[Slide, ...]], encoder: Encoder, *, places: list[list[int]], rows: int
-) -> tuple[tuple[bytes, ...], NDArray[np.float32]]:
-    """Return each patient's digest and mean; no more than one slide is in memory at a time."""
+) -> tuple[tuple[bytes, ...], NDArray[np.float32], tuple[NDArray[np.float32], ...] | None]:
+    """Return each patient's digest and mean, and all bags where they fit into KEPT_BYTES together."""
     digests, means = [], np.zeros((len(slides), encoder.dim), dtype=np.float32)
+    tiles = sum(len(slide.tiles) for found in slides for slide in found)
+    keep = tiles * encoder.dim * means.itemsize <= KEPT_BYTES
+    kept: list[NDArray[np.float32]] = []
     problems: dict[int, str] = {}
     for patient, found in enumerate(slides):
-        state, total, tiles = hashlib.sha256(), np.zeros(encoder.dim), 0
+        parts: list[NDArray[np.float32]] = []
         for slide, place in zip(found, places[patient], strict=True):
             try:
-                values = slide.features(encoder)
+                parts.append(slide.features(encoder))
             except BagFileError as error:
                 problems[place + 2] = str(error)
-                continue
-            state.update(len(values).to_bytes(8, "little") + values.astype("<f4").tobytes())
-            total += values.sum(axis=0, dtype=np.float64)
-            tiles += len(values)
-        digests.append(state.digest())
-        means[patient] = total / max(tiles, 1)
+        digests.append(_digest_of(parts))
+        bag = np.concatenate([np.zeros((0, encoder.dim), dtype=np.float32), *parts])
+        means[patient] = bag.sum(axis=0, dtype=np.float64) / max(len(bag), 1)
+        if keep:
+            kept.append(bag)
     refuse(problems, rows)
-    return tuple(digests), means
+    return tuple(digests), means, tuple(kept) if keep else None
+
+
+def _digest_of(parts: Sequence[NDArray[np.float32]]) -> bytes:
+    """Return SHA-256 of a patient's features as the model sees them, slide by slide."""
+    state = hashlib.sha256()
+    for values in parts:
+        state.update(len(values).to_bytes(8, "little") + values.astype("<f4").tobytes())
+    return state.digest()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from bag_lab import DIM, contract, write_bag, write_index, write_patients
+from solblom_models.slide_mil import bags
 from solblom_models.slide_mil.bag_file import BagFileError, read_bag, tile_count
-from solblom_models.slide_mil.bags import BagIndex, BagUnits, read_bags
+from solblom_models.slide_mil.bags import BagIndex, BagUnits, read_bags, standardised
 from solblom_protocol.errors import ConfigurationError, DataError
 
 
@@ -231,13 +232,39 @@ def test_a_tile_more_or_another_number_changes_the_patients_digest(tmp_path: Pat
     assert len(seen) == 4
 
 
-def test_a_slide_that_shrinks_after_it_was_looked_at_is_refused(tmp_path: Path) -> None:
+@pytest.fixture(params=["kept in memory", "read again"])
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "read again":
+        monkeypatch.setattr(bags, "KEPT_BYTES", 0)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("changed", [features(2), features(5) + 1, features(9, seed=3)])
+def test_what_was_not_looked_at_is_never_trained_on(
+    tmp_path: Path, memory: str, changed: Any
+) -> None:
     write_bag(tmp_path / "a.h5", features(5))
     units = read(write_index(tmp_path, [("x", "a.h5", "1")]))
-    write_bag(tmp_path / "a.h5", features(2))
+    write_bag(tmp_path / "a.h5", changed)
+    if memory == "kept in memory":
+        assert np.array_equal(units.bag(0), standardised(features(5), contract().encoder))
+        return
     with pytest.raises(DataError) as caught:
         units.bag(0)
     assert caught.value.code == "SB-307"
+
+
+def test_bags_are_the_same_inmemory_and_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = write_patients(tmp_path, 6)
+    kept = read(index)
+    monkeypatch.setattr(bags, "KEPT_BYTES", 0)
+    again = read(index)
+    assert (kept.kept is None, again.kept is None) == (False, True)
+    assert kept.digests == again.digests
+    assert np.array_equal(kept.features, again.features)
+    assert all(np.array_equal(kept.bag(i), again.bag(i)) for i in range(6))
 
 
 def test_a_choice_of_patients_keeps_what_is_theirs(tmp_path: Path) -> None:

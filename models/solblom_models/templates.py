@@ -44,6 +44,7 @@ class TemplateValues:
     tuning: str = ""  # a [tuning] table; empty: undeclared
     shared_by: int | None = None  # hospitals of a secure sum; None: each adds all of its noise
     hospitals: int = 3  # about how many take part, where a template asks
+    min_patients: int = 20  # of a training set
 
 
 def write_template(folder: Path, task_name: str, values: TemplateValues) -> Path:
@@ -91,6 +92,7 @@ def _filled(text: str, values: TemplateValues) -> str:
         secure_sum="" if values.shared_by is None else SECURE_SUM,
         nodes=3 if values.shared_by is None else values.shared_by,
         hospitals=values.hospitals if values.shared_by is None else values.shared_by,
+        min_patients=values.min_patients,
         tuning=(values.tuning or UNDECLARED_TUNING).rstrip("\n"),
     )
 

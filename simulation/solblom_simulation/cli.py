@@ -25,10 +25,12 @@ app = typer.Typer(
 @app.command()
 @command
 def demo(
-    task: str = typer.Argument("heart", help="heart or rare-disease (histology comes later)"),
+    task: str = typer.Argument("heart", help="heart, rare-disease or histology"),
     transport: str = typer.Option("local", "--transport", help="local, files or network"),
     rounds: int | None = typer.Option(
-        None, "--rounds", help="Rounds of training (heart: 10; rare-disease is one sum)"
+        None,
+        "--rounds",
+        help="Rounds of training (heart 10, histology 20; rare-disease is one sum)",
     ),
     epsilon: float = typer.Option(
         3.0, "--epsilon", help="Privacy budget of the study, per patient"
@@ -43,8 +45,12 @@ def demo(
     into: Path | None = typer.Option(None, "--out", help="New folder (default: ./solblom-demo)"),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Train heart-disease prediction across four real hospitals, or rare-disease ranking on made-up patients."""
-    if task not in ("heart", "rare-disease") or transport not in ("local", "files", "network"):
+    """Train across four hospitals: heart disease of real ones, rare diseases or slides of made-up ones."""
+    if task not in ("heart", "rare-disease", "histology") or transport not in (
+        "local",
+        "files",
+        "network",
+    ):
         asked = f"The demo {task} over {transport}"
         raise ConfigurationError(
             "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"
@@ -57,7 +63,7 @@ def demo(
     settings = DemoSettings(
         home=into or _free_folder(),
         scenario=scenario,
-        rounds=(scenario.rounds or 10) if rounds is None else rounds,
+        rounds=(scenario.rounds or scenario.default_rounds) if rounds is None else rounds,
         epsilon=None if no_privacy else epsilon,
         seed=seed,
         transport=transport,
@@ -91,11 +97,28 @@ def _print_outcome(outcome: "DemoOutcome", data: dict[str, Any]) -> None:
     console.print(
         f"[bold]Verified[/] [green]{outcome.checks} of {outcome.checks} checks[/], offline"
     )
+    for line in _picture_lines(outcome):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"[bold]Time[/]     {data['seconds']:.1f} s after loading")
     console.print()
     console.print("The commands behind this demo, ready to be tried:", style="bold")
     for line in _commands(outcome):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _picture_lines(outcome: "DemoOutcome") -> list[str]:
+    """Return lines on heatmaps and on how often their highest tiles lie in a planted lesion."""
+    found = outcome.heatmaps
+    if found is None:
+        return []
+    lines = [f"Heatmap  {path}" for path in found.files if path.name == "heatmap.png"]
+    if found.hits is not None:
+        hits = found.hits
+        lines.append(
+            f"Hits     the highest tile lies in a planted lesion in {hits.highest:.0%} of test patients' "
+            f"{counted(hits.slides, 'slide')}, {hits.top:.0%} of the five highest do; by chance {hits.chance:.0%}"
+        )
+    return lines
 
 
 def _title(outcome: "DemoOutcome", data: dict[str, Any]) -> str:
@@ -169,6 +192,8 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
     asked = f"--input {site}/{kind.file}"
     if kind.connector == "phenopackets":
         asked = f"--phenopacket {home}/generated/new-patient.json --top 5"
+    if kind.connector == "slides":
+        asked = f"--slide {home}/generated/new-slide.tiff --heatmap {home}/generated/heatmap.png"
     if outcome.settings.epsilon is None:
         # After training without privacy, no hospital's budget allows another study.
         return [
@@ -176,11 +201,17 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
             f"{solblom} run show {run.run} --home {home}",
             f"{solblom} node ledger show {site}",
         ]
-    return [
+    first = [
         f"{solblom} model verify {model}",
         f"{solblom} model predict {model} {asked}",
         f"{solblom} run show {run.run} --home {home}",
         f"{solblom} node ledger show {site}",
+    ]
+    if kind.features is not None:
+        signed = f"{home}/studies/{outcome.settings.scenario.study}/study.signed.json"
+        return [*first, f"{solblom} node features {signed} --node {site}"]
+    return [
+        *first,
         f"{solblom} study new second --task {kind.task} --in {home}/studies",
         f"{solblom} study check {study}",
         f"{solblom} study sign {study} --key {home}/researcher/researcher.key",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from solblom_client.approval_summary import ApprovalSummary
+from solblom_client.slides.bags import MadeBags
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.errors import ConfigurationError, IntegrityError
@@ -18,6 +19,7 @@ from solblom_server.coordinator import Coordinator
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, start_run
 from solblom_server.settings import free_port
+from solblom_simulation.demo_histology import Heatmaps, draw_heatmaps, prepare_slides
 from solblom_simulation.hospitals import (
     SimulationPolicy,
     approve_everywhere,
@@ -62,6 +64,7 @@ class DemoOutcome:
     report: dict[str, Any]
     checks: int  # how many checks the stand-alone verifier made, all passed
     seconds: float
+    heatmaps: Heatmaps | None = None
 
 
 def run_demo(
@@ -82,6 +85,8 @@ def run_demo(
         allow_privacy_off=settings.epsilon is None,
         shared_noise=settings.shared_noise,
     )
+    if settings.scenario.drawing:
+        say(settings.scenario.drawing)
     say("Setting up a coordinator and four hospitals")
     study = _write_study(settings, now)
     scenario = settings.scenario
@@ -96,6 +101,10 @@ def run_demo(
     )
     say("Signing the study")
     envelope = _sign_study(settings, study)
+    made: dict[str, MadeBags] = {}
+    if scenario.kind.features is not None:
+        say("Each hospital cuts its slides into tiles and encodes them; images stay where they are")
+        made = prepare_slides(home, resolve(*load_study(study)), say=say)
     approvals = approve_everywhere(home, envelope, seed=settings.seed, now=now)
     for site, summary in approvals.items():
         say(f"{site} approved the study for {summary.training_patients} patients")
@@ -104,7 +113,9 @@ def run_demo(
     run = start_run(home, envelope, transport_name=TRANSPORTS[settings.transport], now=now)
     report = run_report(home, run.run)
     checks = _verify(home, run)
-    return DemoOutcome(settings, run, approvals, report, checks, time.monotonic() - started)
+    heatmaps = draw_heatmaps(home, run.path, made, now=now, say=say) if made else None
+    seconds = time.monotonic() - started
+    return DemoOutcome(settings, run, approvals, report, checks, seconds, heatmaps)
 
 
 def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
@@ -137,6 +148,7 @@ def demo_json(outcome: DemoOutcome) -> dict[str, Any]:
         ],
         "metrics": evaluation["all"],
         "note": evaluation.get("reason", evaluation.get("note", "")),
+        **({} if outcome.heatmaps is None else {"heatmaps": outcome.heatmaps.as_json()}),
     }
 
 
@@ -186,6 +198,8 @@ def _write_study(settings: DemoSettings, now: dt.datetime) -> Path:
         tuning=scenario.tuning,
         shared_by=HOSPITALS if settings.shared_noise else None,
         hospitals=HOSPITALS,
+        patients=scenario.patients,
+        min_patients=scenario.min_patients,
     )
     return write_template(settings.home / "studies" / scenario.study, scenario.kind.task, values)
 

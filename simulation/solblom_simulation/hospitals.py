@@ -122,7 +122,9 @@ def create_federation(
     address: str | None = None,
     kind: DataKind = TABLES,
 ) -> Coordinator:
-    """Make coordinator, researcher and one node per file or folder of data in a new folder; `address` for rounds over a network.
+    """Make coordinator, researcher and one node per file or folder of data in a new folder.
+
+    `address` is given for rounds over a network.
 
     Raises:
         ConfigurationError: SB-113, the folder holds a federation.

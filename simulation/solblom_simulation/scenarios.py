@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from solblom_models.phenotype.knowledge import release_of
+from solblom_protocol.console import say
 from solblom_protocol.contracts import contract_as, read_contract
 from solblom_protocol.phenotype_contract import PhenotypeContract
-from solblom_simulation.hospitals import CASES, TABLES, DataKind, heart_tables
+from solblom_simulation.hospitals import CASES, SLIDES, TABLES, DataKind, heart_tables
 from solblom_simulation.rare_disease import HOSPITALS, write_hospitals
+from solblom_simulation.slides import HOSPITALS as SLIDE_HOSPITALS
+from solblom_simulation.slides import write_slide_hospitals
 
 TUNED_ON_HEART = """\
 [tuning]
@@ -20,6 +23,12 @@ TUNED_ON_PUBLISHED_CASES = """\
 configurations_tried = 1700            # on published cases, none of them here: docs/concepts/rare-disease.md
 tried_on = "public"                    # public | mock | same-patients; stands in the privacy statement
 """
+TUNED_ON_OTHER_SLIDES = """\
+[tuning]
+configurations_tried = 60              # on generated slides of another seed: docs/concepts/whole-slides.md
+tried_on = "mock"                      # public | mock | same-patients; stands in the privacy statement
+"""
+MADE_UP = sum(hospital.patients for hospital in SLIDE_HOSPITALS.values())
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,11 @@ class Scenario:
         tuning: the study's table of that name.
         banner: what the data are, on the screen.
         example: a hospital that printed commands name.
-        files: gives the hospitals' files by site, from the folder of the study and a public seed.
+        files: gives the hospitals' files or folders by site, from where they may go, the contract and a public seed.
+        default_rounds: where a person may choose and does not.
+        patients: of one hospital, about; see TemplateValues.
+        min_patients: of a training set.
+        drawing: what is said while data are made; empty where that is quick.
     """
 
     name: str
@@ -45,6 +58,10 @@ class Scenario:
     banner: str
     example: str
     files: Callable[[Path, Path, int], dict[str, Path]]
+    default_rounds: int = 10
+    patients: float = 150.0
+    min_patients: int = 20
+    drawing: str = ""
 
 
 def _heart(folder: Path, contract: Path, seed: int) -> dict[str, Path]:
@@ -56,6 +73,16 @@ def _rare(folder: Path, contract: Path, seed: int) -> dict[str, Path]:
     names = {disease.id: disease.name for disease in found.target.diseases}
     ontology, annotations = release_of(found.ontology)
     return write_hospitals(folder, ontology, annotations, names, seed=seed)
+
+
+def _slides(folder: Path, contract: Path, seed: int) -> dict[str, Path]:
+    return write_slide_hospitals(folder, seed=seed, progress=_told)
+
+
+def _told(done: int, whole: int) -> None:
+    """Say how far the slides are, a line for each fifth."""
+    if done * 5 // whole > (done - 1) * 5 // whole:
+        say(f"{done} of {whole} slides are painted")
 
 
 SCENARIOS = {
@@ -80,6 +107,20 @@ SCENARIOS = {
             banner=f"{sum(HOSPITALS.values())} made-up patients in four made-up hospitals, one machine",
             example="tromso",
             files=_rare,
+        ),
+        Scenario(
+            name="histology",
+            study="tumour-slides",
+            kind=SLIDES,
+            rounds=None,
+            tuning=TUNED_ON_OTHER_SLIDES,
+            banner=f"generated slides of {MADE_UP} made-up patients in four made-up hospitals, one machine",
+            example="bergen",
+            files=_slides,
+            default_rounds=20,
+            patients=20.0,
+            min_patients=10,
+            drawing="Painting about a hundred whole-slide images: synthetic, nobody's tissue",
         ),
     )
 }

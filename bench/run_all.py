@@ -40,7 +40,8 @@ BENCHES = {
     "phenopackets": "about 5 minutes",
     "rare_disease": "about 20 minutes",
     "mil": "about 30 minutes",
-    "idc_tiles": "about 15 minutes",
+    "idc_tiles": "about 10 minutes",
+    "idc_sites": "about 7 minutes",
 }
 # These print rows only; here they get the shape of the others.
 PLAIN: dict[str, Callable[[Any, float, Path | None], None]] = {

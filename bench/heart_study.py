@@ -37,7 +37,7 @@ from solblom_server.optimisers import ServerState
 from solblom_server.rounds import PROGRESS
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, resume_run, start_run
-from solblom_simulation import evaluation
+from solblom_simulation import table_evaluation
 from solblom_simulation.baselines import Features, Labels, fit_tuned
 from solblom_simulation.evaluation import read_site
 from solblom_simulation.federation import LocalTransport
@@ -248,7 +248,7 @@ def remembered_baselines() -> Iterator[Callable[..., LogisticRegression]]:
             fitted[key] = fit_tuned(features, labels, seed=seed)
         return fitted[key]
 
-    with patch.object(evaluation, "fit_tuned", fit_once):
+    with patch.object(table_evaluation, "fit_tuned", fit_once):
         yield fit_once
 
 

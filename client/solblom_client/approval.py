@@ -27,7 +27,7 @@ from solblom_client.policy import DatasetTable, NodeConfig, fitting_dataset
 from solblom_client.state import VaultState
 from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_models.study_document import check_task
-from solblom_models.task import Task, find_task, isolation_error
+from solblom_models.task import Task, find_task, has_one_label, isolation_error
 from solblom_protocol.code_digest import NODE_PARTS, code_digest
 from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError, RefusedError
 from solblom_protocol.key_files import read_secret, write_new
@@ -206,7 +206,7 @@ def check_data(
             "SB-306",
             f"The training set has {counted(len(cohort.training.ids), 'patient')}; {needed} are needed",
         )
-    if len(set(cohort.training.labels.tolist())) < 2:
+    if has_one_label(cohort.training):
         raise DataError("SB-305", "All patients of the training set have the same label")
     error = isolation_error(task, task.build(document), cohort.training)
     if error > ISOLATION_TOLERANCE:

@@ -53,7 +53,7 @@ from solblom_client.work import (
     run_key,
     work_digest,
 )
-from solblom_models.task import Units
+from solblom_models.task import Units, has_one_label
 from solblom_protocol.counts import pack_values
 from solblom_protocol.errors import (
     REFUSAL_CODES,
@@ -296,7 +296,7 @@ class Vault:
         }[order.header.kind]
         if len(units.ids) < self._config.policy.min_patients:
             raise DataError("SB-306", "The order's patients are fewer than policy.min_patients")
-        if order.header.kind == "train" and len(set(units.labels.tolist())) < 2:
+        if order.header.kind == "train" and has_one_label(units):
             raise DataError("SB-305", "All patients of the training set have the same label")
         return units
 

@@ -24,6 +24,7 @@ from solblom_models.flat import layout_of, load_flat
 from solblom_models.model_card import render_card
 from solblom_models.statement import Charge, privacy_statement, site_events
 from solblom_models.task import Task, find_task
+from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.contracts import AnyContract
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.layout import Layout, unpack
@@ -248,6 +249,7 @@ def _manifest(
             "weights": digest(files["model/weights.safetensors"]),
             "final_model": digest(contents.weights),
             "averaging": study.training.averaging,
+            **_encoder(contents.document),
         },
         "sites": {
             site: {"node_key": record.node_key, "keyid": record.keyid}
@@ -265,6 +267,14 @@ def _manifest(
         "evaluation": {"kind": _evaluation_kind(evaluation)},
         "limitations": list(statement["not_covered"]),
     }
+
+
+def _encoder(document: StudyDocument) -> dict[str, Any]:
+    """Return what made the features that the model reads, and under which licence; nothing for other contracts."""
+    if not isinstance(document.contract, BagContract):
+        return {}
+    encoder = document.contract.encoder
+    return {"encoder": encoder.model_dump(include={"kind", "name", "sha256", "licence"})}
 
 
 def _aggregation(document: StudyDocument) -> dict[str, str]:

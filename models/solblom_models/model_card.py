@@ -51,9 +51,20 @@ def _training(manifest: dict[str, Any]) -> str:
         f"| {site} | {sum(site in r['updates'] for r in rounds)} of {len(rounds)} |\n"
         for site in sorted(manifest["sites"])
     )
-    return (
+    encoder = manifest["model"].get("encoder")
+    made = "" if encoder is None else _encoder(encoder)
+    return made + (
         f"Run `{manifest['training']['run']}`, study `{manifest['training']['study']}`.\n\n"
         f"| hospital | rounds |\n|---|---|\n{rows}"
+    )
+
+
+def _encoder(encoder: dict[str, Any]) -> str:
+    pinned = "" if encoder["sha256"] is None else f", `sha256:{encoder['sha256']}`"
+    proof = ", made outside Solblom: nothing proves which" if encoder["kind"] == "external" else ""
+    return (
+        f"Features of tiles: {encoder['name']} ({encoder['kind']}){pinned}{proof}. "
+        f"Licence of the encoder: {encoder['licence']}.\n\n"
     )
 
 

@@ -74,6 +74,24 @@ class NotedUnits(Protocol):
 
 
 @runtime_checkable
+class FinelyLabelledUnits(Protocol):
+    """Patients whose parts have labels of their own, such as tiles.
+
+    Attributes:
+        tile_labels: one integer label a part.
+    """
+
+    @property
+    def tile_labels(self) -> NDArray[np.int64]: ...  # noqa: D102
+
+
+def has_one_label(units: Units) -> bool:
+    """Tell whether a loss would see one label only: of the patients, or of their parts where these have labels."""
+    labels = units.tile_labels if isinstance(units, FinelyLabelledUnits) else units.labels
+    return len(set(labels.tolist())) < 2
+
+
+@runtime_checkable
 class Task(Protocol):
     """What a study can learn.
 

@@ -17,9 +17,8 @@ from solblom_verify.wording import counted
 if TYPE_CHECKING:
     from solblom_simulation.demo import DemoOutcome
 
-app = typer.Typer(
-    help="Train a model across real public hospitals on this machine", add_completion=False
-)
+DEMOS = ("heart", "rare-disease", "histology")
+app = typer.Typer(help="Train a model across hospitals on this machine", add_completion=False)
 
 
 @app.command()
@@ -46,11 +45,7 @@ def demo(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Train across four hospitals: heart disease of real ones, rare diseases or slides of made-up ones."""
-    if task not in ("heart", "rare-disease", "histology") or transport not in (
-        "local",
-        "files",
-        "network",
-    ):
+    if task not in DEMOS or transport not in ("local", "files", "network"):
         asked = f"The demo {task} over {transport}"
         raise ConfigurationError(
             "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"
@@ -74,8 +69,8 @@ def demo(
     data = demo_json(outcome)
     if as_json:
         print_json("solblom.demo/1", data)
-        return
-    _print_outcome(outcome, data)
+    else:
+        _print_outcome(outcome, data)
 
 
 def _free_folder() -> Path:

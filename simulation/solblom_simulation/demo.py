@@ -85,12 +85,12 @@ def run_demo(
         allow_privacy_off=settings.epsilon is None,
         shared_noise=settings.shared_noise,
     )
-    if settings.scenario.drawing:
-        say(settings.scenario.drawing)
-    say("Setting up a coordinator and four hospitals")
     study = _write_study(settings, now)
     scenario = settings.scenario
+    if scenario.drawing:
+        say(scenario.drawing)
     files = scenario.files(home / "generated", study.parent / "contract.toml", settings.seed)
+    say("Setting up a coordinator and four hospitals")
     create_federation(
         home,
         seed=settings.seed,
@@ -201,7 +201,13 @@ def _write_study(settings: DemoSettings, now: dt.datetime) -> Path:
         patients=scenario.patients,
         min_patients=scenario.min_patients,
     )
-    return write_template(settings.home / "studies" / scenario.study, scenario.kind.task, values)
+    study = write_template(settings.home / "studies" / scenario.study, scenario.kind.task, values)
+    for path in (study, study.parent / "contract.toml"):
+        text = path.read_text(encoding="utf-8")
+        for placeholder, words in scenario.wording:
+            text = text.replace(placeholder, words)
+        path.write_text(text, encoding="utf-8")
+    return study
 
 
 def _sign_study(settings: DemoSettings, study: Path) -> bytes:

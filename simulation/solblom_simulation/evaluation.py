@@ -17,7 +17,7 @@ from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.slide_mil.bags import BagUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.table_one import cells_of
-from solblom_models.task import Units
+from solblom_models.task import has_one_label
 from solblom_models.tile_classification.tiles import TileUnits
 from solblom_protocol.errors import DataError, SolblomError
 from solblom_protocol.study import StudyDocument
@@ -132,7 +132,7 @@ def read_any_site(node: Path, document: StudyDocument) -> AnyData:
     training, test, site = cohort.training, cohort.test, config.node.site
     if not test.ids:
         raise DataError("SB-306", "There are no test patients")
-    if len(set(_learned(training))) < 2:
+    if has_one_label(training):
         raise DataError("SB-305", "All patients of the training set have the same label")
     if isinstance(training, TableUnits) and isinstance(test, TableUnits):
         groups = document.study.evaluation.subgroups
@@ -145,12 +145,6 @@ def read_any_site(node: Path, document: StudyDocument) -> AnyData:
     if isinstance(training, CaseUnits) and isinstance(test, CaseUnits):
         return CaseData(site, training, test, cohort.notes)
     raise NotEvaluatedError(f"parts of the patients of {site} are of another kind than the whole")
-
-
-def _learned(units: Units) -> list[int]:
-    """Return the labels that a model learns from: of tiles where each has one, else of patients."""
-    labels = units.tile_labels if isinstance(units, TileUnits) else units.labels
-    return [int(label) for label in labels]
 
 
 def _kept_there(config: NodeConfig, document: StudyDocument) -> bytes:

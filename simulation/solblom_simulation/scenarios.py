@@ -25,7 +25,7 @@ tried_on = "public"                    # public | mock | same-patients; stands i
 """
 TUNED_ON_OTHER_SLIDES = """\
 [tuning]
-configurations_tried = 60              # on generated slides of another seed: docs/concepts/whole-slides.md
+configurations_tried = 64              # on generated slides of another seed: docs/concepts/whole-slides.md
 tried_on = "mock"                      # public | mock | same-patients; stands in the privacy statement
 """
 MADE_UP = sum(hospital.patients for hospital in SLIDE_HOSPITALS.values())
@@ -47,6 +47,7 @@ class Scenario:
         default_rounds: where a person may choose and does not.
         patients: of one hospital, about; see TemplateValues.
         min_patients: of a training set.
+        wording: what stands in the template, and what the demo says instead.
         drawing: what is said while data are made; empty where that is quick.
     """
 
@@ -61,6 +62,7 @@ class Scenario:
     default_rounds: int = 10
     patients: float = 150.0
     min_patients: int = 20
+    wording: tuple[tuple[str, str], ...] = ()
     drawing: str = ""
 
 
@@ -118,9 +120,19 @@ SCENARIOS = {
             example="bergen",
             files=_slides,
             default_rounds=20,
-            patients=20.0,
+            patients=32.0,
             min_patients=10,
-            drawing="Painting about a hundred whole-slide images: synthetic, nobody's tissue",
+            wording=(
+                (
+                    "WHAT THE STUDY IS ABOUT",
+                    "Lesions on generated slides of four made-up hospitals",
+                ),
+                ("WHAT THE MODEL IS FOR, IN WORDS THAT A HOSPITAL CAN APPROVE", "Demonstration"),
+                ("NUMBER OF THE APPROVAL", "none needed: generated images"),
+                ("WHAT IS PREDICTED", "lesion"),
+                ("HVA SOM FORUTSIES", "lesjon"),
+            ),
+            drawing="Painting about two hundred small whole-slide images: synthetic, nobody's tissue",
         ),
     )
 }

@@ -39,8 +39,8 @@ TRUTH = "truth.json"
 TILE = AT_ONCE
 SHRINK = 4  # from level to level
 SMALLEST = 600  # pixels a side; no further level below
-ILL, SECOND_SLIDE = 0.45, 0.15  # shares of patients
-SIDES_MM = (0.95, 1.1)
+ILL, SECOND_SLIDE = 0.45, 0.1  # shares of patients
+SIDES_MM = (0.65, 0.75)
 WORKERS = 2
 
 
@@ -54,10 +54,10 @@ class SlideHospital:
 
 
 HOSPITALS = {
-    "bergen": SlideHospital(30, Scanner("made-up A", 0.5, 0.8, 1.0, 1.5), (1.0, 1.0)),
-    "oslo": SlideHospital(24, Scanner("made-up B", 0.45, 0.9, 1.1, 2.0), (0.7, 1.25)),
-    "tromso": SlideHospital(20, Scanner("made-up C", 0.25, 1.5, 0.95, 1.5), (1.35, 0.75)),
-    "trondheim": SlideHospital(16, Scanner("made-up D", 0.5, 0.7, 1.0, 2.5), (0.8, 0.7)),
+    "bergen": SlideHospital(60, Scanner("made-up A", 0.5, 0.8, 1.0, 1.5), (1.0, 1.0)),
+    "oslo": SlideHospital(48, Scanner("made-up B", 0.45, 0.9, 1.1, 2.0), (0.7, 1.25)),
+    "tromso": SlideHospital(40, Scanner("made-up C", 0.4, 1.5, 0.95, 1.5), (1.35, 0.75)),
+    "trondheim": SlideHospital(32, Scanner("made-up D", 0.5, 0.7, 1.0, 2.5), (0.8, 0.7)),
 }
 """The names are cities; no hospital of theirs had a part in this. Stains: setting B of bench/idc_tiles.py."""
 

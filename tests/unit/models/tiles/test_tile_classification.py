@@ -11,7 +11,7 @@ from bag_lab import DIM, bag_hospital, bag_study, contract, moved, write_bag, wr
 from solblom_client.policy import load_node_config
 from solblom_client.training import TrainingSettings, clipped_sum
 from solblom_models.slide_mil.bags import BagIndex
-from solblom_models.task import find_task, isolation_error
+from solblom_models.task import find_task, has_one_label, isolation_error
 from solblom_models.tile_classification.task import TileClassification, tile_scores
 from solblom_models.tile_classification.tiles import TileUnits, read_tiles
 from solblom_protocol.errors import ConfigurationError, DataError
@@ -127,6 +127,16 @@ def test_a_patients_score_is_that_of_the_likeliest_tile() -> None:
     units, model = made([2, 3]), begun(LINEAR)
     tiles = tile_scores(model, units)
     assert TASK.scores(model, units).tolist() == [tiles[:2].max(), tiles[2:].max()]
+
+
+def test_the_labels_that_a_loss_sees_are_those_of_tiles() -> None:
+    ones, zeros = np.ones(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
+    tiles = np.zeros((3, DIM), dtype=np.float32)
+    mixed = TileUnits.of(["p", "q"], [(tiles, np.array([1, 0, 0])), (tiles, np.array([0, 1, 1]))])
+    assert mixed.labels.tolist() == [1, 1]  # both patients have a positive tile
+    assert not has_one_label(mixed)
+    assert has_one_label(TileUnits.of(["p", "q"], [(tiles, ones), (tiles, ones)]))
+    assert has_one_label(TileUnits.of(["p", "q"], [(tiles, zeros), (tiles, zeros)]))
 
 
 def test_a_hospital_trains_on_labelled_tiles(tmp_path: Path) -> None:

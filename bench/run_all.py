@@ -40,6 +40,7 @@ BENCHES = {
     "phenopackets": "about 5 minutes",
     "rare_disease": "about 20 minutes",
     "mil": "about 30 minutes",
+    "slides": "about 5 minutes",
     "idc_tiles": "about 10 minutes",
     "idc_sites": "about 7 minutes",
 }

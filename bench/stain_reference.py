@@ -1,7 +1,8 @@
 """Make the references of stain normalisation from one public slide, CMU-1-Small-Region (CC0, OpenSlide).
 
 SOLBLOM_SLIDES names the folder that holds it. Pixels of evenly spread tiles of its tissue at 0.5 microns per pixel are
-used. Prints the constants of models/solblom_models/slides/stain_normalisation.py, and how far those that stand there are from them.
+used. Prints the constants of models/solblom_models/slides/stain_normalisation.py, and how far those that stand there
+are from them.
 
 No patient of a study is read.
 """

@@ -1,6 +1,5 @@
 """`solblom demo`: the first command a newcomer types."""
 
-import datetime as dt
 import os
 import shutil
 import sys
@@ -50,6 +49,7 @@ def demo(
         raise ConfigurationError(
             "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"
         )
+    from solblom_client.vault import utc_now
     from solblom_server.run_cli import with_progress
     from solblom_simulation.demo import DemoSettings, demo_json, run_demo
     from solblom_simulation.scenarios import SCENARIOS
@@ -64,8 +64,7 @@ def demo(
         transport=transport,
         shared_noise=shared_noise,
     )
-    now = dt.datetime.now(dt.UTC)
-    outcome = with_progress(lambda: run_demo(settings, now=now, say=say))
+    outcome = with_progress(lambda: run_demo(settings, clock=utc_now, say=say))
     data = demo_json(outcome)
     if as_json:
         print_json("solblom.demo/1", data)

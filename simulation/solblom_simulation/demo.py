@@ -68,9 +68,11 @@ class DemoOutcome:
 
 
 def run_demo(
-    settings: DemoSettings, *, now: dt.datetime, say: Callable[[str], None]
+    settings: DemoSettings, *, clock: Callable[[], dt.datetime], say: Callable[[str], None]
 ) -> DemoOutcome:
     """Set up hospitals, write, sign, approve and run a study; return what came out.
+
+    The clock is asked at each step: painting slides takes minutes, and what is written then is newer than its start.
 
     Raises:
         ConfigurationError: SB-105 or SB-113.
@@ -85,7 +87,7 @@ def run_demo(
         allow_privacy_off=settings.epsilon is None,
         shared_noise=settings.shared_noise,
     )
-    study = _write_study(settings, now)
+    study = _write_study(settings, clock())
     scenario = settings.scenario
     if scenario.drawing:
         say(scenario.drawing)
@@ -105,15 +107,15 @@ def run_demo(
     if scenario.kind.features is not None:
         say("Each hospital cuts its slides into tiles and encodes them; images stay where they are")
         made = prepare_slides(home, resolve(*load_study(study)), say=say)
-    approvals = approve_everywhere(home, envelope, seed=settings.seed, now=now)
+    approvals = approve_everywhere(home, envelope, seed=settings.seed, now=clock())
     for site, summary in approvals.items():
         say(f"{site} approved the study for {summary.training_patients} patients")
     if settings.transport in STARTING:
         say(STARTING[settings.transport])
-    run = start_run(home, envelope, transport_name=TRANSPORTS[settings.transport], now=now)
+    run = start_run(home, envelope, transport_name=TRANSPORTS[settings.transport], now=clock())
     report = run_report(home, run.run)
     checks = _verify(home, run)
-    heatmaps = draw_heatmaps(home, run.path, made, now=now, say=say) if made else None
+    heatmaps = draw_heatmaps(home, run.path, made, now=clock(), say=say) if made else None
     seconds = time.monotonic() - started
     return DemoOutcome(settings, run, approvals, report, checks, seconds, heatmaps)
 

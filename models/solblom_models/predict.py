@@ -300,7 +300,7 @@ def _show_slides(found: Predictions, slides: "SlidePrediction") -> None:
                 table.add_row(name, str(tile["x"]), str(tile["y"]), f"{tile['score']:+.3f}")
         out().print(table, markup=False)
     say(f"{found.ref}. " + ". ".join(found.warnings) + ".")
-    say("Places are pixels of the slide's largest level, as QuPath shows them.")
+    say("Places are pixels of the slide's largest level, from its upper left corner.")
 
 
 def _show_case(case: RankedCase) -> None:

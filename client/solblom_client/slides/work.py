@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from solblom_models.slide_mil.bag_file import write_bag
 from solblom_models.slides.annotations import tile_codes
 from solblom_models.slides.slide import open_slide
@@ -77,7 +79,8 @@ class SlideWork:
         """Return a code for each tile of the grid; None where nobody says."""
         return tile_codes(
             annotations,
-            found.grid.middles,
+            found.grid.middles
+            - np.array(found.origin),  # outlines count from where QuPath's picture begins
             codes=tuple(self._contract.target.codes),
             elsewhere=self._contract.cutting.unannotated,
         )

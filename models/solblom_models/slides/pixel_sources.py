@@ -78,6 +78,7 @@ class OpenSlidePixels:
                 slide.level_dimensions, slide.level_downsamples, strict=True
             )
         )
+        self.origin = _bounds([slide.properties.get(f"openslide.bounds-{axis}") for axis in "xy"])
         said = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
         self.microns_per_pixel = _both(said)
         names = [name.lower() for name in slide.properties if not name.startswith("openslide.")]
@@ -111,6 +112,8 @@ class OpenSlidePixels:
 
 class TiffPixels:
     """A tiled or stripped TIFF of 8-bit RGB; only the segments that a rectangle touches are decoded."""
+
+    origin = (0, 0)
 
     def __init__(self, path: Path, kinds: tuple[str, ...]) -> None:
         import tifffile
@@ -228,6 +231,15 @@ def _damaged() -> Iterator[None]:
         raise
     except Exception:  # struct.error, KeyError, ZeroDivisionError, TiffFileError … : the file's words, none of ours
         raise SlideError("its TIFF structure is damaged or cut short") from None
+
+
+def _bounds(said: list[str | None]) -> tuple[int, int]:
+    """Return where a slide's picture begins; a scanner that says nothing, or nonsense, begins at its corner."""
+    try:
+        x, y = (int(text) for text in said if text is not None)
+    except ValueError:
+        return (0, 0)
+    return (x, y)
 
 
 def _both(said: list[str | None]) -> tuple[float, float] | None:

@@ -33,6 +33,7 @@ class Pixels(Protocol):
     levels: tuple[Level, ...]
     microns_per_pixel: tuple[float, float] | None  # of the largest level: across, down
     kinds: tuple[str, ...]  # what else the file carries, by kind
+    origin: tuple[int, int]  # where a viewer's picture begins, pixels of the largest level
 
     def region(self, left: int, top: int, level: int, width: int, height: int) -> Any:
         """Return a Pillow image in RGB; left and top count in pixels of the largest level; outside is white."""
@@ -53,6 +54,11 @@ class Slide:
     pixels: Pixels
     microns_per_pixel: float
     warnings: tuple[str, ...]
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Where QuPath's picture begins, pixels of the largest level: what a scanner calls the slide's bounds."""
+        return self.pixels.origin
 
     @property
     def width(self) -> int:

@@ -78,12 +78,14 @@ class SlideFeatures:
         grid: the places of the N tiles.
         views: V.
         facts: for the hospital's own people.
+        origin: of the slide, see Slide.
     """
 
     values: Values
     grid: Grid
     views: int
     facts: SlideFacts
+    origin: tuple[int, int] = (0, 0)
 
     @property
     def coords(self) -> NDArray[np.int64]:
@@ -131,7 +133,7 @@ def slide_features(slide: Slide, contract: BagContract, encode: Encode | None) -
         *amounts_of(sample),
         slide.warnings,
     )
-    return SlideFeatures(np.concatenate(views), kept, len(views), facts)
+    return SlideFeatures(np.concatenate(views), kept, len(views), facts, slide.origin)
 
 
 def stained_pixels(slide: Slide, grid: Grid) -> NDArray[np.uint8]:

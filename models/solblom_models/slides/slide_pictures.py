@@ -128,6 +128,7 @@ def write_pictures(
             threshold=of.threshold,
             scale=of.scale,
             limits=limits,
+            origin=slide.origin,
         ),
     )
     for path, data in zip(paths, files, strict=True):

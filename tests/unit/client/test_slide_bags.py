@@ -37,12 +37,12 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> LabHospital:
 
 
 def test_slides_become_bags_that_the_vault_trains_on(tmp_path: Path) -> None:
-    hospital = slide_hospital(tmp_path / "north", patients=14)
-    study = slide_study(cohort={"min_patients": 2, "min_nodes": 1, "quorum": 1})
+    hospital = slide_hospital(tmp_path / "north", patients=6)
+    study = slide_study()
     with pytest.raises(DataError, match="no features yet"):
         hospital.approve(study)
     found = made(hospital, study, processes=2)
-    assert (len(found.facts), found.problems, found.patients, found.known) == (14, {}, 14, 0)
+    assert (len(found.facts), found.problems, found.patients, found.known) == (6, {}, 6, 0)
     hospital.approve(study)
     assert isinstance(hospital.ask(hospital.order(study)), Result)
 

@@ -119,6 +119,23 @@ def test_attention_is_the_formula_of_the_paper() -> None:
     assert float(model(bag)[0]) == pytest.approx(float(logit + model.linear.bias), abs=1e-5)
 
 
+@pytest.mark.parametrize("task", [{}, ATTENTION])
+def test_tiles_that_are_left_out_have_no_influence(tmp_path: Path, task: Any) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(40, DIM)).astype(np.float32)
+    few = contract(bag={"max_tiles": 10})
+    model, gradients, scores = moved(TASK.build(bag_study(task=task))), [], []
+    for change in (0.0, 1e6):
+        seen = values.copy()
+        seen[np.setdiff1d(np.arange(40), np.arange(10) * 4)] += np.float32(change)
+        write_bag(tmp_path / "a.h5", seen)
+        units = read_bags(BagIndex(write_index(tmp_path, [("p", "a.h5", "1")])), few)
+        gradients.append(one_gradient(model, units, 0))
+        scores.append(TASK.scores(model, units))
+    assert torch.equal(*gradients)
+    assert np.array_equal(*scores)
+
+
 def test_the_order_of_tiles_means_nothing() -> None:
     bag = torch.randn(9, DIM, generator=torch.Generator().manual_seed(2))
     for model in (moved(MeanPooling(DIM)), moved(GatedAttention(DIM, 4, seed=1))):

@@ -292,7 +292,8 @@ def _show_slides(found: Predictions, slides: "SlidePrediction") -> None:
             f"slide {number}: {facts['tiles']:,} tiles, {facts['tissue_mm2']:.1f} mm² of tissue, "
             f"{facts['blurred']:,} tiles out of focus"
         )
-        table = Table(title=title, title_justify="left", box=None)
+        out().print(title, markup=False)
+        table = Table(box=None)
         for column in ("", "x", "y", slides.kind):
             table.add_column(column, justify="left" if not column else "right")
         for name in ("highest", "lowest"):

@@ -100,11 +100,17 @@ class DatasetTable(_Table):
     patient: str = "patient_id"
     family: str | None = None
     features: str | None = None  # of slides: folder of what `solblom node features` makes of them
+    units: dict[
+        str, str
+    ] = {}  # variable → unit that its column has, where it is not the contract's
+    maps: dict[str, str] = {}  # variable → CSV from this hospital's codes to the contract's
 
     @model_validator(mode="after")
     def _features(self) -> "DatasetTable":
         if (self.connector == "slides") != (self.features is not None):
             raise ValueError('features belongs to connector = "slides", which needs it')
+        if self.connector != "table" and (self.units or self.maps):
+            raise ValueError('units and maps belong to connector = "table"')
         return self
 
     @property

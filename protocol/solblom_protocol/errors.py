@@ -159,6 +159,16 @@ CODES: dict[str, ErrorCode] = {
         5,
         "Compare the roster's fingerprints by phone; somebody may have swapped a key or added a hospital",
     ),
+    "SB-217": ErrorCode(
+        "The permit is missing, not valid, or does not cover this",
+        4,
+        "The hospital's own log says why; ask the permit's issuer for one that covers the study",
+    ),
+    "SB-218": ErrorCode(
+        "The permit is revoked, or the revocation list proves nothing today",
+        4,
+        "Get the issuer's newest revocation list; the hospital's own log says what is wrong with it",
+    ),
     # Data, inside the hospital
     "SB-301": ErrorCode("A column is missing", 1, "Compare the table's header with the contract"),
     "SB-302": ErrorCode("A value has the wrong type", 1, "Correct it or declare a missing code"),
@@ -190,6 +200,11 @@ CODES: dict[str, ErrorCode] = {
         "Too much of a sample's expression is missing",
         1,
         "Leave the sample out, or agree on genes that all hospitals measure",
+    ),
+    "SB-313": ErrorCode(
+        "A unit or a code does not fit the contract",
+        1,
+        "Correct units or maps of the data set in node.toml; see `solblom node check --study FILE`",
     ),
     # Integrity
     "SB-401": ErrorCode(

@@ -8,19 +8,15 @@ that order.
 import contextlib
 import datetime as dt
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from solblom_client import gate
+from solblom_client.answers import Answer, Answers
 from solblom_client.approval import Approval, approval_folder, read_approval
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
 from solblom_client.connectors.sources import open_source
-from solblom_client.export_gate import export_sum, export_update
-from solblom_client.keys import commitment, derive, read_node_keys
-from solblom_client.keystream import KeyStream
+from solblom_client.keys import read_node_keys
 from solblom_client.ledger import (
     STATE_FILE,
     Request,
@@ -28,33 +24,25 @@ from solblom_client.ledger import (
     StudyLimits,
     open_ledger,
 )
-from solblom_client.local_parameters import pack_local
-from solblom_client.mask_key_file import MaskKeyFile, erase_when_done, own_mask_key
+from solblom_client.mask_key_file import erase_when_done, own_mask_key
 from solblom_client.mask_steps import ABOUT_MASKS, MaskSteps
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import (
-    Release,
-    add_noise,
     exact_counts,
-    export_release,
-    site_auroc,
 )
-from solblom_client.secure_answer import Mask, SecureAnswer, check_one_masked_answer, pair_masks_of
+from solblom_client.secure_answer import check_one_masked_answer
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
-from solblom_client.training import TrainingSettings, TrainingTrace, clipped_sum, train
+from solblom_client.training import TrainingTrace
 from solblom_client.work import (
-    OrderedModel,
     Work,
-    build_model,
     read_model,
     request_of,
     run_key,
     work_digest,
 )
 from solblom_models.task import Units
-from solblom_protocol.counts import pack_values
 from solblom_protocol.errors import (
     REFUSAL_CODES,
     DataError,
@@ -63,12 +51,10 @@ from solblom_protocol.errors import (
     SolblomError,
 )
 from solblom_protocol.mask_setup import Participants
-from solblom_protocol.order import NamedRelease, Order, read_order
+from solblom_protocol.order import Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import (
-    Receipt,
     Refusal,
-    count_band,
     seal_mask_reply,
     write_key_reply,
     write_refusal,
@@ -76,8 +62,6 @@ from solblom_protocol.result import (
 )
 from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.seal import sealing_key_id
-from solblom_protocol.secure_sum import SumPlan
-from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 
 
@@ -98,6 +82,8 @@ class Vault:
         self._state = VaultState(config.state / STATE_FILE)
         self._store = Store(self._state)
         self._log = SiteLog(config.state / "log" / "vault.jsonl")
+        signing = self._keys.signing
+        self._answers = Answers(config, self._state, self._log, signing=signing, clock=clock)
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
@@ -228,7 +214,9 @@ class Vault:
             found_work,
             second_answer=stored is not None,
         )
-        return self._train(work) if order.header.kind == "train" else self._answer_query(work)
+        answer = self._answers.to(work, self._participants)
+        self.last_trace = answer.trace or self.last_trace
+        return self._release(work, answer)
 
     def _pass_gate(self, order: Order) -> Approval:
         """Run every check that reads no patient data; remember the order.
@@ -318,87 +306,6 @@ class Vault:
         self._log.write("mask-key", now=self._clock(), run=order.header.run)
         return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
 
-    def _train(self, work: Work) -> bytes:
-        document, task = work.approval.document, work.approval.task
-        if work.model is None:
-            raise RefusedError("SB-212", "The order carries no model")
-        if document.secure_sum is not None:
-            return self._train_shared(work, work.model, document.secure_sum)
-        noise, committed = self._noise(work)
-        net = build_model(work.approval, work.model, work.local)
-        settings = TrainingSettings.of(document)
-        self.last_trace = train(
-            task,
-            net,
-            work.units,
-            settings,
-            coins=KeyStream(derive(work.approval.root, "sampling", work.digest)),
-            noise=noise,
-        )
-        update = export_update(
-            work.model.weights,
-            net,
-            work.model.layout,
-            local=task.local_parameters(document),
-            settings=settings,
-            trace=self.last_trace,
-        )
-        local = pack_local(net, task.local_parameters(document))
-        return self._release(work, update, committed, local=local, bits=24)
-
-    def _train_shared(self, work: Work, model: OrderedModel, plan: SumPlan) -> bytes:
-        """Give the clipped sum over all patients with this node's share of the noise, under masks."""
-        noise, committed = self._noise(work)
-        net = build_model(work.approval, model, work.local)
-        settings = TrainingSettings.of(work.approval.document)
-        sums, self.last_trace = clipped_sum(work.approval.task, net, work.units, settings)
-        answer = self._secure_answer(work, plan.training_share, noise)
-        data = answer.of_values(export_sum(sums, model.layout), bits=plan.fractional_bits)
-        return self._release(work, data, committed, bits=plan.fractional_bits)
-
-    def _secure_answer(self, work: Work, share: int, noise: KeyStream) -> SecureAnswer:
-        """Return what masks an answer to this order."""
-        header, document = work.order.header, work.approval.document
-        if self._participants is not None:
-            steps = MaskSteps(header, document, self._keys.signing, self._state)
-            mask: Mask = partial(steps.mask, participants=self._participants)
-        else:
-            mine = MaskKeyFile(self._folder(work), header.run).read()
-            mask = pair_masks_of(header, document, mine=mine)
-        return SecureAnswer.to(document, share=share, noise=noise, mask=mask)
-
-    def _folder(self, work: Work) -> Path:
-        return approval_folder(self._config, work.order.header.study)
-
-    def _answer_query(self, work: Work) -> bytes:
-        """Add the charged noise to the counts; named releases go beside them without noise."""
-        noise, committed = self._noise(work)
-        counts = np.frombuffer(work.counts, dtype="<i8").astype(np.int64)
-        named = work.approval.document.study.evaluation.named
-        values: tuple[float, ...] = ()
-        if work.model is not None and named:
-            net = build_model(work.approval, work.model, work.local)
-            values = site_auroc(work.approval.task, net, work.units)
-        released = named if values else ()
-        plan = work.approval.document.secure_sum
-        if plan is not None:
-            share = plan.evaluation_share if work.model is not None else plan.table_one_share
-            answer = self._secure_answer(work, share or 0, noise)
-            data = answer.of_counts(counts) + pack_values(values)
-        else:
-            noisy = add_noise(counts, deviation=work.request.event.noise_multiplier, stream=noise)
-            data = export_release(Release(noisy, released, values), cells=len(counts))
-        return self._release(work, data, committed, named=released)
-
-    def _noise(self, work: Work) -> tuple[KeyStream, str]:
-        """Return the work's noise and its commitment, which stands in the log before noise is drawn."""
-        key = derive(work.approval.root, "noise", work.digest)
-        committed = commitment(key, work.digest)
-        self._log.write(
-            work.request.kind, now=self._clock(), work=work.digest, noise_commitment=committed
-        )
-        return KeyStream(key), committed
-
     def _check_consent_again(self, work: Work) -> None:
         """Drop what was made when somebody withdrew meanwhile; the charge stays (privacy.md rule 10).
 
@@ -409,22 +316,13 @@ class Vault:
         if not all(again.includes(patient) for patient in work.units.ids):
             raise DataError("SB-308", "Consent changed while the order was worked on")
 
-    def _release(
-        self,
-        work: Work,
-        data: bytes,
-        committed: str,
-        *,
-        local: bytes = b"",
-        bits: int = 0,
-        named: tuple[NamedRelease, ...] = (),
-    ) -> bytes:
+    def _release(self, work: Work, answer: Answer) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""
         self._check_consent_again(work)
         header, run = work.order.header, run_key(work.order)
-        receipt = self._receipt(work, data, committed, bits=bits, named=named)
+        receipt = self._answers.receipt(work, answer)
         key, recipient = self._keys.signing, self._coordinator.sealing
-        sealed, receipt_digest = write_result(receipt, data, key=key, recipient=recipient)
+        sealed, receipt_digest = write_result(receipt, answer.data, key=key, recipient=recipient)
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(
@@ -436,7 +334,7 @@ class Vault:
                     round_number=header.round,
                 )
                 if header.kind == "train":
-                    self._store.keep_local_parameters(run, header.round, local)
+                    self._store.keep_local_parameters(run, header.round, answer.local)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
             self.ledger.mark_spent(work.reservation)
             if work.second_answer:
@@ -448,42 +346,9 @@ class Vault:
         self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
         if work.approval.document.secure_sum is not None:
             done = self.ledger.answered(header.study, header.run)
-            erase_when_done(work.order, work.approval.document, self._folder(work), done=done)
+            folder = approval_folder(self._config, header.study)
+            erase_when_done(work.order, work.approval.document, folder, done=done)
         return sealed
-
-    def _receipt(
-        self,
-        work: Work,
-        data: bytes,
-        committed: str,
-        *,
-        bits: int,
-        named: tuple[NamedRelease, ...],
-    ) -> Receipt:
-        """Return what this node signs about a piece of work."""
-        header = work.order.header
-        return Receipt(
-            schema="solblom.receipt/1",
-            kind=header.kind,
-            site=self._config.node.site,
-            node=self._node,
-            study=header.study,
-            run=header.run,
-            round=header.round,
-            base_model=header.base_model,
-            order=work.order.digest,
-            work=work.digest,
-            update=digest(data),
-            event=work.request.event.to_json(),
-            noise_commitment=committed,
-            cohort=work.salted("cohort"),
-            consent=work.salted("consent"),
-            patients=count_band(len(work.units.ids)),
-            code=work.approval.record.code,
-            fixed_point_bits=bits,
-            outside_epsilon=list(named),
-            simulation=self._config.node.simulation,
-        )
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lab import LabHospital, study_document
 from security.flower_door import answer
 from security.observer import PLANTED, Observer, forge
+from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import REFUSAL_CODES
@@ -87,7 +88,7 @@ def test_any_json_that_the_coordinator_signs_as_an_order_gets_a_refusal(
     [
         lambda patch: patch.setattr(TabularClassification, "read_units", explode),
         lambda patch: patch.setattr(TabularClassification, "losses", explode),
-        lambda patch: patch.setattr(vault_module, "export_update", explode),
+        lambda patch: patch.setattr(answers_module, "export_update", explode),
         lambda patch: patch.setattr(vault_module, "write_result", explode),
         lambda patch: patch.setattr(vault_module, "read_approval", explode),
     ],

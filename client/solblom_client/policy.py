@@ -87,8 +87,37 @@ class ConsentTable(_Table):
     """Who may take part today."""
 
     source: str
+    kind: Literal["csv", "fhir"] = "csv"  # fhir: an HL7 FHIR R4B bundle in JSON
     rule: Literal["opt-in", "opt-out"]
     max_age_hours: Positive = 24.0
+    purpose: tuple[str, ...] = ()  # fhir: codes of provision.purpose, one of which a consent names
+    identifier_system: str | None = None  # fhir: whose value is the patient's id in the data sets
+    deceased: Literal["exclude", "keep"] = "exclude"
+    min_age_years: Annotated[int, Field(ge=1, le=150)] | None = None
+    guardian_until_age: Annotated[int, Field(ge=1, le=150)] = 16
+    cohort_record_years: Positive = 15.0  # who was in which round is forgotten after that
+    notice_days: Annotated[int, Field(ge=1)] = 30  # least time between notices of withdrawals
+
+    @model_validator(mode="after")
+    def _fhir_only(self) -> "ConsentTable":
+        if self.kind != "fhir" and (self.purpose or self.identifier_system is not None):
+            raise ValueError('purpose and identifier_system belong to kind = "fhir"')
+        return self
+
+
+class PermitTable(_Table):
+    """Whose permits count here, beside the hospital's own approval. An approval that has one always needs it."""
+
+    required: bool = False
+    issuers: tuple[str, ...] = ()  # issuers' files, pinned: compared by phone
+    folder: str = "permits"  # where `node approve` looks when --permit is not given
+    revocations: str = "revocations.jws"  # the issuers' lists, one a line
+
+    @model_validator(mode="after")
+    def _issuers(self) -> "PermitTable":
+        if self.required and not self.issuers:
+            raise ValueError("required = true needs issuers")
+        return self
 
 
 class DatasetTable(_Table):
@@ -140,6 +169,7 @@ class NodeConfig(_Table):
     vault: VaultTable = VaultTable()
     policy: PolicyTable
     consent: ConsentTable
+    permit: PermitTable = PermitTable()
     dataset: Annotated[tuple[DatasetTable, ...], Field(min_length=1)]
     encoder: tuple[EncoderTable, ...] = ()
 

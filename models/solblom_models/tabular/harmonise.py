@@ -16,6 +16,7 @@ from pathlib import Path
 from solblom_models.tabular.table_file import NUMBER, Table
 from solblom_protocol.contract import (
     AcceptedUnit,
+    BooleanVariable,
     CategoryVariable,
     Contract,
     NumberVariable,
@@ -29,7 +30,7 @@ from solblom_verify.wording import counted
 MAX_MAP_BYTES = 64 * 2**20  # all of ICD-10 to ICD-11 has less than 4 MB
 MAX_CODE_CHARACTERS = 300
 _PLAIN = re.compile(r"[ -~]{0,60}")
-_Coded = Variable | Target
+_Coded = CategoryVariable | BooleanVariable | Target
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,12 @@ def look_at(table: Table, contract: Contract, given: Harmonisation) -> Harmonise
     return Harmonised(replace(table, columns=columns, notes=notes), notes, unmapped, problems)
 
 
-def is_forgiving(variable: _Coded) -> bool:
+def is_forgiving(variable: Variable | Target) -> bool:
     """Tell whether a code that the contract does not list counts as missing. Never for the target."""
     return getattr(variable, "unmapped", "refuse") == "missing"
 
 
-def codes_of(variable: _Coded) -> frozenset[str]:
+def codes_of(variable: Variable | Target) -> frozenset[str]:
     """Return the codes that the contract lists for a variable that has codes, without those of missing."""
     if isinstance(variable, CategoryVariable):
         return frozenset(variable.levels)

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from solblom_client import recalibration_cli, setup_cli, start_cli, unit_cli, vault_cli
+from solblom_client.checks import cli as checks_cli
 from solblom_client.slides import cli as slides_cli
 from solblom_protocol.console import (
     JSON_OPTION,
@@ -38,6 +39,7 @@ ledger_app = typer.Typer(
 )
 app.add_typer(ledger_app, name="ledger")
 app.registered_commands.extend(setup_cli.app.registered_commands)
+app.registered_commands.extend(checks_cli.app.registered_commands)
 app.registered_commands.extend(start_cli.app.registered_commands)
 app.registered_commands.extend(vault_cli.app.registered_commands)
 app.registered_commands.extend(unit_cli.app.registered_commands)

@@ -169,6 +169,16 @@ CODES: dict[str, ErrorCode] = {
         4,
         "Get the issuer's newest revocation list; the hospital's own log says what is wrong with it",
     ),
+    "SB-219": ErrorCode(
+        "The hospital has not said yes or no yet",
+        4,
+        "A person there releases the answer, or its hours begin; the coordinator asks again by itself",
+    ),
+    "SB-220": ErrorCode(
+        "A person at the hospital decided not to release the answer",
+        4,
+        "Ask the hospital; the charge stays",
+    ),
     # Data, inside the hospital
     "SB-301": ErrorCode("A column is missing", 1, "Compare the table's header with the contract"),
     "SB-302": ErrorCode("A value has the wrong type", 1, "Correct it or declare a missing code"),
@@ -220,6 +230,11 @@ CODES: dict[str, ErrorCode] = {
         "A reply does not fit the order it answers", 5, "Update both sides to one version"
     ),
     "SB-405": ErrorCode("A signature or digest does not hold", 5, "Ask for the original file"),
+    "SB-406": ErrorCode(
+        "The log of decisions cannot be trusted",
+        5,
+        "Stop the node, run `solblom node log verify`, and find out who changed the log",
+    ),
     # Runs
     "SB-501": ErrorCode(
         "Too few hospitals answered", 6, "Run `solblom run resume RUN` when they are back"

@@ -1,0 +1,456 @@
+"""The hospital's own log of every decision: append-only, a hash tree over it, its head signed by the node.
+
+    log/decisions.sqlite   entries, and the hashes of the complete subtrees (RFC 6962)
+    log/checkpoint.txt     size and root, signed (protocol/transparency.py); a copy stands beside the anchor
+
+An entry is canonical JSON with a sequence number, a time, an event, digests and codes. Whatever else
+somebody tries to write is refused here: no patient id, file name or exception text can stand in it.
+An entry is on disk before what it is about leaves. A log that is shorter than its checkpoint stops the node.
+
+Anybody on the way can send garbage, and replay what was sent before. So what repeats is written once
+an hour and counted: the log grows with decisions and with hours, not with messages.
+"""
+
+import datetime as dt
+import fcntl
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.merkle import leaf_hash, node_hash
+from solblom_protocol.messages import timestamp
+from solblom_protocol.transparency import (
+    Head,
+    completed,
+    read_checkpoint,
+    root_from,
+    subtrees,
+    write_checkpoint,
+)
+from solblom_verify.canonical import canonical_json
+
+FOLDER, LOG_FILE, CHECKPOINT_FILE = "log", "decisions.sqlite", "checkpoint.txt"
+MOST_KINDS = 200  # of repeating decisions in an hour; what comes after them is counted together
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, entry TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS nodes (
+  level INTEGER NOT NULL, place INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS repeats (
+  name TEXT PRIMARY KEY, hour TEXT NOT NULL, event TEXT NOT NULL, code TEXT, count INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+"""
+
+Event = Literal[
+    "received",  # an order of the pinned coordinator arrived
+    "accepted",  # it passed the gate
+    "reserved",  # its charge is on disk
+    "held",  # its answer waits for a person
+    "released",  # its answer left the vault
+    "again",  # the same bytes left again
+    "refused",
+    "manual-release",
+    "manual-reject",
+    "approved",
+    "revoked",
+    "paused",
+    "resumed",
+    "pruned",
+    "counted",  # how often a decision repeated within an hour
+]
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SHAPES: dict[str, re.Pattern[str]] = {
+    "study": _DIGEST,
+    "order": _DIGEST,
+    "request": _DIGEST,
+    "work": _DIGEST,
+    "receipt": _DIGEST,
+    "run": re.compile(r"[a-z0-9][a-z0-9-]{0,94}"),
+    "kind": re.compile(r"[a-z]{1,16}"),
+    "what": re.compile(r"[a-z-]{1,16}"),
+    "code": re.compile(r"SB-[0-9]{3}"),
+    "outside": re.compile(r"SB-[0-9]{3}"),
+    "by": re.compile(r"[^\W\d_][\w .,'@-]{0,79}"),  # a person of the hospital
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision. `code` is the inside code, `outside` the one that left; `by` names a person."""
+
+    event: Event
+    study: str | None = None
+    run: str | None = None
+    kind: str | None = None
+    round: int | None = None
+    order: str | None = None
+    request: str | None = None
+    work: str | None = None
+    receipt: str | None = None
+    code: str | None = None
+    outside: str | None = None
+    by: str | None = None
+    what: str | None = None
+    times: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members that are set.
+
+        Raises:
+            IntegrityError: SB-406, a text is neither a digest, a code nor a name.
+        """
+        members = {name: value for name, value in asdict(self).items() if value is not None}
+        for name, shape in _SHAPES.items():
+            if name in members and not shape.fullmatch(str(members[name])):
+                raise IntegrityError("SB-406", f"{name} cannot stand in the log of decisions")
+        return members
+
+
+@dataclass(frozen=True)
+class LogReport:
+    """What `verify` found. `first`: number of the oldest entry that is kept; earlier ones were pruned."""
+
+    size: int
+    first: int
+    root: str
+    signed: int  # size of the newest checkpoint
+    anchored: int | None  # size of the one beside the anchor
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LogPlace:
+    """Where a node's log stands, what it is called, and whose key signs it."""
+
+    folder: Path
+    site: str
+    anchor: Path | None
+
+    @property
+    def origin(self) -> str:
+        """The log's name in its checkpoints."""
+        return f"solblom/{self.site}/decisions"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint's file, and its copy beside the ledger's anchor."""
+        copy = [] if self.anchor is None else [self.anchor.with_name(f"{self.anchor.name}.log")]
+        return [self.folder / CHECKPOINT_FILE, *copy]
+
+
+class DecisionLog:
+    """The log, for those who write; several processes may, one at a time."""
+
+    def __init__(self, place: LogPlace, key: Ed25519PrivateKey) -> None:
+        self._place, self._key = place, key
+
+    def append(self, *decisions: Decision, now: dt.datetime, often: bool = False) -> None:
+        """Put decisions on disk and sign the new head; with `often`, the same again within an hour is counted.
+
+        Raises:
+            IntegrityError: SB-406, the log was cut or cannot be written.
+        """
+        with _writing(self._place) as database:
+            _check_not_cut(database, self._place, self._key.public_key())
+            before = _size(database)
+            if not before and not self._place.checkpoints[0].exists():
+                self._sign(
+                    Head(0, root_from(0, _nothing))
+                )  # from now on its absence means something
+            if often:
+                _write_counts(database, now)
+            for decision in decisions:
+                if not often or _is_new(database, decision, now):
+                    _add(database, decision, now)
+            size = _size(database)
+            head = None if size == before else Head(size, root_from(size, _node_of(database)))
+            database.execute("COMMIT")
+            if head is not None:
+                self._sign(head)
+
+    def prune(self, before: dt.datetime, *, now: dt.datetime) -> int:
+        """Forget entries older than a moment, keep the hashes over them; return how many went.
+
+        Raises:
+            IntegrityError: SB-406.
+        """
+        with _writing(self._place) as database:
+            _check_not_cut(database, self._place, self._key.public_key())
+            first, keep = _first(database), _first(database)
+            for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
+                if f'"time":"{timestamp(before)}"' <= _time_of(entry):
+                    break
+                keep = seq + 1
+            if keep == first:
+                database.execute("COMMIT")
+                return 0
+            database.execute("DELETE FROM entries WHERE seq < ?", (keep,))
+            kept = set(subtrees(keep))
+            for level, place in database.execute("SELECT level, place FROM nodes").fetchall():
+                if (place + 1) << level <= keep and (level, place) not in kept:
+                    database.execute(
+                        "DELETE FROM nodes WHERE level = ? AND place = ?", (level, place)
+                    )
+            database.execute("INSERT OR REPLACE INTO facts VALUES ('first', ?)", (keep,))
+            _add(database, Decision("pruned", times=keep - first), now)
+            size = _size(database)
+            head = Head(size, root_from(size, _node_of(database)))
+            database.execute("COMMIT")
+            self._sign(head)
+        return keep - first
+
+    def _sign(self, head: Head) -> None:
+        note = write_checkpoint(self._place.origin, head, self._key)
+        for path in self._place.checkpoints:
+            _replace(path, note)
+
+
+def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -> list[str]:
+    """Return entries as they stand: those after a number, or the newest few; none where there is no log.
+
+    Raises:
+        IntegrityError: SB-406.
+    """
+    if not (place.folder / LOG_FILE).is_file():
+        return []
+    with _open(place) as database:
+        if last is not None:
+            rows = database.execute(
+                "SELECT entry FROM entries ORDER BY seq DESC LIMIT ?", (last,)
+            ).fetchall()
+            return [str(row[0]) for row in reversed(rows)]
+        found = database.execute(
+            "SELECT entry FROM entries WHERE seq > ? ORDER BY seq", (after,)
+        ).fetchall()
+        return [str(row[0]) for row in found]
+
+
+def verify_log(place: LogPlace, public: Ed25519PublicKey) -> LogReport:
+    """Recompute the whole tree and compare it with what was signed.
+
+    Finds changed, removed and added entries, and a log that is shorter than its checkpoint or than the
+    copy beside the anchor. Who holds the node's key and can write both can make another log.
+
+    Raises:
+        IntegrityError: SB-406, the log cannot be read.
+    """
+    heads, problems = [], []
+    for path in place.checkpoints:
+        try:
+            heads.append(_checkpoint(path, place, public))
+        except IntegrityError as error:
+            heads.append(None)
+            problems.append(f"{path.name}: {error.message}")
+    if not (place.folder / LOG_FILE).is_file():
+        signed = max((head.size for head in heads if head is not None), default=0)
+        missing = [f"There is no log; {signed} entries were signed"] if signed else []
+        return LogReport(
+            0, 0, Head(0, root_from(0, _nothing)).text, signed, None, (*problems, *missing)
+        )
+    with _open(place) as database:
+        first, size = _first(database), _size(database)
+        nodes = _recomputed(database, first, problems)
+        kept = {(row[0], row[1]): bytes(row[2]) for row in database.execute("SELECT * FROM nodes")}
+    if any(kept.get(name) != value for name, value in nodes.items()) or set(kept) - set(nodes):
+        problems.append("The kept hashes are not those of the entries")
+    for path, head in zip(place.checkpoints, heads, strict=True):
+        problems += _compared(path, head, size, nodes)
+    root = root_from(size, lambda level, at: nodes.get((level, at), b""))
+    signed = heads[0].size if heads[0] is not None else 0
+    anchored = heads[1].size if len(heads) > 1 and heads[1] is not None else None
+    return LogReport(size, first, Head(size, root).text, signed, anchored, tuple(problems))
+
+
+def _recomputed(
+    database: sqlite3.Connection, first: int, problems: list[str]
+) -> dict[tuple[int, int], bytes]:
+    """Return every subtree's hash, computed from the entries; of pruned ones, the hashes that were kept."""
+    nodes = {}
+    for level, at in subtrees(first):
+        nodes[(level, at)] = _kept(database, level, at) or b""
+    expected = first
+    for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
+        if seq != expected or f'"seq":{seq},' not in entry:
+            problems.append(f"Entry {expected} is missing or out of place")
+        expected = seq + 1
+        nodes[(0, seq)] = leaf_hash(str(entry).encode())
+        for level in completed(seq):
+            at = seq >> level
+            left, right = nodes.get((level - 1, 2 * at)), nodes.get((level - 1, 2 * at + 1))
+            nodes[(level, at)] = node_hash(left or b"", right or b"")
+    return nodes
+
+
+def _compared(
+    path: Path, head: Head | None, size: int, nodes: dict[tuple[int, int], bytes]
+) -> list[str]:
+    """Return what is wrong between a signed head and the entries."""
+    if head is None:
+        return [f"{path.name}: no checkpoint"] if size else []
+    if head.size > size:
+        return [f"The log has {size} entries, {path.name} {head.size}: it was cut"]
+    try:
+        root = root_from(head.size, lambda level, at: nodes[(level, at)])
+    except KeyError:
+        return [f"{path.name} is older than the oldest entry that is kept"]
+    return [] if root == head.root else [f"The entries are not those that {path.name} signs"]
+
+
+def _check_not_cut(database: sqlite3.Connection, place: LogPlace, public: Ed25519PublicKey) -> None:
+    """Refuse to go on with a log that lost or changed what was signed.
+
+    Raises:
+        IntegrityError: SB-406.
+    """
+    size = _size(database)
+    for path in place.checkpoints:
+        head = _checkpoint(path, place, public)
+        if head is None and size and path == place.checkpoints[0]:
+            raise IntegrityError("SB-406", "The checkpoint of the log of decisions is gone")
+        if head is None:
+            continue
+        if head.size > size:
+            raise IntegrityError(
+                "SB-406", f"The log of decisions has {size} entries; {head.size} were signed"
+            )
+        if root_from(head.size, _node_of(database)) != head.root:
+            raise IntegrityError("SB-406", "The log of decisions is not the one that was signed")
+
+
+def _checkpoint(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | None:
+    try:
+        note = path.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        raise IntegrityError("SB-406", f"{path.name} cannot be read") from None
+    try:
+        return read_checkpoint(note, place.origin, public)
+    except IntegrityError as error:
+        raise IntegrityError("SB-406", f"{path.name}: {error.message}") from None
+
+
+def _add(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> None:
+    seq = _size(database)
+    members = {"seq": seq, "time": timestamp(now), **decision.to_json()}
+    entry = canonical_json(members).decode()
+    database.execute("INSERT INTO entries VALUES (?, ?)", (seq, entry))
+    found = leaf_hash(entry.encode())
+    database.execute("INSERT INTO nodes VALUES (0, ?, ?)", (seq, found))
+    for level in completed(seq):
+        found = node_hash(_kept(database, level - 1, (seq >> level - 1) - 1) or b"", found)
+        database.execute("INSERT INTO nodes VALUES (?, ?, ?)", (level, seq >> level, found))
+
+
+def _is_new(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> bool:
+    """Tell whether a decision is the first of its kind in this hour; count it otherwise."""
+    name = f"{decision.event}/{decision.code}/{decision.order}"
+    count = database.execute("SELECT count FROM repeats WHERE name = ?", (name,)).fetchone()
+    kinds = database.execute("SELECT count(*) FROM repeats").fetchone()[0]
+    if count is None and kinds >= MOST_KINDS:
+        name = "others"
+        count = database.execute("SELECT count FROM repeats WHERE name = 'others'").fetchone()
+    event, code = ("others", None) if name == "others" else (decision.event, decision.code)
+    row = (name, timestamp(now)[:13], event, code, 1 + (count[0] if count else 0))
+    database.execute("INSERT OR REPLACE INTO repeats VALUES (?, ?, ?, ?, ?)", row)
+    return count is None and name != "others"
+
+
+def _write_counts(database: sqlite3.Connection, now: dt.datetime) -> None:
+    """At the first decision of another hour, say how often decisions repeated in the one before."""
+    hour = timestamp(now)[:13]
+    rows = database.execute(
+        "SELECT event, code, sum(count - (name <> 'others')) FROM repeats WHERE hour <> ?"
+        " GROUP BY event, code ORDER BY event, code",
+        (hour,),
+    ).fetchall()
+    for event, code, times in rows:
+        if times:
+            _add(database, Decision("counted", what=event, code=code, times=times), now)
+    database.execute("DELETE FROM repeats WHERE hour <> ?", (hour,))
+
+
+def _size(database: sqlite3.Connection) -> int:
+    newest = database.execute("SELECT max(seq) FROM entries").fetchone()[0]
+    return _first(database) if newest is None else int(newest) + 1
+
+
+def _first(database: sqlite3.Connection) -> int:
+    row = database.execute("SELECT value FROM facts WHERE name = 'first'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _kept(database: sqlite3.Connection, level: int, place: int) -> bytes | None:
+    row = database.execute(
+        "SELECT hash FROM nodes WHERE level = ? AND place = ?", (level, place)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _node_of(database: sqlite3.Connection) -> Any:
+    return lambda level, place: _kept(database, level, place) or b""
+
+
+def _nothing(level: int, place: int) -> bytes:
+    return b""
+
+
+def _time_of(entry: str) -> str:
+    start = entry.index('"time":"')
+    return entry[start : entry.index('"', start + 8) + 1]
+
+
+@contextmanager
+def _writing(place: LogPlace) -> Iterator[sqlite3.Connection]:
+    """Hold the log's lock and a transaction; whoever leaves without COMMIT has written nothing."""
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (place.folder / "decisions.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with _open(place) as database:
+                database.execute("BEGIN IMMEDIATE")
+                yield database
+    except OSError as error:
+        raise IntegrityError(
+            "SB-406", f"The log of decisions cannot be written: {error.strerror}"
+        ) from None
+
+
+@contextmanager
+def _open(place: LogPlace) -> Iterator[sqlite3.Connection]:
+    path = place.folder / LOG_FILE
+    try:
+        is_new = not path.exists()
+        if is_new:
+            path.touch(mode=0o600)
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as database:
+            database.execute("PRAGMA synchronous=FULL")  # a log of record is on disk, or not there
+            if is_new or not path.stat().st_size:
+                database.executescript(_SCHEMA)
+            yield database
+    except (sqlite3.Error, OverflowError):
+        raise IntegrityError("SB-406", "The log of decisions cannot be read or written") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all, on disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "w", encoding="utf-8", opener=_private) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

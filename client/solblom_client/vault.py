@@ -15,6 +15,7 @@ from solblom_client import gate
 from solblom_client.answers import Answer, Answers
 from solblom_client.approval import Approval, approval_folder, read_approval
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
+from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import (
@@ -199,6 +200,7 @@ class Vault:
         if reservation.work not in (None, found_work) or reservation.status == "spent":
             # The cohort has changed since: independent noise, and a charge of its own.
             reservation = self._reserve(request, approval)
+        self._freeze(order, approval, rows, found_work)
         reservation = self.ledger.bind(reservation, found_work)
         work = Work(
             order,
@@ -271,6 +273,11 @@ class Vault:
         cohort = join_cohort(self._config, self._keys, approval.document, units, now=self._clock())
         return source, cohort
 
+    def _freeze(self, order: Order, approval: Approval, rows: bytes, work: str) -> None:
+        """Put on disk who is in this work, before its charge is bound to it and before training."""
+        years = self._config.consent.cohort_record_years
+        keep_cohort(self._state, order, approval, rows, work=work, now=self._clock(), years=years)
+
     def _units(self, order: Order, cohort: Cohort) -> Units:
         """Return the patients whom an order of this kind touches.
 
@@ -336,6 +343,7 @@ class Vault:
                 if header.kind == "train":
                     self._store.keep_local_parameters(run, header.round, answer.local)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
+            note_receipt(self._state, work.digest, receipt_digest)
             self.ledger.mark_spent(work.reservation)
             if work.second_answer:
                 # It shows that something changed here, and counts as a refusal would (privacy.md

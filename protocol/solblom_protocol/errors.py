@@ -235,6 +235,11 @@ CODES: dict[str, ErrorCode] = {
         5,
         "Stop the node, run `solblom node log verify`, and find out who changed the log",
     ),
+    "SB-407": ErrorCode(
+        "The record of a cohort does not hold",
+        5,
+        "Restore the node's state folder; without the manifest the cohort cannot be named again",
+    ),
     # Runs
     "SB-501": ErrorCode(
         "Too few hospitals answered", 6, "Run `solblom run resume RUN` when they are back"

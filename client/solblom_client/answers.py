@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_client.approval import approval_folder
+from solblom_client.approval_record import approval_folder
 from solblom_client.export_gate import export_sum, export_update
 from solblom_client.keys import commitment, derive
 from solblom_client.keystream import KeyStream

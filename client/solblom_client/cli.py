@@ -55,14 +55,20 @@ NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its 
 def approve_study(
     study: Path = typer.Argument(..., help="The signed study (….signed.json)"),
     nodes: list[Path] = NODES,
+    permit: Path | None = typer.Option(
+        None, "--permit", help="The issuer's permit (default: the one in the permits' folder)"
+    ),
+    lang: str = typer.Option("en", "--lang", help="Language of the summary: en or no"),
     yes: bool = typer.Option(False, "--yes", "-y", help="Approve without asking"),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check a signed study against this hospital's policy, budget and data; show it; approve it."""
+    from solblom_client.approval_words import read_language
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
 
-    envelope = read_given(study)
+    envelope, language = read_given(study), read_language(lang)
+    token = None if permit is None else read_given(permit)
     configs = []
     for node in nodes:
         with _naming(str(node), several=len(nodes) > 1):
@@ -76,7 +82,8 @@ def approve_study(
     for config in configs:
         with _naming(config.node.site, several=len(nodes) > 1):
             keys = read_node_keys(config.state)
-            ready.append((config, keys, prepare(config, keys, envelope, now=utc_now())))
+            prepared = prepare(config, keys, envelope, now=utc_now(), permit=token, lang=language)
+            ready.append((config, keys, prepared))
     if not as_json:
         for config, _, prepared in ready:
             _print_summary(config.node.site, prepared.summary)
@@ -109,13 +116,15 @@ def _naming(name: str, *, several: bool) -> Iterator[None]:
 def _print_summary(site: str, summary: "ApprovalSummary") -> None:
     from rich.table import Table
 
+    from solblom_client.approval_words import printable
+
     console = out()
-    console.print(f"{site}: {summary.title}", style="bold", markup=False)
+    console.print(f"{site}: {printable(summary.title)}", style="bold", markup=False)
     table = Table(box=None, show_header=False, padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in summary.lines():
-        style = "bold yellow" if label == "WARNING" else ""
+        style = "bold yellow" if label in ("WARNING", "ADVARSEL") else ""
         table.add_row(Text(label, style=style), Text(text, style=style))
     console.print(table)
     console.print()

@@ -36,6 +36,7 @@ def exchange_once(config: NodeConfig, vault: Vault, *, again: bool = False) -> P
     Raises:
         ConfigurationError: SB-601 a folder is missing or cannot be used; SB-602 the carrier failed.
     """
+    vault.end_permits()
     inbox, outbox = _folders(config)
     if is_paused(config):
         report = PassReport()

@@ -13,7 +13,9 @@ from typing import Any
 
 from solblom_client import gate
 from solblom_client.answers import Answer, Answers
-from solblom_client.approval import Approval, approval_folder, read_approval
+from solblom_client.approval import Approval, check_permit, read_approval
+from solblom_client.approval_record import approval_folder, end_expired
+from solblom_client.clock import pass_clock
 from solblom_client.cohort import Cohort, join_cohort, read_consent_now
 from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
@@ -27,6 +29,7 @@ from solblom_client.ledger import (
 )
 from solblom_client.mask_key_file import erase_when_done, own_mask_key
 from solblom_client.mask_steps import ABOUT_MASKS, MaskSteps
+from solblom_client.permits import check_cohort
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import (
     exact_counts,
@@ -228,8 +231,11 @@ class Vault:
         """
         now, header = self._clock(), order.header
         gate.check_recipient(header, site=self._config.node.site, node=self._node)
+        pass_clock(self._state, now)
+        self._end_permits(now)
         approval = read_approval(self._config, self._keys, header.study)
         gate.check_times(header, approval.document, now=now, latest=self._store.latest_time())
+        check_permit(self._config, self._state, header, approval, now=now)
         gate.check_policy(approval.document, self._config.policy)
         gate.check_round(header, approval.document)
         gate.check_roster(approval.document, site=header.site, node=self._node)
@@ -242,6 +248,15 @@ class Vault:
         with self._state.transaction():
             self._store.remember_order(order, now=now)
         return approval
+
+    def end_permits(self) -> None:
+        """Wipe the noise roots whose permit's date has come, without waiting for an order (privacy.md rule 12)."""
+        with self._state.exclusive():
+            self._end_permits(self._clock())
+
+    def _end_permits(self, now: dt.datetime) -> None:
+        for study in end_expired(self._config, self._keys, self._state, now=now):
+            self._log.write("permit-ended", now=now, study=study)
 
     def _reserve(self, request: Request, approval: Approval) -> Reservation:
         privacy = approval.document.study.privacy
@@ -271,6 +286,7 @@ class Vault:
         source = open_source(self._config, approval.dataset, approval.document.contract)
         units = approval.task.read_units(source, approval.document)
         cohort = join_cohort(self._config, self._keys, approval.document, units, now=self._clock())
+        check_cohort(approval.permit, cohort)
         return source, cohort
 
     def _freeze(self, order: Order, approval: Approval, rows: bytes, work: str) -> None:

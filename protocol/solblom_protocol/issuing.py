@@ -36,7 +36,7 @@ from solblom_protocol.revocations import (
     open_revocations,
     sign_revocations,
 )
-from solblom_protocol.study import StudyDocument, open_study, parse_document
+from solblom_protocol.study import StudyDocument, open_study, parse_document, study_payload
 from solblom_verify.canonical import CanonicalError, digest, parse_json
 from solblom_verify.envelope import public_key_to_pem
 from solblom_verify.wording import format_delta
@@ -287,10 +287,4 @@ def _read_study(envelope: bytes, researcher: Path | None) -> StudyDocument:
     if researcher is not None:
         public = PublicKeys.read(researcher)
         return open_study(envelope, {public.key_id: public.signing})
-    try:
-        members = parse_json(envelope)
-        if not isinstance(members, dict) or not isinstance(members.get("payload"), str):
-            raise ValueError("no envelope")
-        return parse_document(base64.b64decode(str(members["payload"]), validate=True))
-    except ValueError:
-        raise ConfigurationError("SB-101", "The file is not a signed study") from None
+    return parse_document(study_payload(envelope))

@@ -16,13 +16,12 @@ from pydantic import Field, ValidationError
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.issuer import Issuer, IssuerName
 from solblom_protocol.jws import JwsError, open_token, sign_token
-from solblom_protocol.messages import Message
-from solblom_protocol.permit import Jti, Permit, Seconds, moment
+from solblom_protocol.messages import CLOCK_TOLERANCE, Message
+from solblom_protocol.permit import Jti, Seconds, moment
 from solblom_verify.canonical import CanonicalError, digest, parse_json
 
 REVOCATIONS_TYPE = "revocations+jwt"
 MAX_LIST_BYTES = 8 * 1024**2
-CLOCK_TOLERANCE = dt.timedelta(minutes=5)
 
 
 class RevocationList(Message):
@@ -88,17 +87,15 @@ def _open_list(token: bytes, pinned: tuple[tuple[str, Issuer], ...]) -> SignedLi
     return SignedList(value, digest(token), opened.key_id)
 
 
-def check_list(
-    signed: SignedList | None, permit: Permit, *, now: dt.datetime, seen: SeenList | None
-) -> SignedList:
-    """Refuse a list that proves nothing today, and a permit that stands in it.
+def check_fresh(
+    signed: SignedList, *, max_age_seconds: int, now: dt.datetime, seen: SeenList | None
+) -> None:
+    """Refuse a list that proves nothing today: from the future, rolled back, or too old.
 
     Raises:
         RefusedError: SB-218.
     """
-    if signed is None:
-        raise RefusedError("SB-218", "There is no revocation list of the permit's issuer")
-    made, most = signed.list.iat, permit.fl_permit.crl.max_age_seconds
+    made = signed.list.iat
     if made > (now + CLOCK_TOLERANCE).timestamp():
         raise RefusedError("SB-218", f"The revocation list is from the future: {moment(made)}")
     if seen is not None and (
@@ -107,10 +104,8 @@ def check_list(
         raise RefusedError(
             "SB-218", f"The revocation list is older than the one of {moment(seen.iat)}, seen here"
         )
-    if now.timestamp() - made > most:
+    if now.timestamp() - made > max_age_seconds:
         raise RefusedError(
-            "SB-218", f"The revocation list is of {moment(made)}; it may be {most} seconds old"
+            "SB-218",
+            f"The revocation list is of {moment(made)}; it may be {max_age_seconds} seconds old",
         )
-    if permit.jti in signed.list.revoked:
-        raise RefusedError("SB-218", "The permit is revoked")
-    return signed

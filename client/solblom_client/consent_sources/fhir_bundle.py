@@ -27,10 +27,9 @@ from solblom_client.consent_sources.record import (
 )
 from solblom_protocol.errors import DataError
 
-_TYPES = frozenset(
-    ["searchset", "collection"]
-)  # others hold requests, or older versions beside new
-_HARMLESS = frozenset(["information", "warning"])
+# Tuples, which compare: a list in the place of a word has no hash.
+_TYPES = ("searchset", "collection")  # others hold requests, or older versions beside new
+_HARMLESS = ("information", "warning")
 
 
 class _FhirPatient(NamedTuple):

@@ -44,12 +44,12 @@ def read_source_file(path: Path) -> SourceFile:
     try:
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
-            data = file.read(MAX_SOURCE_BYTES + 1)
+            if before.st_size > MAX_SOURCE_BYTES:
+                raise DataError("SB-308", f"The consent source has over {MAX_SOURCE_BYTES:,} bytes")
+            data = file.read(before.st_size + 1)
             after = os.fstat(file.fileno())
     except OSError:
         raise DataError("SB-308", "The consent source cannot be read") from None
-    if len(data) > MAX_SOURCE_BYTES:
-        raise DataError("SB-308", f"The consent source has over {MAX_SOURCE_BYTES:,} bytes")
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, len(data)):
         # Half of a file may lack a withdrawal.
         raise DataError("SB-308", "The consent source was changed while it was read")

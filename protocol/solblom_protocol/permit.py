@@ -194,10 +194,9 @@ def _open_permit(token: bytes, pinned: tuple[tuple[str, Issuer], ...]) -> Signed
     except JwsError as error:
         raise RefusedError("SB-217", f"The permit does not hold: {error}") from None
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise RefusedError(
-            "SB-217", f"The permit has wrong members, first {where or 'together'}"
-        ) from None
+        first = error.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or first["msg"]
+        raise RefusedError("SB-217", f"The permit has wrong members, first {where}") from None
     except (CanonicalError, ValueError):
         raise RefusedError("SB-217", "The permit's payload is not plain JSON") from None
     issuer = issuers[opened.key_id]

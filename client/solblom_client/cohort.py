@@ -59,6 +59,17 @@ def read_consent_now(config: NodeConfig, *, now: dt.datetime) -> ConsentState:
     )
 
 
+def check_consent_holds(config: NodeConfig, units: Units, *, now: dt.datetime) -> None:
+    """Refuse to let out what was made of patients one of whom may no longer take part (privacy.md rule 10).
+
+    Raises:
+        DataError: SB-308.
+    """
+    again = read_consent_now(config, now=now)
+    if not all(again.includes(patient) for patient in units.ids):
+        raise DataError("SB-308", "Consent changed while the order was worked on")
+
+
 def join_cohort(
     config: NodeConfig,
     keys: NodeKeys,

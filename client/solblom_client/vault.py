@@ -16,7 +16,7 @@ from solblom_client.answers import Answer, Answers
 from solblom_client.approval import Approval, check_permit, read_approval
 from solblom_client.approval_record import approval_folder, end_expired
 from solblom_client.clock import pass_clock
-from solblom_client.cohort import Cohort, join_cohort, read_consent_now
+from solblom_client.cohort import Cohort, check_consent_holds, join_cohort
 from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
@@ -335,9 +335,7 @@ class Vault:
         Raises:
             DataError: SB-308.
         """
-        again = read_consent_now(self._config, now=self._clock())
-        if not all(again.includes(patient) for patient in work.units.ids):
-            raise DataError("SB-308", "Consent changed while the order was worked on")
+        check_consent_holds(self._config, work.units, now=self._clock())
 
     def _release(self, work: Work, answer: Answer) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""

@@ -37,8 +37,10 @@ def check_structure(data: bytes) -> Structure:
     try:
         for name, entry in members(data.decode("utf-8"), streamed="entry"):
             resource = entry.get("resource") if isinstance(entry, dict) else None
-            kind = resource.get("resourceType") if isinstance(resource, dict) else None
-            if name != "entry" or kind not in models:
+            if name != "entry" or not isinstance(resource, dict):
+                continue
+            kind = resource.get("resourceType")
+            if kind not in models:
                 continue
             checked += 1
             faults.update({f"{kind}.{member}" for member in _misfits(models[str(kind)], resource)})

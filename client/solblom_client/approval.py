@@ -25,6 +25,7 @@ from solblom_client.approval_words import Lang
 from solblom_client.clock import check_clock, pass_clock
 from solblom_client.cohort import Cohort, join_cohort
 from solblom_client.connectors.sources import open_source
+from solblom_client.decision_log import Decision, open_decisions
 from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
@@ -222,6 +223,8 @@ def confirm(
         now,
         prepared.permit,
     )
+    log = open_decisions(config, keys)
+    log.append(Decision("approved", study=prepared.document.digest), now=now)
 
 
 def _note_time(config: NodeConfig, now: dt.datetime) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from solblom_client import recalibration_cli, setup_cli, start_cli, unit_cli, vault_cli
+from solblom_client import (
+    log_cli,
+    outbox_cli,
+    recalibration_cli,
+    setup_cli,
+    start_cli,
+    unit_cli,
+    vault_cli,
+)
 from solblom_client.checks import cli as checks_cli
 from solblom_client.slides import cli as slides_cli
 from solblom_protocol.console import (
@@ -38,6 +46,8 @@ ledger_app = typer.Typer(
     help="The hospital's privacy budget", no_args_is_help=True, add_completion=False
 )
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(log_cli.app, name="log")
+app.add_typer(outbox_cli.app, name="outbox")
 app.registered_commands.extend(setup_cli.app.registered_commands)
 app.registered_commands.extend(checks_cli.app.registered_commands)
 app.registered_commands.extend(start_cli.app.registered_commands)
@@ -169,12 +179,17 @@ def revoke_study(
 ) -> None:
     """Withdraw this hospital's approval and wipe the study's noise root."""
     from solblom_client.approval import revoke
+    from solblom_client.decision_log import Decision, open_decisions
+    from solblom_client.keys import read_node_keys
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
+    from solblom_client.vault import utc_now
 
     config = load_node_config(node)
     check_user(config)
     revoke(config, study)
+    log = open_decisions(config, read_node_keys(config.state))
+    log.append(Decision("revoked", study=study), now=utc_now())
     say("Withdrawn. Later orders of this study are refused (SB-203).")
 
 
@@ -195,6 +210,7 @@ def exchange(
 
     from solblom_client.exchange import exchange_once
     from solblom_client.node import check_user
+    from solblom_client.pausing import stopped_by_a_pause
     from solblom_client.policy import load_node_config
     from solblom_client.vault import Vault
 
@@ -204,7 +220,8 @@ def exchange(
     try:
         while True:
             try:
-                report = exchange_once(config, vault, again=again)
+                with stopped_by_a_pause(config, lambda: vault.at_work):
+                    report = exchange_once(config, vault, again=again)
             except ConfigurationError as error:
                 if watch_seconds is None:
                     raise
@@ -228,6 +245,8 @@ def _print_pass(site: str, report: "PassReport", *, quiet: bool) -> None:
         say(f"{site}: {len(report.answered)} answered, {len(report.known)} answered before")
     if quiet:
         return
+    for name in report.held:
+        say(f"  {name}: waits for a person, or for the hours: solblom node outbox list")
     for name in report.waiting:
         say(f"  {name}: not whole yet, or damaged: waiting for the rest")
     for name, reason in report.left_alone.items():

@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from solblom_client.keys import NodeKeys
+from solblom_client.policy import NodeConfig
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.merkle import leaf_hash, node_hash
 from solblom_protocol.messages import timestamp
@@ -79,6 +81,7 @@ _SHAPES: dict[str, re.Pattern[str]] = {
     "what": re.compile(r"[a-z-]{1,16}"),
     "code": re.compile(r"SB-[0-9]{3}"),
     "outside": re.compile(r"SB-[0-9]{3}"),
+    "to": re.compile(r"[0-9a-f]{64}"),
     "by": re.compile(r"[^\W\d_][\w .,'@-]{0,79}"),  # a person of the hospital
 }
 
@@ -101,6 +104,9 @@ class Decision:
     by: str | None = None
     what: str | None = None
     times: int | None = None
+    size: int | None = None  # bytes of an answer
+    values: int | None = None  # numbers in it
+    to: str | None = None  # the coordinator's key
 
     def to_json(self) -> dict[str, Any]:
         """Return the members that are set.
@@ -211,7 +217,18 @@ class DecisionLog:
     def _sign(self, head: Head) -> None:
         note = write_checkpoint(self._place.origin, head, self._key)
         for path in self._place.checkpoints:
-            _replace(path, note)
+            write_whole(path, note)
+
+
+def log_place(config: NodeConfig) -> LogPlace:
+    """Return where a node's log of decisions stands."""
+    anchor = config.path(config.node.anchor) if config.node.anchor else None
+    return LogPlace(config.state / FOLDER, config.node.site, anchor)
+
+
+def open_decisions(config: NodeConfig, keys: NodeKeys) -> DecisionLog:
+    """Return a node's log of decisions, to write into."""
+    return DecisionLog(log_place(config), keys.signing)
 
 
 def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -> list[str]:
@@ -441,7 +458,7 @@ def _open(place: LogPlace) -> Iterator[sqlite3.Connection]:
         raise IntegrityError("SB-406", "The log of decisions cannot be read or written") from None
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all, on disk."""
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)

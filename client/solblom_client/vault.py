@@ -19,6 +19,13 @@ from solblom_client.clock import pass_clock
 from solblom_client.cohort import Cohort, check_consent_holds, join_cohort
 from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
+from solblom_client.decision_log import Decision, Event, open_decisions
+from solblom_client.decisions import (
+    about_answer,
+    about_charge,
+    about_order,
+    about_refusal,
+)
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import (
     STATE_FILE,
@@ -29,6 +36,8 @@ from solblom_client.ledger import (
 )
 from solblom_client.mask_key_file import erase_when_done, own_mask_key
 from solblom_client.mask_steps import ABOUT_MASKS, MaskSteps
+from solblom_client.opening_hours import WaitingError, check_open
+from solblom_client.outbox import Outbox, held_answer
 from solblom_client.permits import check_cohort
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import (
@@ -58,6 +67,7 @@ from solblom_protocol.mask_setup import Participants
 from solblom_protocol.order import Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import (
+    Receipt,
     Refusal,
     seal_mask_reply,
     write_key_reply,
@@ -88,11 +98,15 @@ class Vault:
         self._log = SiteLog(config.state / "log" / "vault.jsonl")
         signing = self._keys.signing
         self._answers = Answers(config, self._state, self._log, signing=signing, clock=clock)
+        self._decisions = open_decisions(config, self._keys)
+        self._outbox = Outbox.of(config)
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
         self._participants: Participants | None = None
         self._study: str | None = None  # of the order at work
+        self.at_work = False  # on an order, in whatever thread
+        self.waits = False  # the newest reply is neither yes nor no: nothing needs to be carried
         self._stopped: set[str] = set()  # studies with a strike that the disk did not take
 
     @classmethod
@@ -132,14 +146,18 @@ class Vault:
         """Answer a sealed order with a sealed reply; never raises for anything the order holds."""
         try:
             with self._state.exclusive():
+                self.at_work = True
                 return self._process_alone(sealed)
         except Exception as error:  # the lock itself failed
             return self._refuse(None, "SB-214", error)
+        finally:
+            self.at_work = False
 
     def _process_alone(self, sealed: bytes) -> bytes:
         """Answer one order while no other is at work: what is noted about it is its own."""
         order: Order | None = None
         self._rows_read, self._study, self._participants = False, None, None
+        self.waits = False
         try:
             order = read_order(
                 sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
@@ -155,6 +173,8 @@ class Vault:
         Once a row was read, every failure may depend on a patient, so all of them share one code,
         and the third stops the study here until a person has looked (privacy.md rule 5).
         """
+        if isinstance(error, WaitingError):  # the same whatever the data, and no refusal
+            return error.code
         if self._rows_read or isinstance(error, DataError):
             if order is not None:
                 self._strike(order.header.study)
@@ -176,6 +196,7 @@ class Vault:
             return self._answer_about_masks(order, approval)
         model = read_model(order, approval)
         request = request_of(order, approval)
+        self._outbox.check(request.digest)
         masks = approval.document.secure_sum is not None
         if masks:
             check_one_masked_answer(self.ledger, request)
@@ -184,6 +205,10 @@ class Vault:
         if found is not None:
             self.ledger.confirm()
         reservation = found or self._reserve(request, approval)
+        self._note(
+            about_order("received", order),
+            about_order("accepted", order, request=request.digest),
+        )
         # From here on patient rows may be read.
         source, cohort = self._join(approval)
         units = self._units(order, cohort)
@@ -192,6 +217,8 @@ class Vault:
         rows = cohort.row_bytes(units)
         found_work = work_digest(request, approval, rows, counts=counts, local=local)
         if stored is not None and stored.work == found_work and stored.sealed is not None:
+            self._outbox.check_stored(request.digest, found_work)
+            self._note(about_order("again", order, request=request.digest))
             self._log.write_once_an_hour(
                 "reply-again", now=self._clock(), kind=order.digest, order=order.digest
             )
@@ -231,6 +258,7 @@ class Vault:
         """
         now, header = self._clock(), order.header
         gate.check_recipient(header, site=self._config.node.site, node=self._node)
+        check_open(self._config, now)
         pass_clock(self._state, now)
         self._end_permits(now)
         approval = read_approval(self._config, self._keys, header.study)
@@ -274,7 +302,16 @@ class Vault:
             kind=request.kind,
             round=request.round,
         )
+        self._decisions.append(about_charge(request), now=self._clock())
         return reservation
+
+    def _note(self, *decisions: Decision) -> None:
+        """Log what may repeat without end; nothing leaves that is not logged.
+
+        Raises:
+            IntegrityError: SB-406.
+        """
+        self._decisions.append(*decisions, now=self._clock(), often=True)
 
     def _join(self, approval: Approval) -> tuple[Any, Cohort]:
         """Read the rows and join consent now.
@@ -344,6 +381,8 @@ class Vault:
         receipt = self._answers.receipt(work, answer)
         key, recipient = self._keys.signing, self._coordinator.sealing
         sealed, receipt_digest = write_result(receipt, answer.data, key=key, recipient=recipient)
+        if self._outbox.manual:
+            self._hold(work, answer, receipt, receipt_digest, len(sealed))
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(
@@ -365,17 +404,49 @@ class Vault:
                 self._store.note_strike(header.study)
         with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
             self._store.sweep()
-        self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
+        event: Event = "held" if self._outbox.manual else "released"
+        self._decisions.append(
+            about_answer(
+                event,
+                work,
+                answer,
+                receipt,
+                digest=receipt_digest,
+                to=self._coordinator.key_id,
+            ),
+            now=self._clock(),
+        )
+        self._log.write(event, now=self._clock(), work=work.digest, receipt=receipt_digest)
         if work.approval.document.secure_sum is not None:
             done = self.ledger.answered(header.study, header.run)
             folder = approval_folder(self._config, header.study)
             erase_when_done(work.order, work.approval.document, folder, done=done)
+        self._outbox.check(work.request.digest)
         return sealed
+
+    def _hold(
+        self, work: Work, answer: Answer, receipt: Receipt, receipt_digest: str, sealed_bytes: int
+    ) -> None:
+        """Say that an answer waits, before it is stored: stored bytes that nobody judged never leave."""
+        held = held_answer(
+            work,
+            answer,
+            receipt,
+            receipt_digest=receipt_digest,
+            sealed_bytes=sealed_bytes,
+            delta=self._config.policy.delta,
+            destination=self._coordinator.key_id,
+            now=self._clock(),
+        )
+        self._outbox.write(held)
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same
             known = order is not None
             self._log.write_failure(f"refused {code}", error, now=self._clock(), known_sender=known)
+        with contextlib.suppress(OSError, IntegrityError):
+            self._note(*about_refusal(order, error, code))
+        self.waits = code == "SB-219"
         refusal = Refusal(
             schema="solblom.refusal/1",
             site=self._config.node.site,

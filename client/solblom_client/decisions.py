@@ -1,0 +1,78 @@
+"""What the vault writes into the hospital's log of decisions."""
+
+from solblom_client.answers import Answer
+from solblom_client.decision_log import Decision, Event
+from solblom_client.ledger import Request
+from solblom_client.work import Work
+from solblom_protocol.errors import SolblomError
+from solblom_protocol.order import Order
+from solblom_protocol.result import Receipt
+
+
+def about_order(event: Event, order: Order, *, request: str | None = None) -> Decision:
+    """Return what happened to an order."""
+    header = order.header
+    return Decision(
+        event,
+        study=header.study,
+        run=header.run,
+        kind=header.kind,
+        round=header.round,
+        order=order.digest,
+        request=request,
+    )
+
+
+def about_refusal(order: Order | None, error: Exception, outside: str) -> list[Decision]:
+    """Return that an order was refused: which rule said no, and what the coordinator was told.
+
+    Without an order nothing is known but the code: whoever sent it may be anybody.
+    """
+    code = error.code if isinstance(error, SolblomError) else "SB-214"
+    if order is None:
+        return [Decision("refused", code=code, outside=outside)]
+    header = order.header
+    refused = Decision(
+        "refused",
+        study=header.study,
+        run=header.run,
+        kind=header.kind,
+        round=header.round,
+        order=order.digest,
+        code=code,
+        outside=outside,
+    )
+    return [about_order("received", order), refused]
+
+
+def about_charge(request: Request) -> Decision:
+    """Return that a charge is on disk."""
+    return Decision(
+        "reserved",
+        study=request.study,
+        run=request.run,
+        kind=request.kind,
+        round=request.round,
+        request=request.digest,
+    )
+
+
+def about_answer(
+    event: Event, work: Work, answer: Answer, receipt: Receipt, *, digest: str, to: str
+) -> Decision:
+    """Return that an answer left, or waits for a person; `digest` is its receipt's, `to` the coordinator's key."""
+    counts = len(work.counts) // 8 + len(answer.named)
+    return Decision(
+        event,
+        study=receipt.study,
+        run=receipt.run,
+        kind=receipt.kind,
+        round=receipt.round,
+        order=receipt.order,
+        request=work.request.digest,
+        work=receipt.work,
+        receipt=digest,
+        size=len(answer.data),
+        values=work.model.layout.size if work.model and receipt.kind == "train" else counts,
+        to=to,
+    )

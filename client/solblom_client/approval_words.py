@@ -166,6 +166,11 @@ def read_language(given: str) -> Lang:
     raise ConfigurationError("SB-103", f"There is no language {given!a}", "Choose en or no")
 
 
+def all_texts() -> tuple[tuple[str, str], ...]:
+    """Return every text in English and Norwegian."""
+    return tuple(_TEXTS.values())
+
+
 def text(lang: Lang, key: str) -> str:
     """Return a text with its places for values."""
     return _TEXTS[key][LANGUAGES.index(lang)]

@@ -18,6 +18,7 @@ from solblom_client import (
     vault_cli,
 )
 from solblom_client.checks import cli as checks_cli
+from solblom_client.consent_cli import cohort_app, consent_app
 from solblom_client.slides import cli as slides_cli
 from solblom_protocol.console import (
     JSON_OPTION,
@@ -46,6 +47,8 @@ ledger_app = typer.Typer(
     help="The hospital's privacy budget", no_args_is_help=True, add_completion=False
 )
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(consent_app, name="consent")
+app.add_typer(cohort_app, name="cohort")
 app.add_typer(log_cli.app, name="log")
 app.add_typer(outbox_cli.app, name="outbox")
 app.registered_commands.extend(setup_cli.app.registered_commands)

@@ -32,10 +32,10 @@ _DAYS_OF_A_YEAR = 365.25
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS cohorts ("
     " work TEXT PRIMARY KEY, study TEXT NOT NULL, run TEXT NOT NULL, kind TEXT NOT NULL,"
-    " round INTEGER NOT NULL, base_model TEXT NOT NULL, cohort TEXT NOT NULL, key BLOB NOT NULL,"
+    " round INTEGER NOT NULL, dataset TEXT NOT NULL, base_model TEXT NOT NULL, cohort TEXT NOT NULL, key BLOB NOT NULL,"
     " manifest TEXT NOT NULL, receipt TEXT, recorded_at TEXT NOT NULL) STRICT",
 )
-_COLUMNS = "work, study, run, kind, round, base_model, cohort, key, manifest, receipt, recorded_at"
+_COLUMNS = "work, study, run, kind, round, dataset, base_model, cohort, key, manifest, receipt, recorded_at"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class FrozenCohort:
     run: str
     kind: str
     round: int
+    dataset: str
     base_model: str
     cohort: str
     key: bytes = field(repr=False)
@@ -105,7 +106,8 @@ def keep_cohort(
     name = keyed_digest(derive(approval.root, "cohort", ""), rows).removeprefix("sha256:")
     _write_manifest(state.folder / FOLDER / f"{name}.json", rows)
     values: tuple[object, ...] = (
-        *(work, header.study, header.run, header.kind, header.round, header.base_model),
+        *(work, header.study, header.run, header.kind, header.round),
+        *(approval.record.dataset, header.base_model),
         *(keyed_digest(key, rows), key, name, None, timestamp(now)),
     )
     with state.transaction():
@@ -208,11 +210,13 @@ def _write_manifest(path: Path, rows: bytes) -> None:
 
 
 def _from_row(row: tuple[object, ...]) -> FrozenCohort:
-    work, study, run, kind, number, model, cohort, key, manifest, receipt, moment = row
+    work, study, run, kind, number, dataset, model, cohort, key, manifest, receipt, moment = row
     if not isinstance(key, bytes):
         raise IntegrityError("SB-402", "The record of cohorts cannot be read")
     return FrozenCohort(
-        *(str(work), str(study), str(run), str(kind), int(str(number)), str(model)),
+        *(str(work), str(study), str(run), str(kind), int(str(number))),
+        dataset=str(dataset),
+        base_model=str(model),
         cohort=str(cohort),
         key=key,
         manifest=str(manifest),

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from solblom_client import (
+    clock_cli,
     log_cli,
     outbox_cli,
     recalibration_cli,
@@ -54,6 +55,7 @@ app.add_typer(outbox_cli.app, name="outbox")
 app.registered_commands.extend(setup_cli.app.registered_commands)
 app.registered_commands.extend(checks_cli.app.registered_commands)
 app.registered_commands.extend(start_cli.app.registered_commands)
+app.registered_commands.extend(clock_cli.app.registered_commands)
 app.registered_commands.extend(vault_cli.app.registered_commands)
 app.registered_commands.extend(unit_cli.app.registered_commands)
 app.registered_commands.extend(recalibration_cli.app.registered_commands)
@@ -160,6 +162,7 @@ def show_fingerprints(
     rows: list[dict[str, Any]] = [{"whose": "this node", "file": None, **own}]
     trusted = [("coordinator", config.coordinator.key)]
     trusted += [("researcher", file) for file in config.policy.study_signers]
+    trusted += [("issuer of permits", file) for file in config.permit.issuers]
     for whose, file in trusted:
         if config.path(file).is_file():
             rows.append({"whose": whose, "file": file, **read_fingerprints(config.path(file))})

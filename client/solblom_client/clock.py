@@ -48,13 +48,24 @@ def check_clock(state: VaultState, now: dt.datetime) -> None:
     Raises:
         RefusedError: SB-206.
     """
-    latest = latest_time(state)
-    if latest is not None and now < latest - CLOCK_TOLERANCE:
+    if is_behind(state, now):
         raise RefusedError(
             "SB-206",
-            f"This node's clock has gone backwards: it has seen {timestamp(latest)}",
-            "Set this machine's clock. If it was wrong before and is right now: `solblom node clock --accept`",
+            "This node's clock has gone backwards since the newest moment that it has seen",
+            "Set this machine's clock. Was it wrong before, and is right now: `solblom node clock --accept`",
         )
+
+
+def is_behind(state: VaultState, now: dt.datetime) -> bool:
+    """Tell whether the clock is behind what this node has seen, by more than clocks differ."""
+    latest = latest_time(state)
+    return latest is not None and now < latest - CLOCK_TOLERANCE
+
+
+def accept_clock(state: VaultState, now: dt.datetime) -> None:
+    """Take a person's word that the clock is right now: it had been set too far ahead."""
+    with state.transaction():
+        _set_time(state, now)
 
 
 def note_time(state: VaultState, now: dt.datetime) -> None:
@@ -62,9 +73,8 @@ def note_time(state: VaultState, now: dt.datetime) -> None:
     latest = latest_time(state)
     if latest is None or now >= latest + STEP:
         with state.transaction():
-            set_time(state, now)
+            _set_time(state, now)
 
 
-def set_time(state: VaultState, now: dt.datetime) -> None:
-    """Note a moment, earlier or later; call inside a transaction."""
+def _set_time(state: VaultState, now: dt.datetime) -> None:
     state.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_KEY, timestamp(now)))

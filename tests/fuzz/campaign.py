@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from fuzz.guard import run_guarded
 from fuzz.mutation import mutated
-from fuzz.targets import TARGETS, Target
+from fuzz.target import Target
+from fuzz.targets import TARGETS
 
 EXAMPLES = Path(__file__).parent / "examples"
 AT_ONCE = 100  # messages between two looks at the clock

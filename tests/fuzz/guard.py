@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from fuzz.targets import Target
+from fuzz.target import Target
 
 SECONDS = 20.0  # of one message; a busy machine is slow
 MEMORY_BYTES = 2**30  # on top of what the process has

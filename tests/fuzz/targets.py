@@ -6,35 +6,18 @@ whatever it is given with the right key: a hostile sender may well have one.
 
 import json
 import tempfile
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from lab import CONTRACT, NOW, LabHospital, patient_rows, study_document
-from phenotype_lab import packet, small_ontology
+from fuzz.sources import SOURCES
+from fuzz.target import Target, file_in
+from lab import NOW, LabHospital, study_document
 from solblom_client.checks.finding import Finding, Light
 from solblom_client.checks.traffic_light import read_traffic_light, write_traffic_light
-from solblom_client.consent_sources.csv_table import read_csv as read_consent_csv
-from solblom_client.consent_sources.fhir_bundle import read_fhir
-from solblom_client.consent_sources.fhir_consent import FhirSettings
-from solblom_models.phenotype.phenopacket import CaseRules, read_cases
-from solblom_models.phenotype.reading import Reading
-from solblom_models.slide_mil.bag_file import BagFileError
-from solblom_models.slide_mil.bags import BagIndex, read_bags
-from solblom_models.tabular.data import read_units
-from solblom_models.tabular.harmonise import Harmonisation, harmonise, read_map
-from solblom_models.tabular.table_file import read_table
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.contract import Contract
-from solblom_protocol.contracts import read_contract
 from solblom_protocol.enrolment import open_answer, open_invite, write_answer, write_invite
 from solblom_protocol.errors import SolblomError
 from solblom_protocol.issuer import Issuer
@@ -56,45 +39,18 @@ from solblom_protocol.revocations import REVOCATIONS_TYPE, open_revocations
 from solblom_protocol.seal import lock, seal
 from solblom_protocol.secure_sum import Roster, read_roster, write_roster
 from solblom_protocol.study import STUDY_PAYLOAD_TYPE, load_study, open_study
-from solblom_protocol.toml_file import parse
+from solblom_protocol.transparency import Head, read_checkpoint, sign_note, write_checkpoint
+from solblom_protocol.withdrawal_notice import (
+    NOTICE_PAYLOAD_TYPE,
+    NoticedRun,
+    WithdrawalNotice,
+    read_notice,
+    write_notice,
+)
 from solblom_verify.envelope import key_id, sign_envelope
 from unit.protocol import samples
 
 JTI = "00000000-0000-4000-8000-000000000000"
-Parse = Callable[[bytes, Path], object]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One parser.
-
-    Attributes:
-        name: as in the folder of examples.
-        parse: reads bytes; may use an empty folder.
-        seeds: well-formed messages.
-        allowed: documented exceptions besides SolblomError.
-    """
-
-    name: str
-    parse: Parse
-    seeds: Callable[[], tuple[bytes, ...]]
-    allowed: tuple[type[Exception], ...] = ()
-
-    def run(self, data: bytes) -> None:
-        """Parse bytes; whatever is not documented passes through to the caller."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")
-                    self.parse(data, Path(folder))
-            except (SolblomError, *self.allowed):
-                return
-
-
-def _file(folder: Path, name: str, data: bytes) -> Path:
-    path = folder / name
-    path.write_bytes(data)
-    return path
 
 
 def _sealed_order(data: bytes, folder: Path) -> object:
@@ -190,7 +146,7 @@ def _opened_reply_seeds() -> tuple[bytes, ...]:
 
 def _study_file(data: bytes, folder: Path) -> object:
     samples.write_study(folder)
-    return load_study(_file(folder, "study.toml", data))
+    return load_study(file_in(folder, "study.toml", data))
 
 
 @cache
@@ -225,148 +181,8 @@ def _study_payload_seeds() -> tuple[bytes, ...]:
     return (study_document().payload(),)
 
 
-def _contract(data: bytes, folder: Path) -> object:
-    _file(folder, "genes.txt", b"BRCA1\nTP53\n")
-    return read_contract(_file(folder, "contract.toml", data))
-
-
-@cache
-def _contract_seeds() -> tuple[bytes, ...]:
-    templates = [
-        (files(f"solblom_models.{name}") / "template" / "contract.toml").read_bytes()
-        for name in ("phenotype", "slide_mil", "tabular", "tile_classification")
-    ]
-    return (*templates, tomli_w.dumps(_harmonised_contract()).encode())
-
-
-def _harmonised_contract() -> dict[str, Any]:
-    age, smoker, grade = CONTRACT["variable"]
-    age = age | {"accepts": [{"unit": "mo", "factor": 1 / 12, "offset": 0.0}]}
-    grade = grade | {"code_system": "ICD-11", "unmapped": "missing"}
-    return {**CONTRACT, "variable": [age, smoker, grade]}
-
-
-def _table(data: bytes, folder: Path) -> object:
-    contract = parse(Contract, _harmonised_contract(), source="fuzz")
-    table = read_table(
-        _file(folder, "table.csv", data),
-        id_column="patient_id",
-        contract=contract,
-        family_column=None,
-    )
-    given = Harmonisation({"age": "mo"}, {})
-    return read_units(harmonise(table, contract, given), contract)
-
-
-def _table_seeds() -> tuple[bytes, ...]:
-    rows = patient_rows(4, site="fuzz")
-    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
-    return ("\n".join(lines).encode(), ("\ufeff" + "\r\n".join(lines)).encode())
-
-
-def _code_map(data: bytes, folder: Path) -> object:
-    return read_map(_file(folder, "map.csv", data))
-
-
-def _map_seeds() -> tuple[bytes, ...]:
-    return (
-        b"from,to\nE10,5A10\nE11,5A11\n",
-        b"from,to,system,version\nE10,5A10,ICD-11,2024\n",
-    )
-
-
-def _consent(data: bytes, folder: Path) -> object:
-    return read_consent_csv(data)
-
-
-def _consent_seeds() -> tuple[bytes, ...]:
-    return (
-        b"patient_id,status,valid_until\np1,granted,2027-01-01\np2,withdrawn,\n",
-        b"patient_id,status,valid_until,valid_from,deceased,birth_date\np1,granted,,2020-01-01,,1990-02-03\n",
-        b"patient_id,status,valid_until,given_by_guardian,guardian_until_age\np1,granted,,yes,16\n",
-    )
-
-
-def _fhir(data: bytes, folder: Path) -> object:
-    read_fhir(data, FhirSettings())
-    return read_fhir(data, FhirSettings(frozenset({"research"}), "urn:oid:1.2"))
-
-
-def _fhir_seeds() -> tuple[bytes, ...]:
-    bundle = {
-        "resourceType": "Bundle",
-        "type": "searchset",
-        "total": 1,
-        "entry": [
-            {
-                "fullUrl": "https://x.invalid/Consent/1",
-                "search": {"mode": "match"},
-                "resource": {
-                    "resourceType": "Consent",
-                    "id": "1",
-                    "status": "active",
-                    "scope": {"coding": [{"system": "s", "code": "research"}]},
-                    "category": [{"coding": [{"system": "s", "code": "c"}]}],
-                    "patient": {"reference": "Patient/p1", "identifier": {"value": "p1"}},
-                    "dateTime": "2026-01-01T10:00:00+01:00",
-                    "provision": {
-                        "type": "permit",
-                        "period": {"start": "2026-01-01", "end": "2027-01-01"},
-                        "purpose": [{"system": "s", "code": "research"}],
-                    },
-                },
-            },
-            {
-                "fullUrl": "https://x.invalid/Patient/p1",
-                "search": {"mode": "include"},
-                "resource": {
-                    "resourceType": "Patient",
-                    "id": "p1",
-                    "birthDate": "1990-01-02",
-                    "deceasedBoolean": False,
-                    "identifier": [{"system": "urn:oid:1.2", "value": "p1"}],
-                    "link": [{"type": "seealso", "other": {"reference": "Patient/p2"}}],
-                },
-            },
-        ],
-    }
-    return (json.dumps(bundle).encode(),)
-
-
-def _bag_index(data: bytes, folder: Path) -> object:
-    from bag_lab import CONTRACT as BAG_CONTRACT
-
-    contract = parse(BagContract, BAG_CONTRACT, source="fuzz")
-    return read_bags(BagIndex(_file(folder, "index.csv", data)), contract)
-
-
-def _bag_seeds() -> tuple[bytes, ...]:
-    return (
-        b"patient_id,file,label\np1,bags/a.h5,1\np2,bags/b.h5,0\n",
-        b"patient_id,file,label,scanner\np1,../a.h5,1,s 1\np1,/etc/passwd,1,s 2\n",
-    )
-
-
-def _phenopackets(data: bytes, folder: Path) -> object:
-    path = _file(folder, "cases.jsonl", data)
-    rules = CaseRules(labels={"OMIM:1": "OMIM:1"})
-    return list(read_cases(path, _ontology(), Reading(), rules=rules))
-
-
-@cache
-def _ontology() -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        return small_ontology(Path(folder))
-
-
-def _packet_seeds() -> tuple[bytes, ...]:
-    family = {"id": "f", "proband": packet(), "relatives": [packet()], "metaData": {}}
-    lines = [json.dumps(value).encode() for value in (packet(), family)]
-    return (*lines, b"\n".join(lines))
-
-
 def _public_keys(data: bytes, folder: Path) -> object:
-    path = _file(folder, "someone.pub", data)
+    path = file_in(folder, "someone.pub", data)
     for read in (PublicKeys.read, read_fingerprints, Issuer.read):
         try:
             read(path)
@@ -445,7 +261,7 @@ def _revocation_tokens() -> tuple[bytes, ...]:
 
 
 def _roster(data: bytes, folder: Path) -> object:
-    return read_roster(_file(folder, "roster.json", data))
+    return read_roster(file_in(folder, "roster.json", data))
 
 
 @cache
@@ -455,6 +271,66 @@ def _roster_seeds() -> tuple[bytes, ...]:
         for n in range(11, 14)
     ]
     return (write_roster(Roster.of(nodes)),)
+
+
+NOTE_KEY, LOG = samples.signing_key(21), "log.invalid/1"
+
+
+def _checkpoint(data: bytes, folder: Path) -> object:
+    """Read a log's signed head as it comes from a file."""
+    try:
+        note = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return read_checkpoint(note, LOG, NOTE_KEY.public_key())
+
+
+def _checkpoint_text(data: bytes, folder: Path) -> object:
+    """Read a note that the log has signed, whatever it says."""
+    try:
+        note = sign_note(data.decode("utf-8"), LOG, NOTE_KEY)
+    except ValueError:  # no note that anybody can sign
+        return None
+    return read_checkpoint(note, LOG, NOTE_KEY.public_key())
+
+
+def _checkpoint_seeds() -> tuple[bytes, ...]:
+    return (write_checkpoint(LOG, Head(7, bytes(32)), NOTE_KEY).encode(),)
+
+
+def _checkpoint_texts() -> tuple[bytes, ...]:
+    return (_checkpoint_seeds()[0].rpartition(b"\n\n")[0] + b"\n",)
+
+
+def _notice(data: bytes, folder: Path) -> object:
+    key, node = samples.COORDINATOR_SEALING, samples.NODE.public_key()
+    return read_notice(data, key=key, node=node)
+
+
+def _notice_payload(data: bytes, folder: Path) -> object:
+    if not data:
+        return None
+    envelope = sign_envelope(data, NOTICE_PAYLOAD_TYPE, [samples.NODE])
+    recipient = samples.COORDINATOR_SEALING.public_key()
+    return _notice(seal(frame(envelope, b""), kind="reply", recipient=recipient), folder)
+
+
+def _withdrawals() -> WithdrawalNotice:
+    run = NoticedRun(study="sha256:" + "0" * 64, run="lab-1", affected=1)
+    return WithdrawalNotice(
+        schema="solblom.withdrawal-notice/1",
+        site="north",
+        node=samples.NODE_ID,
+        issued="2026-11-29T00:00:00Z",
+        runs=[run],
+        padding="  ",
+    )
+
+
+@cache
+def _notice_seeds() -> tuple[bytes, ...]:
+    recipient = samples.COORDINATOR_SEALING.public_key()
+    return (write_notice(_withdrawals(), key=samples.NODE, recipient=recipient),)
 
 
 def _invitation(data: bytes, folder: Path) -> object:
@@ -494,6 +370,7 @@ def _lights(data: bytes, folder: Path) -> object:
 
 
 TARGETS = (
+    *SOURCES,
     Target("sealed-order", _sealed_order, _order_seeds),
     Target("framed-order", _framed_order, _frame_seeds),
     Target("opened-order", _opened_order, lambda: (samples.order_header().payload(),)),
@@ -503,13 +380,6 @@ TARGETS = (
     Target("study-toml", _study_file, _study_seeds),
     Target("signed-study", _signed_study, _signed_study_seeds),
     Target("study-payload", _study_payload, _study_payload_seeds),
-    Target("contract-toml", _contract, _contract_seeds),
-    Target("table-csv", _table, _table_seeds),
-    Target("code-map", _code_map, _map_seeds, (ValueError,)),
-    Target("consent-csv", _consent, _consent_seeds),
-    Target("consent-fhir", _fhir, _fhir_seeds),
-    Target("bag-index", _bag_index, _bag_seeds, (BagFileError,)),
-    Target("phenopackets", _phenopackets, _packet_seeds),
     Target("public-keys", _public_keys, _key_seeds),
     Target("mail-names", _mail_names, _mail_seeds),
     Target("permit", _permit, _permit_seeds),
@@ -517,6 +387,10 @@ TARGETS = (
     Target("revocations", _revocations, _revocation_tokens),
     Target("revocation-claims", _revocation_claims, _revocation_seeds),
     Target("roster", _roster, _roster_seeds),
+    Target("checkpoint", _checkpoint, _checkpoint_seeds),
+    Target("checkpoint-text", _checkpoint_text, _checkpoint_texts),
+    Target("withdrawal-notice", _notice, _notice_seeds),
+    Target("withdrawal-payload", _notice_payload, lambda: (_withdrawals().payload(),)),
     Target("invitation", _invitation, _invitation_seeds),
     Target("traffic-light", _lights, _light_seeds),
 )

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from fuzz.campaign import EXAMPLES
 from fuzz.guard import run_guarded
 from fuzz.mutation import mutated
-from fuzz.targets import TARGETS, Target
+from fuzz.target import Target
+from fuzz.targets import TARGETS
 
 EVERY_TARGET = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 SHORT = settings(

@@ -25,12 +25,13 @@ from solblom_client.approval_words import Lang
 from solblom_client.clock import check_clock, pass_clock
 from solblom_client.cohort import Cohort, join_cohort
 from solblom_client.connectors.sources import open_source
-from solblom_client.decision_log import Decision, open_decisions
+from solblom_client.decision_log import Decision
 from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
 from solblom_client.ledger import STATE_FILE
+from solblom_client.log_once import log_once
 from solblom_client.mask_record import MaskRecord
 from solblom_client.permits import (
     PERMIT_FILE,
@@ -223,8 +224,7 @@ def confirm(
         now,
         prepared.permit,
     )
-    log = open_decisions(config, keys)
-    log.append(Decision("approved", study=prepared.document.digest), now=now)
+    log_once(config, keys, Decision("approved", study=prepared.document.digest), now=now)
 
 
 def _note_time(config: NodeConfig, now: dt.datetime) -> None:

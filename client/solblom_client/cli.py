@@ -185,8 +185,9 @@ def revoke_study(
 ) -> None:
     """Withdraw this hospital's approval and wipe the study's noise root."""
     from solblom_client.approval import revoke
-    from solblom_client.decision_log import Decision, open_decisions
+    from solblom_client.decision_log import Decision
     from solblom_client.keys import read_node_keys
+    from solblom_client.log_once import log_once
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
     from solblom_client.vault import utc_now
@@ -194,8 +195,7 @@ def revoke_study(
     config = load_node_config(node)
     check_user(config)
     revoke(config, study)
-    log = open_decisions(config, read_node_keys(config.state))
-    log.append(Decision("revoked", study=study), now=utc_now())
+    log_once(config, read_node_keys(config.state), Decision("revoked", study=study), now=utc_now())
     say("Withdrawn. Later orders of this study are refused (SB-203).")
 
 

@@ -158,6 +158,38 @@ class DecisionLog:
 
     def __init__(self, place: LogPlace, key: Ed25519PrivateKey) -> None:
         self._place, self._key = place, key
+        self._database: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Hold the log's lock and a transaction; whoever leaves without COMMIT has written nothing."""
+        folder = self._place.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with (folder / "decisions.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if self._database is None or not (folder / LOG_FILE).exists():
+                    self._database = _connect(folder / LOG_FILE)
+                self._database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._database
+                finally:
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
+        except sqlite3.Error:
+            raise IntegrityError(
+                "SB-406", "The log of decisions cannot be read or written"
+            ) from None
+        except OSError as error:
+            raise IntegrityError(
+                "SB-406", f"The log of decisions cannot be written: {error.strerror}"
+            ) from None
 
     def append(self, *decisions: Decision, now: dt.datetime, often: bool = False) -> None:
         """Put decisions on disk and sign the new head; with `often`, the same again within an hour is counted.
@@ -165,7 +197,7 @@ class DecisionLog:
         Raises:
             IntegrityError: SB-406, the log was cut or cannot be written.
         """
-        with _writing(self._place) as database:
+        with self._writing() as database:
             _check_not_cut(database, self._place, self._key.public_key())
             before = _size(database)
             if not before and not self._place.checkpoints[0].exists():
@@ -189,7 +221,7 @@ class DecisionLog:
         Raises:
             IntegrityError: SB-406.
         """
-        with _writing(self._place) as database:
+        with self._writing() as database:
             _check_not_cut(database, self._place, self._key.public_key())
             first, keep = _first(database), _first(database)
             for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
@@ -239,7 +271,7 @@ def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -
     """
     if not (place.folder / LOG_FILE).is_file():
         return []
-    with _open(place) as database:
+    with _reading(place) as database:
         if last is not None:
             rows = database.execute(
                 "SELECT entry FROM entries ORDER BY seq DESC LIMIT ?", (last,)
@@ -273,7 +305,7 @@ def verify_log(place: LogPlace, public: Ed25519PublicKey) -> LogReport:
         return LogReport(
             0, 0, Head(0, root_from(0, _nothing)).text, signed, None, (*problems, *missing)
         )
-    with _open(place) as database:
+    with _reading(place) as database:
         first, size = _first(database), _size(database)
         nodes = _recomputed(database, first, problems)
         kept = {(row[0], row[1]): bytes(row[2]) for row in database.execute("SELECT * FROM nodes")}
@@ -331,7 +363,7 @@ def _check_not_cut(database: sqlite3.Connection, place: LogPlace, public: Ed2551
     size = _size(database)
     for path in place.checkpoints:
         head = _checkpoint(path, place, public)
-        if head is None and size and path == place.checkpoints[0]:
+        if size and path == place.checkpoints[0] and not path.exists():
             raise IntegrityError("SB-406", "The checkpoint of the log of decisions is gone")
         if head is None:
             continue
@@ -350,6 +382,8 @@ def _checkpoint(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head |
         return None
     except (OSError, UnicodeDecodeError):
         raise IntegrityError("SB-406", f"{path.name} cannot be read") from None
+    if not note:
+        return None  # a power cut may leave it empty; `verify` says so
     try:
         return read_checkpoint(note, place.origin, public)
     except IntegrityError as error:
@@ -427,45 +461,33 @@ def _time_of(entry: str) -> str:
 
 
 @contextmanager
-def _writing(place: LogPlace) -> Iterator[sqlite3.Connection]:
-    """Hold the log's lock and a transaction; whoever leaves without COMMIT has written nothing."""
+def _reading(place: LogPlace) -> Iterator[sqlite3.Connection]:
     try:
-        place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (place.folder / "decisions.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with _open(place) as database:
-                database.execute("BEGIN IMMEDIATE")
-                yield database
-    except OSError as error:
-        raise IntegrityError(
-            "SB-406", f"The log of decisions cannot be written: {error.strerror}"
-        ) from None
-
-
-@contextmanager
-def _open(place: LogPlace) -> Iterator[sqlite3.Connection]:
-    path = place.folder / LOG_FILE
-    try:
-        is_new = not path.exists()
-        if is_new:
-            path.touch(mode=0o600)
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as database:
-            database.execute("PRAGMA synchronous=FULL")  # a log of record is on disk, or not there
-            if is_new or not path.stat().st_size:
-                database.executescript(_SCHEMA)
+        with closing(_connect(place.folder / LOG_FILE)) as database:
             yield database
     except (sqlite3.Error, OverflowError):
-        raise IntegrityError("SB-406", "The log of decisions cannot be read or written") from None
+        raise IntegrityError("SB-406", "The log of decisions cannot be read") from None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file: a commit returns once its entries are on disk, at the cost of one sync (WAL)."""
+    is_new = not path.exists()
+    if is_new:
+        path.touch(mode=0o600)
+    database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    if is_new or not path.stat().st_size:
+        database.executescript(_SCHEMA)
+    return database
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, on disk."""
+    """Write a file whole or not at all. What it says can be made anew, so it is not synced."""
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(partial, "w", encoding="utf-8", opener=_private) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
     partial.replace(path)
 
 

@@ -45,16 +45,12 @@ def about_refusal(order: Order | None, error: Exception, outside: str) -> list[D
     return [about_order("received", order), refused]
 
 
-def about_charge(request: Request) -> Decision:
-    """Return that a charge is on disk."""
-    return Decision(
-        "reserved",
-        study=request.study,
-        run=request.run,
-        kind=request.kind,
-        round=request.round,
-        request=request.digest,
-    )
+def about_accepted(order: Order, request: Request, *, charged: bool = False) -> list[Decision]:
+    """Return that an order arrived and passed the gate; `charged`: for a new charge, which is on disk."""
+    received = about_order("received", order)
+    accepted = about_order("accepted", order, request=request.digest)
+    reserved = about_order("reserved", order, request=request.digest)
+    return [received, reserved, accepted] if charged else [received, accepted]
 
 
 def about_answer(

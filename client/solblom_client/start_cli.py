@@ -106,8 +106,9 @@ def resume(node: Path = NODE_OPTION) -> None:
 
 def _note(config: "NodeConfig", event: Literal["paused", "resumed"]) -> None:
     """Log who stopped the node, where this user is the one who writes the log; the vault notes what it refuses."""
-    from solblom_client.decision_log import Decision, open_decisions
+    from solblom_client.decision_log import Decision
     from solblom_client.keys import read_node_keys
+    from solblom_client.log_once import log_once
     from solblom_client.vault import utc_now
 
     try:
@@ -115,7 +116,7 @@ def _note(config: "NodeConfig", event: Literal["paused", "resumed"]) -> None:
     except OSError:
         return
     if is_ours:
-        open_decisions(config, read_node_keys(config.state)).append(Decision(event), now=utc_now())
+        log_once(config, read_node_keys(config.state), Decision(event), now=utc_now())
 
 
 @app.command("leave")

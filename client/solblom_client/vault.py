@@ -21,8 +21,8 @@ from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
 from solblom_client.decision_log import Decision, Event, open_decisions
 from solblom_client.decisions import (
+    about_accepted,
     about_answer,
-    about_charge,
     about_order,
     about_refusal,
 )
@@ -122,6 +122,7 @@ class Vault:
     def close(self) -> None:
         """Close the state file."""
         self._state.close()
+        self._decisions.close()
 
     def clear_strikes(self, study: str) -> None:
         """Let a stopped study go on: a person has looked."""
@@ -204,11 +205,9 @@ class Vault:
         found = self.ledger.find(request.digest)
         if found is not None:
             self.ledger.confirm()
-        reservation = found or self._reserve(request, approval)
-        self._note(
-            about_order("received", order),
-            about_order("accepted", order, request=request.digest),
-        )
+        reservation = found or self._reserve(order, request, approval)
+        if found is not None:
+            self._note(*about_accepted(order, request))
         # From here on patient rows may be read.
         source, cohort = self._join(approval)
         units = self._units(order, cohort)
@@ -229,7 +228,7 @@ class Vault:
             self._store.erase_reply(request.digest)
         if reservation.work not in (None, found_work) or reservation.status == "spent":
             # The cohort has changed since: independent noise, and a charge of its own.
-            reservation = self._reserve(request, approval)
+            reservation = self._reserve(order, request, approval)
         self._freeze(order, approval, rows, found_work)
         reservation = self.ledger.bind(reservation, found_work)
         work = Work(
@@ -286,7 +285,7 @@ class Vault:
         for study in end_expired(self._config, self._keys, self._state, now=now):
             self._log.write("permit-ended", now=now, study=study)
 
-    def _reserve(self, request: Request, approval: Approval) -> Reservation:
+    def _reserve(self, order: Order, request: Request, approval: Approval) -> Reservation:
         privacy = approval.document.study.privacy
         epsilon = None if privacy.epsilon == "off" else privacy.epsilon
         reservation = self.ledger.reserve(
@@ -302,7 +301,8 @@ class Vault:
             kind=request.kind,
             round=request.round,
         )
-        self._decisions.append(about_charge(request), now=self._clock())
+        decisions = about_accepted(order, request, charged=True)
+        self._decisions.append(*decisions, now=self._clock())
         return reservation
 
     def _note(self, *decisions: Decision) -> None:

@@ -110,17 +110,20 @@ def receiver(address: str) -> Iterator[Send]:
 def _connected(kind: str, rest: str) -> tuple[socket.socket, bool]:
     """Return a connected socket, and whether it is a stream."""
     if kind == "unix":
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        link.settimeout(SEND_SECONDS)
-        link.connect(rest)
-        return link, False
+        return _datagrams(socket.AF_UNIX, rest), False
     host, _, port = rest.rpartition(":")
     if kind == "tcp":
         return socket.create_connection((host, int(port)), timeout=SEND_SECONDS), True
-    family, type_, protocol, _, target = socket.getaddrinfo(
-        host, int(port), type=socket.SOCK_DGRAM
-    )[0]
-    link = socket.socket(family, type_, protocol)
-    link.settimeout(SEND_SECONDS)
-    link.connect(target)
-    return link, False
+    family, *_, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
+    return _datagrams(family, target), False
+
+
+def _datagrams(family: int, target: Any) -> socket.socket:
+    link = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        link.settimeout(SEND_SECONDS)
+        link.connect(target)
+    except BaseException:
+        link.close()
+        raise
+    return link

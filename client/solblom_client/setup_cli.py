@@ -49,6 +49,7 @@ shared_noise = {{ allow = false, min_honest_nodes = 3, alone_epsilon = 10.0 }}
 
 [consent]
 source = "consent.csv"               # patient_id,status,valid_until; status: granted or withdrawn
+# kind = "fhir"                      # an HL7 FHIR R4B bundle in JSON; then also purpose = ["HRESCH"]
 rule = "opt-in"                      # nobody without a record takes part
 max_age_hours = 24                   # an older file stops the node
 

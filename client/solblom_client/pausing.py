@@ -20,6 +20,7 @@ from solblom_protocol.errors import ConfigurationError
 
 PAUSED_STATUS = 75  # EX_TEMPFAIL: whoever supervises starts the process again, and it waits
 LOOK_SECONDS = 0.5
+LOOKS = 4  # in a row that find an order at work: the refusal of one, while paused, takes less
 WRITE_SECONDS = 4.0
 """Together far below the ten seconds within which a pause must have stopped everything."""
 
@@ -77,8 +78,10 @@ def end_when_paused(
     """Watch for a pause; end this process when an order is at work then. Runs in a thread of its own."""
     from solblom_client.ledger import STATE_FILE
 
+    found = 0
     while not ended.wait(LOOK_SECONDS):
-        if at_work() and is_vault_paused(config):
+        found = found + 1 if at_work() and is_vault_paused(config) else 0
+        if found == LOOKS:
             with contextlib.suppress(Exception):
                 log = SiteLog(config.state / "log" / "vault.jsonl")
                 log.write("stopped-by-pause", now=dt.datetime.now(dt.UTC))

@@ -90,6 +90,7 @@ def approve_study(
             configs.append(load_node_config(node))
             check_user(configs[-1])
     from solblom_client.approval import confirm, prepare
+    from solblom_client.checks.preflight import concerns
     from solblom_client.keys import read_node_keys
     from solblom_client.vault import Vault, utc_now
 
@@ -98,16 +99,18 @@ def approve_study(
         with _naming(config.node.site, several=len(nodes) > 1):
             keys = read_node_keys(config.state)
             prepared = prepare(config, keys, envelope, now=utc_now(), permit=token, lang=language)
-            ready.append((config, keys, prepared))
+            look = concerns(config, keys, envelope, now=utc_now())
+            ready.append((config, keys, prepared, look))
     if not as_json:
-        for config, _, prepared in ready:
+        for config, _, prepared, look in ready:
             _print_summary(config.node.site, prepared.summary)
+            checks_cli.show_concerns(look)
     if not (yes or as_json) and may_ask():
         sites = ", ".join(config.node.site for config in configs)
         if not typer.confirm(f"Approve this study at {sites}?", err=True):
             say("Not approved. Nothing was written.")
             raise typer.Exit(EXIT_CHECK_SAID_NO)
-    for config, keys, prepared in ready:
+    for config, keys, prepared, _ in ready:
         with _naming(config.node.site, several=len(nodes) > 1):
             confirm(config, keys, prepared, now=utc_now())
             vault = Vault(config)
@@ -115,7 +118,10 @@ def approve_study(
             vault.close()
         say(f"{config.node.site}: approved")
     if as_json:
-        rows = [{"site": c.node.site, **vars(prepared.summary)} for c, _, prepared in ready]
+        rows = [
+            {"site": c.node.site, **vars(prepared.summary), "look": [f.as_json() for f in look]}
+            for c, _, prepared, look in ready
+        ]
         print_json("solblom.node.approve/1", {"approvals": rows})
 
 

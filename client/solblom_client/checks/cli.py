@@ -62,6 +62,18 @@ def check(
         raise typer.Exit(EXIT_CHECK_SAID_NO)
 
 
+def show_concerns(found: "tuple[Finding, ...]") -> None:
+    """Print what a person should look at before approving a study."""
+    from rich.text import Text
+
+    console = out()
+    for finding in found:
+        line = f"  LOOK  {finding.name}: {finding.text}"
+        console.print(Text(line, style="bold yellow"))
+        for more in (*finding.details, *([f"-> {finding.todo}"] if finding.todo else [])):
+            console.print(f"        {more}", markup=False)
+
+
 def _show(
     site: str | None,
     title: str | None,

@@ -11,19 +11,20 @@ import subprocess
 import sys
 
 from solblom_client.checks.finding import Checklist, Finding, Light, Seen
+from solblom_client.clock import latest_time
 from solblom_client.cohort import read_consent_now
-from solblom_client.gate import CLOCK_TOLERANCE
+from solblom_client.decision_log import log_place, verify_log
 from solblom_client.isolation import writable_data
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import STATE_FILE, open_ledger
 from solblom_client.link_process import read_status
+from solblom_client.permits import pinned_issuers
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
-from solblom_client.store import Store
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
 from solblom_protocol.key_files import fingerprint
 from solblom_protocol.mailbox import list_mail, read_mail
-from solblom_protocol.messages import parse_timestamp, timestamp
+from solblom_protocol.messages import CLOCK_TOLERANCE, parse_timestamp, timestamp
 from solblom_protocol.order import read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_verify.wording import counted
@@ -32,11 +33,13 @@ NODE_CHECKS = (
     "state folder",
     "keys",
     "ledger",
+    "decisions",
     "clock",
     "disk",
     "consent source",
     "coordinator's key",
     "researchers' keys",
+    "permit issuers",
     "data sets",
     "isolation",
 )
@@ -57,11 +60,13 @@ def check_node(config: NodeConfig, *, now: dt.datetime) -> tuple[Finding, ...]:
     checks.check("state folder", lambda: _state_folder(config))
     checks.check("keys", lambda: _keys(config))
     checks.check("ledger", lambda: _ledger(config))
+    checks.check("decisions", lambda: _decisions(config))
     checks.check("clock", lambda: _clock(config, now))
     checks.check("disk", lambda: _disk(config))
     checks.check("consent source", lambda: _consent(config, now))
     checks.check("coordinator's key", lambda: _coordinator(config))
     checks.check("researchers' keys", lambda: _researchers(config))
+    checks.check("permit issuers", lambda: _issuers(config))
     checks.check("data sets", lambda: _datasets(config))
     checks.check("isolation", lambda: _isolation(config))
     return checks.findings()
@@ -144,16 +149,25 @@ def _ledger(config: NodeConfig) -> Seen:
     return Light.OK, f"{entries}; the chain holds and the anchor agrees"
 
 
+def _decisions(config: NodeConfig) -> Seen:
+    public = read_node_keys(config.state).signing.public_key()
+    report = verify_log(log_place(config), public)
+    if report.problems:
+        todo = "Find out who wrote to it; see solblom node log verify"
+        return Light.STOP, "the log of decisions does not hold", todo, tuple(report.problems)
+    return Light.OK, f"{counted(report.size, 'entry', 'entries')}; the log of decisions holds"
+
+
 def _clock(config: NodeConfig, now: dt.datetime) -> Seen:
     set_it = "Set this machine's clock (NTP)"
     latest = None
     with contextlib.suppress(IntegrityError):  # the ledger's own check says so
         state = VaultState(config.state / STATE_FILE)
-        latest = Store(state).latest_time()
+        latest = latest_time(state)
         state.close()
     if latest is not None and now < latest - CLOCK_TOLERANCE:
         behind = latest - now
-        return Light.STOP, f"the clock is {_span(behind)} behind the newest order seen", set_it
+        return Light.STOP, f"the clock is {_span(behind)} behind the newest moment seen", set_it
     issued = _newest_issued(config)
     if issued is not None and issued > now + CLOCK_TOLERANCE:
         ahead = issued - now
@@ -227,6 +241,18 @@ def _researchers(config: NodeConfig) -> Seen:
         text = f"{', '.join(absent)} not there: no study of theirs can be approved"
         return Light.ATTENTION, text, "Get the public-keys file from the researcher", lines
     return Light.OK, counted(len(lines), "researcher"), "", lines
+
+
+def _issuers(config: NodeConfig) -> Seen:
+    issuers = pinned_issuers(config).values()
+    if not issuers:
+        return Light.OK, "none pinned: this hospital's own approval is enough"
+    lines = tuple(f"{issuer.name}: {fingerprint(issuer.key)}" for issuer in issuers)
+    text = counted(len(lines), "issuer")
+    if not config.path(config.permit.revocations).is_file():
+        todo = "Fetch the issuers' lists: without them no study with a permit runs (SB-218)"
+        return Light.ATTENTION, f"{text}; no list of revoked permits", todo, lines
+    return Light.OK, f"{text}; compare each with its owner by phone", "", lines
 
 
 def _datasets(config: NodeConfig) -> Seen:

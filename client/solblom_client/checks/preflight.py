@@ -7,18 +7,26 @@ inside, where the answer stays. What may leave is one light a check, whose names
 import datetime as dt
 from dataclasses import dataclass
 
-from solblom_client.approval import ISOLATION_TOLERANCE, check_promise, study_signers
+from solblom_client.approval import (
+    ISOLATION_TOLERANCE,
+    check_promise,
+    node_code_digest,
+    study_signers,
+)
 from solblom_client.checks.finding import Checklist, Finding, Light, Seen
-from solblom_client.checks.preflight_data import Looked, look_at_data
+from solblom_client.checks.preflight_data import look_at_data
 from solblom_client.cohort import Cohort, join_cohort
 from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
 from solblom_client.keys import NodeKeys
+from solblom_client.permits import find_permit, pinned_issuers
 from solblom_client.policy import DatasetTable, NodeConfig, fitting_dataset
 from solblom_models.accountant import format_epsilon
 from solblom_models.study_document import check_task
 from solblom_models.task import Task, isolation_error
+from solblom_protocol.permit import check_covers, open_permit
+from solblom_protocol.permit import check_dates as check_permit_dates
 from solblom_protocol.study import StudyDocument, check_dates, open_study
 from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted
@@ -26,6 +34,7 @@ from solblom_verify.wording import counted
 STUDY_CHECKS = (
     "signature",
     "dates",
+    "permit",
     "policy",
     "promise",
     "task",
@@ -59,8 +68,12 @@ def preflight(
 ) -> Preflight:
     """Check a signed study: signature and policy first, then the data by the study's contract. Writes nothing."""
     checks = Checklist(STUDY_CHECKS)
-    known = {name: who.signing for name, who in study_signers(config).items()}
-    document = checks.get("signature", lambda: open_study(envelope, known))
+
+    def opened() -> StudyDocument:
+        known = {name: who.signing for name, who in study_signers(config).items()}
+        return open_study(envelope, known)
+
+    document = checks.get("signature", opened)
     if document is None:
         return Preflight(None, None, checks.findings())
     checks.note("signature", (Light.OK, "signed by a researcher whom this hospital knows"))
@@ -110,8 +123,23 @@ def _check_paper(
     task = checks.get("task", accepted)
     if task is not None:
         checks.note("task", (Light.OK, f"{task.name} is installed and accepts the study"))
+        checks.check("permit", lambda: _permit(config, document, task, now))
     checks.check("budget", lambda: _budget(config, document))
     return task
+
+
+def _permit(config: NodeConfig, document: StudyDocument, task: Task, now: dt.datetime) -> Seen:
+    """Look for a permit in the permits' folder; whether it was revoked is looked at when the study is approved."""
+    token = find_permit(config, document, now=now)
+    if token is None and config.permit.required:
+        todo = f"Put the issuer's permit into {config.permit.folder}, or give node approve --permit FILE"
+        return Light.ATTENTION, "this hospital needs one, and none is in the folder", todo
+    if token is None:
+        return Light.OK, "none, and none is needed here"
+    permit = open_permit(token, pinned_issuers(config)).permit
+    check_permit_dates(permit, now=now)
+    check_covers(permit, document, site=config.node.site, code=node_code_digest(task))
+    return Light.OK, f"by {permit.iss}; it covers the study"
 
 
 def _budget(config: NodeConfig, document: StudyDocument) -> Seen:
@@ -219,4 +247,13 @@ def _gradients(cohort: Cohort, document: StudyDocument, task: Task) -> Seen:
     return Light.OK, "each patient's gradient is its own"
 
 
-__all__ = ["STUDY_CHECKS", "Looked", "Preflight", "preflight"]
+CONCERNS = ("units and codes", "missing values", "identical rows", "labels", "leakage", "split")
+"""What an approval does not refuse, and a person should see before saying yes."""
+
+
+def concerns(
+    config: NodeConfig, keys: NodeKeys, envelope: bytes, *, now: dt.datetime
+) -> tuple[Finding, ...]:
+    """Return what of the data a person should look at before approving a study."""
+    found = preflight(config, keys, envelope, now=now).findings
+    return tuple(f for f in found if f.name in CONCERNS and f.light is not Light.OK)

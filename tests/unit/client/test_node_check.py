@@ -22,6 +22,7 @@ from solblom_client.policy import load_node_config
 from solblom_models.study_document import resolve
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import IntegrityError
+from solblom_protocol.issuer import Issuer
 from solblom_protocol.result import Result
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.study_tables import Study
@@ -209,6 +210,46 @@ def test_an_unsigned_study_is_looked_at_no_further(hospital: LabHospital) -> Non
 
 def test_a_study_beyond_the_policy_is_a_stop(hospital: LabHospital) -> None:
     assert lights(hospital, study_document(privacy={"epsilon": 9.0}))["policy"].light is Light.STOP
+
+
+def test_a_researchers_key_that_is_not_there_is_a_stop(hospital: LabHospital) -> None:
+    (hospital.folder / "researcher.pub").unlink()
+    assert lights(hospital)["signature"].light is Light.STOP
+
+
+def test_a_needed_permit_that_is_not_there_wants_attention(hospital: LabHospital) -> None:
+    issuer = Issuer.of("https://dac.invalid", hospital.researcher.public_key())
+    (hospital.folder / "issuer.pub").write_bytes(issuer.to_bytes())
+    assert lights(hospital)["permit"].light is Light.OK
+    edit(hospital, "[consent]", '[permit]\nrequired = true\nissuers = ["issuer.pub"]\n[consent]')
+    assert lights(hospital)["permit"].light is Light.ATTENTION
+    assert (
+        node_lights(hospital)["permit issuers"].light is Light.ATTENTION
+    )  # no list of revoked ones
+
+
+def test_a_log_of_decisions_that_was_changed_is_a_stop(hospital: LabHospital) -> None:
+    import sqlite3
+
+    hospital.approve(study_document())
+    hospital.ask(hospital.order(study_document()))
+    assert node_lights(hospital)["decisions"].light is Light.OK
+    hospital.vault.close()
+    database = sqlite3.connect(hospital.config.state / "log" / "decisions.sqlite")
+    with database:
+        database.execute("UPDATE entries SET entry = replace(entry, 'accepted', 'released')")
+    database.close()
+    assert node_lights(hospital)["decisions"].light is Light.STOP
+
+
+def test_who_approves_is_shown_what_is_yellow_or_red(hospital: LabHospital) -> None:
+    hospital.write_rows(changed(hospital, smoker=lambda row, n: row["ill"]))
+    signed = hospital.folder / "lab.signed.json"
+    signed.write_bytes(hospital.sign(study_document()))
+    shown = CliRunner().invoke(app, ["approve", str(signed), str(hospital.folder), "--yes"])
+    assert shown.exit_code == 0, shown.output
+    assert "LOOK  leakage" in shown.output
+    assert "smoker: 1.000" in shown.output
 
 
 def test_an_ended_study_is_a_stop(hospital: LabHospital) -> None:

@@ -28,29 +28,9 @@ JSON = st.recursive(
 )
 WORDS = st.sampled_from(
     [
-        "resourceType",
-        "id",
-        "status",
-        "scope",
-        "coding",
-        "code",
-        "system",
-        "patient",
-        "reference",
-        "identifier",
-        "value",
-        "provision",
-        "type",
-        "period",
-        "start",
-        "end",
-        "purpose",
-        "performer",
-        "deceasedBoolean",
-        "birthDate",
-        "link",
-        "other",
-        "search",
+        *("resourceType", "id", "status", "scope", "coding", "code", "system", "patient"),
+        *("reference", "identifier", "value", "provision", "type", "period", "start", "end"),
+        *("purpose", "performer", "deceasedBoolean", "birthDate", "link", "other", "search"),
         "mode",
     ]
 )

@@ -20,7 +20,7 @@ from solblom_client.local_parameters import pack_local
 from solblom_client.mask_key_file import MaskKeyFile
 from solblom_client.mask_steps import MaskSteps
 from solblom_client.policy import NodeConfig
-from solblom_client.queries import Release, add_noise, export_release, site_auroc
+from solblom_client.queries import Release, add_noise, check_named, export_release, site_auroc
 from solblom_client.secure_answer import Mask, SecureAnswer, pair_masks_of
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
@@ -134,6 +134,7 @@ class Answers:
         if plan is not None:
             share = plan.evaluation_share if work.model is not None else plan.table_one_share
             masked = self._masked(work, share or 0, noise, participants)
+            check_named(released, values)
             data = masked.of_counts(counts) + pack_values(values)
         else:
             noisy = add_noise(counts, deviation=work.request.event.noise_multiplier, stream=noise)

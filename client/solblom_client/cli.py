@@ -62,6 +62,9 @@ app.registered_commands.extend(recalibration_cli.app.registered_commands)
 app.registered_commands.extend(slides_cli.app.registered_commands)
 
 NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")
+PERMIT_OPTION = typer.Option(
+    None, "--permit", help="The issuer's permit (default: the one in the permits' folder)"
+)
 NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its folder")
 
 
@@ -70,25 +73,17 @@ NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its 
 def approve_study(
     study: Path = typer.Argument(..., help="The signed study (….signed.json)"),
     nodes: list[Path] = NODES,
-    permit: Path | None = typer.Option(
-        None, "--permit", help="The issuer's permit (default: the one in the permits' folder)"
-    ),
+    permit: Path | None = PERMIT_OPTION,
     lang: str = typer.Option("en", "--lang", help="Language of the summary: en or no"),
     yes: bool = typer.Option(False, "--yes", "-y", help="Approve without asking"),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check a signed study against this hospital's policy, budget and data; show it; approve it."""
     from solblom_client.approval_words import read_language
-    from solblom_client.node import check_user
-    from solblom_client.policy import load_node_config
 
     envelope, language = read_given(study), read_language(lang)
     token = None if permit is None else read_given(permit)
-    configs = []
-    for node in nodes:
-        with _naming(str(node), several=len(nodes) > 1):
-            configs.append(load_node_config(node))
-            check_user(configs[-1])
+    configs = _load_nodes(nodes)
     from solblom_client.approval import confirm, prepare
     from solblom_client.checks.preflight import concerns
     from solblom_client.keys import read_node_keys
@@ -123,6 +118,18 @@ def approve_study(
             for c, _, prepared, look in ready
         ]
         print_json("solblom.node.approve/1", {"approvals": rows})
+
+
+def _load_nodes(nodes: list[Path]) -> "list[NodeConfig]":
+    from solblom_client.node import check_user
+    from solblom_client.policy import load_node_config
+
+    configs = []
+    for node in nodes:
+        with _naming(str(node), several=len(nodes) > 1):
+            configs.append(load_node_config(node))
+            check_user(configs[-1])
+    return configs
 
 
 @contextmanager

@@ -13,6 +13,29 @@ app = typer.Typer(
     add_completion=False,
 )
 KEY_OPTION = typer.Option(..., "--key", help="The issuer's private key; NAME.pub stands beside it")
+SITES = typer.Option(..., "--site", help="A hospital; may be given several times")
+RESEARCHER = typer.Option(
+    None, "--researcher", help="Public-keys file: checks that this researcher signed the study"
+)
+DAYS = typer.Option(..., "--days", min=1, max=3660, help="Valid for so many days")
+ROUNDS = typer.Option(
+    ..., "--rounds", min=1, help="Rounds of training at each hospital, over all runs"
+)
+RUNS = typer.Option(1, "--runs", min=1, help="Runs of the study")
+MIN_COHORT = typer.Option(
+    10, "--min-cohort", min=2, help="Fewest patients of a hospital that takes part"
+)
+LEGAL_BASIS = typer.Option(
+    [], "--legal-basis", help="The issuer's own decision (default: what the study names)"
+)
+DUO = typer.Option(
+    [], "--duo", help="DUO:0000027, or DUO:0000007=MONDO:… (default: what the study names)"
+)
+CODE = typer.Option(
+    [], "--code", help="Digest of node code (default: any that a hospital approved)"
+)
+DATASET = typer.Option("urn:solblom:dataset", "--dataset", help="The visa's data set, a URI")
+LIST_DAYS = typer.Option(7, "--list-days", min=1, max=366, help="How old a revocation list may be")
 
 
 @app.callback()
@@ -49,34 +72,18 @@ def make_key(
 @command
 def issue(
     study: Path = typer.Argument(..., help="The signed study (….signed.json)"),
-    sites: list[str] = typer.Option(..., "--site", help="A hospital; may be given several times"),
+    sites: list[str] = SITES,
     key: Path = KEY_OPTION,
-    signer: Path | None = typer.Option(
-        None, "--researcher", help="Public-keys file: checks that this researcher signed the study"
-    ),
-    days: int = typer.Option(..., "--days", min=1, max=3660, help="Valid for so many days"),
-    rounds: int = typer.Option(
-        ..., "--rounds", min=1, help="Rounds of training at each hospital, over all runs"
-    ),
-    runs: int = typer.Option(1, "--runs", min=1, help="Runs of the study"),
-    min_cohort: int = typer.Option(
-        10, "--min-cohort", min=2, help="Fewest patients of a hospital that takes part"
-    ),
-    legal_basis: list[str] = typer.Option(
-        [], "--legal-basis", help="The issuer's own decision (default: what the study names)"
-    ),
-    duo: list[str] = typer.Option(
-        [], "--duo", help="DUO:0000027, or DUO:0000007=MONDO:… (default: what the study names)"
-    ),
-    code: list[str] = typer.Option(
-        [], "--code", help="Digest of node code (default: any that a hospital approved)"
-    ),
-    dataset: str = typer.Option(
-        "urn:solblom:dataset", "--dataset", help="The visa's data set, a URI"
-    ),
-    list_days: int = typer.Option(
-        7, "--list-days", min=1, max=366, help="How old a revocation list may be"
-    ),
+    signer: Path | None = RESEARCHER,
+    days: int = DAYS,
+    rounds: int = ROUNDS,
+    runs: int = RUNS,
+    min_cohort: int = MIN_COHORT,
+    legal_basis: list[str] = LEGAL_BASIS,
+    duo: list[str] = DUO,
+    code: list[str] = CODE,
+    dataset: str = DATASET,
+    list_days: int = LIST_DAYS,
     file: Path = typer.Option(..., "--out", help="File to write"),
     as_json: bool = JSON_OPTION,
 ) -> None:

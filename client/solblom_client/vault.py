@@ -229,19 +229,9 @@ class Vault:
         if reservation.work not in (None, found_work) or reservation.status == "spent":
             # The cohort has changed since: independent noise, and a charge of its own.
             reservation = self._reserve(order, request, approval)
-        self._freeze(order, approval, rows, found_work)
-        reservation = self.ledger.bind(reservation, found_work)
+        reservation = self._bind(order, approval, reservation, rows, found_work)
         work = Work(
-            order,
-            approval,
-            model,
-            request,
-            reservation,
-            cohort,
-            units,
-            rows,
-            counts,
-            local,
+            *(order, approval, model, request, reservation, cohort, units, rows, counts, local),
             found_work,
             second_answer=stored is not None,
         )
@@ -326,10 +316,13 @@ class Vault:
         check_cohort(approval.permit, cohort)
         return source, cohort
 
-    def _freeze(self, order: Order, approval: Approval, rows: bytes, work: str) -> None:
-        """Put on disk who is in this work, before its charge is bound to it and before training."""
+    def _bind(
+        self, order: Order, approval: Approval, reservation: Reservation, rows: bytes, work: str
+    ) -> Reservation:
+        """Put on disk who is in this work, then bind its charge to it; both before training."""
         years = self._config.consent.cohort_record_years
         keep_cohort(self._state, order, approval, rows, work=work, now=self._clock(), years=years)
+        return self.ledger.bind(reservation, work)
 
     def _units(self, order: Order, cohort: Cohort) -> Units:
         """Return the patients whom an order of this kind touches.
@@ -356,6 +349,7 @@ class Vault:
 
     def _answer_about_masks(self, order: Order, approval: Approval) -> bytes:
         """Answer an order for keys, shares or signatures: nothing of it depends on patients."""
+        self._note(about_order("received", order), about_order("accepted", order))
         if tolerates_dropouts(approval.document):
             steps = MaskSteps(order.header, approval.document, self._keys.signing, self._state)
             answer, kind = steps.answer(), f"masks-{order.header.kind}"

@@ -167,7 +167,7 @@ def main() -> None:
         tables=[report.Table("Seconds", columns, tuple(rows))],
         goals=goals,
         notes=[
-            "judged in processor seconds of this one process: the machine was shared, and on one that does nothing else "
+            "judged in processor seconds of this process: the machine was shared, and on one that does nothing else "
             "the wall's seconds come down to them",
             "`same` reads and compares all bytes of the source; a changed byte is parsed as `new`",
             f"largest memory of the whole bench: {peak:,.0f} MiB",

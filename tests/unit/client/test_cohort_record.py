@@ -189,7 +189,7 @@ def test_a_missing_patient_and_a_changed_row_are_named(north: LabHospital) -> No
     rows = [dict(row) for row in north.rows if row["patient_id"] != inside[0]]
     for row in rows:
         if row["patient_id"] == inside[1]:
-            row["age"] = "91"
+            row["smoker"] = str(1 - int(row["smoker"]))
     north.write_rows(rows)
     found = rebuilt(north, record)
     assert (found.missing, found.changed, found.exact) == ((inside[0],), (inside[1],), False)

@@ -184,7 +184,8 @@ def _check_permit(
     state = VaultState(config.state / STATE_FILE)
     try:
         check_clock(state, now)
-        end_expired(config, keys, state, now=now)
+        for study in end_expired(config, keys, state, now=now):
+            log_once(config, keys, Decision("ended", study=study), now=now)
         token = given if given is not None else find_permit(config, document, now=now)
         if token is not None:
             permit: SignedPermit | None = open_permit(token, pinned_issuers(config))

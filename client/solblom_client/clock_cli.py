@@ -21,10 +21,12 @@ def clock(
 ) -> None:
     """Show the newest moment that this node has seen. Exit 1: this machine's clock is behind it."""
     from solblom_client.clock import accept_clock, is_behind, latest_time
+    from solblom_client.decision_log import Decision
+    from solblom_client.keys import read_node_keys
     from solblom_client.ledger import STATE_FILE
+    from solblom_client.log_once import log_once
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
-    from solblom_client.site_log import SiteLog
     from solblom_client.state import VaultState
     from solblom_client.vault import utc_now
     from solblom_protocol.messages import timestamp
@@ -41,15 +43,14 @@ def clock(
         state.close()
     seen = None if latest is None else timestamp(latest)
     if accept:
-        log = SiteLog(config.state / "log" / "vault.jsonl")
-        log.write("clock-accepted", now=now, seen=seen)
+        log_once(config, read_node_keys(config.state), Decision("clock-accepted"), now=now)
     data = {"site": config.node.site, "now": timestamp(now), "seen": seen, "behind": behind}
     if as_json:
         print_json("solblom.node.clock/1", data | {"accepted": accept})
     else:
         out().print(f"now {timestamp(now)}   newest seen {seen or 'none'}", markup=False)
         if accept:
-            say("Accepted. It stands in the site's log.")
+            say("Accepted. It stands in the log of decisions.")
         elif behind:
             say("The clock is behind: every order is refused (SB-206). Set it, or see --accept.")
     if behind and not accept:

@@ -64,6 +64,8 @@ Event = Literal[
     "manual-reject",
     "approved",
     "revoked",
+    "ended",  # a permit's date came: the study's noise root is wiped
+    "clock-accepted",  # a person put right a clock that had run ahead
     "paused",
     "resumed",
     "pruned",

@@ -18,7 +18,7 @@ from solblom_protocol.errors import ConfigurationError, IntegrityError
 POSITION_FILE = "forwarded"
 AUDIT = 13  # facility "log audit" (RFC 5424 §6.2.1)
 NOTICE, WARNING = 5, 4
-WARNED_OF = frozenset({"refused", "manual-reject", "revoked", "pruned"})
+WARNED_OF = frozenset({"refused", "manual-reject", "revoked", "ended", "clock-accepted", "pruned"})
 SEND_SECONDS = 10.0
 MOST_SEQUENCE = 2**31 - 1  # RFC 5424 §7.3.1
 

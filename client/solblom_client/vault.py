@@ -273,7 +273,7 @@ class Vault:
 
     def _end_permits(self, now: dt.datetime) -> None:
         for study in end_expired(self._config, self._keys, self._state, now=now):
-            self._log.write("permit-ended", now=now, study=study)
+            self._decisions.append(Decision("ended", study=study), now=now)
 
     def _reserve(self, order: Order, request: Request, approval: Approval) -> Reservation:
         privacy = approval.document.study.privacy

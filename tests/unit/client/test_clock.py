@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from lab import NOW, LabHospital, study_document
 from solblom_client.clock import latest_time, note_time, pass_clock
+from solblom_client.decision_log import log_place, read_entries
 from solblom_client.ledger import STATE_FILE
 from solblom_client.state import VaultState
 from solblom_protocol.cli import app
@@ -90,5 +91,5 @@ def test_a_person_puts_right_a_clock_that_ran_ahead_and_it_is_logged(
     done = solblom("node", "clock", hospital.folder, "--accept", "--json")
     assert (done.exit_code, json.loads(done.stdout)["accepted"]) == (0, True)
     assert solblom("node", "clock", hospital.folder).exit_code == 0
-    log = (hospital.config.state / "log" / "vault.jsonl").read_text(encoding="utf-8")
-    assert '"event": "clock-accepted"' in log
+    entries = [json.loads(line) for line in read_entries(log_place(hospital.config))]
+    assert "clock-accepted" in [entry["event"] for entry in entries]

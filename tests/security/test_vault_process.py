@@ -16,7 +16,6 @@ import pytest
 
 from lab import LabHospital
 from solblom_client.ledger import STATE_FILE
-from solblom_client.pausing import pause, resume
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
 from solblom_client.store import Store
@@ -339,33 +338,6 @@ def test_a_hung_order_ends_the_process_and_the_charge_stays(node: Node) -> None:
     assert line["seconds"] >= 1
     assert node.charges() == ["reserved"]
     assert node.strikes() == 1
-
-
-def test_a_pause_ends_a_long_training_within_ten_seconds_and_the_charge_stays(node: Node) -> None:
-    with running_vault(node.folder, hook=in_the_loss("import time; time.sleep(3600)")) as vault:
-        order = node.hospital.order(node.study)
-        sent = Asked(vault.wait_until_ready(), order)
-        vault.wait_for(node.has_reserved)
-        time.sleep(1)
-        paused = time.monotonic()
-        pause(node.hospital.config)
-        assert vault.wait() == 75
-        took = time.monotonic() - paused
-        assert took < 10
-        print(f"stopped {took:.1f} s after the pause")
-        assert sent.error().code == "SB-611"
-    assert node.log()[-1]["event"] == "stopped-by-pause"
-    assert node.charges() == ["reserved"]
-    assert node.strikes() == 0
-    with running_vault(node.folder) as again:
-        client = again.wait_until_ready().client
-        waiting = node.hospital.read(client.process(order))
-        assert isinstance(waiting, Refusal)
-        assert waiting.code == "SB-219"  # paused: not even the order that was at work goes on
-        resume(node.hospital.config)
-        assert isinstance(node.hospital.read(client.process(order)), Result)
-        assert again.terminate() == 0
-    assert node.charges() == ["spent"]
 
 
 def test_an_order_that_hangs_three_times_stops_the_study_until_a_person_looks(node: Node) -> None:

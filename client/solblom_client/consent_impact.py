@@ -33,7 +33,8 @@ class Use:
     """One piece of work in which the patient was.
 
     Attributes:
-        receipt: digest of the signed receipt; None: it was worked on, and nothing left the hospital.
+        receipt: digest of the signed receipt; None: it was worked on, and nothing left the hospital. Where a person
+            releases each answer, one with a receipt may still wait, or have been rejected: the outbox tells.
     """
 
     study: str

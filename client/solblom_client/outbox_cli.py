@@ -129,7 +129,7 @@ def statement(
 
     if lang not in ("no", "en"):
         raise ConfigurationError("SB-103", f"--lang is no or en, not {lang}")
-    with _alone(node) as (config, state):
+    with _opened(node) as (config, state):
         found = collect_statement(config, state)
     if html is not None:
         html.write_text(statement_html(found, lang), encoding="utf-8")
@@ -143,7 +143,14 @@ def statement(
 
 @contextmanager
 def _alone(node: Path) -> "Iterator[tuple[NodeConfig, Any]]":
-    """Give configuration and state while no order is at work."""
+    """Give configuration and state while no order is at work: it is waited for."""
+    with _opened(node) as (config, state), state.exclusive():
+        yield config, state
+
+
+@contextmanager
+def _opened(node: Path) -> "Iterator[tuple[NodeConfig, Any]]":
+    """Give configuration and state."""
     from solblom_client.ledger import STATE_FILE
     from solblom_client.node import check_user
     from solblom_client.state import VaultState
@@ -152,8 +159,7 @@ def _alone(node: Path) -> "Iterator[tuple[NodeConfig, Any]]":
     check_user(config)
     state = VaultState(config.state / STATE_FILE)
     try:
-        with state.exclusive():
-            yield config, state
+        yield config, state
     finally:
         state.close()
 

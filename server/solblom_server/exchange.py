@@ -52,6 +52,9 @@ MAX_ATTEMPTS = 3
 NOT_YET = "SB-219"
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 5.0, 120.0
 """How long a hospital that has not said yes or no is left in peace before it is asked again."""
+MOST_RESTS = (
+    2000  # in one exchange, however far its deadline: each is an order with a number of its own
+)
 POLL_SECONDS = 0.2
 TITLES = {
     "keys": "Key exchange",
@@ -145,6 +148,7 @@ class Collection:
         default_factory=dict
     )  # not yet: site → when it is asked again
     rested: dict[str, float] = field(default_factory=dict)  # site → how long the last rest was
+    longest_rest: float = LONGEST_REST_SECONDS
 
     @property
     def unfinished(self) -> bool:
@@ -153,7 +157,7 @@ class Collection:
 
     def rest(self, site: str) -> None:
         """Leave a hospital in peace for a while, each time longer; it counts as no attempt."""
-        seconds = min(2 * self.rested.get(site, FIRST_REST_SECONDS / 2), LONGEST_REST_SECONDS)
+        seconds = min(2 * self.rested.get(site, FIRST_REST_SECONDS / 2), self.longest_rest)
         self.rested[site] = seconds
         self.resting[site] = time.monotonic() + seconds
         self.attempts[site] -= 1
@@ -181,7 +185,9 @@ def collect(
     result: more would change nothing.
     """
     collection = Collection(time.monotonic(), deque(sites))
-    deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
+    patience = 60 * context.document.study.cohort.deadline_minutes
+    collection.longest_rest = max(LONGEST_REST_SECONDS, patience / MOST_RESTS)
+    deadline = collection.opened + patience
     _ask(context, question, collection)
     while collection.unfinished and time.monotonic() < deadline:
         if until(collection.results):

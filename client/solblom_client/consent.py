@@ -94,6 +94,8 @@ def read_consent(
     snapshot = parse_source(kind, file.data, fhir)
     made = _check_fresh(snapshot, file.changed, max_age_hours=max_age_hours, now=now)
     allowed, reasons = decide(snapshot, ages, now=now)
+    if rule == "opt-out":  # no record, but known: old enough where an age is asked for
+        allowed |= snapshot.people.keys() - reasons.keys()
     return ConsentState(
         rule, frozenset(allowed), frozenset(reasons), reasons, made, ages.min_age_years
     )

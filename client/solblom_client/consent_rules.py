@@ -61,16 +61,23 @@ def decide(
         elif reason == _WEAK:
             elsewhere.add(patient)
         else:
-            excluded.setdefault(patient, reason)
+            _exclude(excluded, patient, reason)
     for patient, person in people.items():
         reason = against_person(person, ages, today=now.date())
         if reason is not None:
-            excluded[patient] = reason
+            _exclude(excluded, patient, reason)
     if not simple:
         excluded |= {p: "age-unknown" for p in allowed - people.keys() - excluded.keys()}
     excluded |= {patient: "unclear" for patient in snapshot.doubtful}
     excluded |= {patient: "other-purpose" for patient in elsewhere - allowed - excluded.keys()}
     return allowed - excluded.keys(), excluded
+
+
+def _exclude(excluded: dict[str, Reason], patient: str, reason: Reason) -> None:
+    """Note why; of several reasons the first, but somebody's will before what time brings: notices go by it."""
+    before = excluded.setdefault(patient, reason)
+    if before in BECAUSE_OF_TIME:
+        excluded[patient] = reason
 
 
 def against_record(

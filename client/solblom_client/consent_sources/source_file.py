@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,11 @@ def read_source_file(path: Path) -> SourceFile:
         DataError: SB-308, unreadable, too large, or written to while it was read.
     """
     try:
-        with path.open("rb") as file:
+        # Without waiting: a pipe that nobody writes to would hold up the vault.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise DataError("SB-308", "The consent source is no file")
             if before.st_size > MAX_SOURCE_BYTES:
                 raise DataError("SB-308", f"The consent source has over {MAX_SOURCE_BYTES:,} bytes")
             data = file.read(before.st_size + 1)

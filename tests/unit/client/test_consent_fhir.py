@@ -355,6 +355,13 @@ def test_under_opt_out_a_death_without_a_record_excludes(tmp_path: Path) -> None
     assert not state.includes("ola")
 
 
+@pytest.mark.parametrize(("born", "included"), [("1970", True), ("2015", False), (DROP, False)])
+def test_under_opt_out_age_alone_may_decide(tmp_path: Path, born: Any, included: bool) -> None:
+    ages = AgeRules(min_age_years=18)
+    state = read(tmp_path, patient("ola", birthDate=born), rule="opt-out", ages=ages)
+    assert state.includes("ola") is included
+
+
 def test_alive_lets_in(tmp_path: Path) -> None:
     assert read(tmp_path, patient("ola", deceasedBoolean=False), consent()).includes("ola")
 

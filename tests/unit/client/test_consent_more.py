@@ -199,7 +199,32 @@ def test_ones_own_consent_after_a_guardians_lets_in_only_alone(tmp_path: Path) -
     assert read(tmp_path, own).includes("ola")
 
 
+# --- Several reasons
+
+WILL_FIRST = [
+    ("ola,withdrawn,,,2026-01-01,,,", "ola,granted,2020-01-01,,,,,"),
+    ("ola,granted,2020-01-01,,,,,", "ola,withdrawn,,,,,,"),
+    ("ola,granted,,,2026-01-01,,,", "ola,refused,,,,,,"),
+]
+
+
+@BOTH_RULES
+@pytest.mark.parametrize("rows", WILL_FIRST)
+def test_a_withdrawal_is_the_reason_whatever_time_brings_besides(
+    tmp_path: Path, rule: Rule, rows: tuple[str, str]
+) -> None:
+    """Notices go by the reason: who withdrew and died since has withdrawn."""
+    assert read(tmp_path, *rows, rule=rule).reason("ola") == "withdrawn"
+    assert read(tmp_path, *reversed(rows), rule=rule).reason("ola") == "withdrawn"
+
+
 # --- The source
+
+
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "consent.csv")
+    with pytest.raises(DataError, match="no file"):
+        source_file.read_source_file(tmp_path / "consent.csv")
 
 
 def test_a_source_that_is_written_to_while_it_is_read_stops(

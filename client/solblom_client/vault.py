@@ -8,6 +8,7 @@ that order.
 import contextlib
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from solblom_client.decisions import (
     about_answer,
     about_order,
     about_refusal,
+    has_left,
 )
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import (
@@ -216,7 +218,9 @@ class Vault:
         rows = cohort.row_bytes(units)
         found_work = work_digest(request, approval, rows, counts=counts, local=local)
         if stored is not None and stored.work == found_work and stored.sealed is not None:
-            self._outbox.check_stored(request.digest, found_work)
+            self._outbox.check_stored(
+                request.digest, found_work, has_left=partial(has_left, self._config, found_work)
+            )
             self._note(about_order("again", order, request=request.digest))
             self._log.write_once_an_hour(
                 "reply-again", now=self._clock(), kind=order.digest, order=order.digest

@@ -158,6 +158,21 @@ def test_a_record_that_was_removed_or_changed_lets_nothing_out(
     assert code(careful, order) == "SB-219"
 
 
+def test_what_left_before_the_hospital_released_by_hand_may_be_sent_again(
+    hospital: LabHospital,
+) -> None:
+    document = study_document()
+    hospital.approve(document)
+    order = hospital.order(document)
+    first = hospital.vault.process(order)
+    toml = hospital.folder / "node.toml"
+    toml.write_text(toml.read_text().replace("[policy]\n", '[policy]\nrelease = "manual"\n'))
+    hospital.config = load_node_config(hospital.folder)
+    hospital.restart()
+    assert hospital.vault.process(order) == first
+    assert code(hospital, hospital.order(document, round=2)) == "SB-219"
+
+
 def test_a_study_without_privacy_cannot_wait_so_it_is_refused(tmp_path: Path) -> None:
     lab = LabHospital(tmp_path / "n", policy='release = "manual"\nallow_privacy_off = true')
     with pytest.raises(RefusedError, match="none can wait"):

@@ -62,6 +62,7 @@ from solblom_protocol.study import (
     open_study,
     study_signatures,
 )
+from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id, sign_envelope
 from solblom_verify.wording import counted
 
@@ -225,6 +226,9 @@ def confirm(
         now,
         prepared.permit,
     )
+    # How the data were read: what was converted and mapped, and each map by its digest.
+    reading = approval_folder(config, prepared.document.digest) / "reading.json"
+    reading.write_bytes(canonical_json(list(prepared.summary.reading)))
     log_once(config, keys, Decision("approved", study=prepared.document.digest), now=now)
 
 

@@ -9,58 +9,28 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from check_lab import changed, edit, lights, node_lights
 from lab import CONTRACT, STUDY, LabHospital, study_document
 from solblom_client import vault as vault_module
 from solblom_client.checks import preflight as preflight_module
 from solblom_client.checks.finding import Finding, Light, worst
-from solblom_client.checks.node_check import NODE_CHECKS, check_node
+from solblom_client.checks.node_check import NODE_CHECKS
 from solblom_client.checks.preflight import STUDY_CHECKS, preflight
 from solblom_client.checks.traffic_light import read_traffic_light, write_traffic_light
 from solblom_client.cli import app
 from solblom_client.keys import read_node_keys
-from solblom_client.policy import load_node_config
 from solblom_models.study_document import resolve
 from solblom_protocol.contract import Contract
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.issuer import Issuer
 from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument
 from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
-
-Rows = list[dict[str, str]]
 
 
 @pytest.fixture
 def patients() -> int:
     return 120
-
-
-def node_lights(hospital: LabHospital) -> dict[str, Finding]:
-    return {f.name: f for f in check_node(hospital.config, now=hospital.clock())}
-
-
-def lights(hospital: LabHospital, document: StudyDocument | None = None) -> dict[str, Finding]:
-    keys = read_node_keys(hospital.config.state)
-    signed = hospital.sign(document or study_document())
-    found = preflight(hospital.config, keys, signed, now=hospital.clock())
-    return {finding.name: finding for finding in found.findings}
-
-
-def edit(hospital: LabHospital, old: str, new: str) -> None:
-    file = hospital.folder / "node.toml"
-    text = file.read_text(encoding="utf-8")
-    assert old in text
-    file.write_text(text.replace(old, new), encoding="utf-8")
-    hospital.config = load_node_config(file)
-
-
-def changed(hospital: LabHospital, **cells: Any) -> Rows:
-    """Return the hospital's rows, each with these columns; a function gets the row and its number."""
-    return [
-        row | {name: make(row, n) if callable(make) else make for name, make in cells.items()}
-        for n, row in enumerate(hospital.rows)
-    ]
 
 
 # The node itself

@@ -251,7 +251,10 @@ def test_a_person_who_approves_reads_what_was_converted_and_mapped(tmp_path: Pat
     summary = approve(hospital.config, keys, hospital.sign(document), now=hospital.clock())
     told = "\n".join(summary.reading)
     assert "60 values of glucose converted from mg/dL to mmol/L" in told
-    assert read_map(tmp_path / "n" / "icd10_to_icd11.csv").digest in told
+    digest = read_map(tmp_path / "n" / "icd10_to_icd11.csv").digest
+    assert digest in told
+    folder = hospital.config.state / "approvals" / document.digest.removeprefix("sha256:")
+    assert digest in (folder / "reading.json").read_text(encoding="utf-8")
 
 
 def test_a_map_that_breaks_after_approval_says_nothing_outside(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ study_epsilon = 3.0                  # per study
 delta = 1e-5
 min_patients = 20
 allow_privacy_off = false
+# release = "manual"                 # nothing leaves before a person has run `solblom node outbox release`
+# hours = "22:00-06:00"              # orders are worked on between these times only; time_zone = "Europe/Oslo"
 named_releases = []                  # what may leave without noise: nothing
 # allow: studies in which each hospital adds a share of the noise, and only the sum of all is opened
 shared_noise = {{ allow = false, min_honest_nodes = 3, alone_epsilon = 10.0 }}
@@ -52,6 +54,10 @@ source = "consent.csv"               # patient_id,status,valid_until; status: gr
 # kind = "fhir"                      # an HL7 FHIR R4B bundle in JSON; then also purpose = ["HRESCH"]
 rule = "opt-in"                      # nobody without a record takes part
 max_age_hours = 24                   # an older file stops the node
+
+# [log]
+# syslog = "unix:/dev/log"           # where `solblom node log forward` sends every decision; or "udp:host:514"
+# retention_days = 400
 
 [[dataset]]
 name = "patients"

@@ -114,7 +114,8 @@ def keep_cohort(
         make_tables(state)
         places = ", ".join("?" * len(values))
         state.execute(f"INSERT OR IGNORE INTO cohorts ({_COLUMNS}) VALUES ({places})", values)  # noqa: S608
-    forget_old(state, before=now - dt.timedelta(days=years * _DAYS_OF_A_YEAR))
+        forget_old(state, before=now - dt.timedelta(days=years * _DAYS_OF_A_YEAR))
+    _sweep(state)
 
 
 def note_receipt(state: VaultState, work: str, receipt: str) -> None:
@@ -180,9 +181,12 @@ def row_digests(units: Units) -> dict[str, str]:
 
 
 def forget_old(state: VaultState, *, before: dt.datetime) -> None:
-    """Remove records older than a moment, and manifests that no record names any more."""
-    with state.transaction():
-        state.execute("DELETE FROM cohorts WHERE recorded_at < ?", (timestamp(before),))
+    """Remove records older than a moment; call inside a transaction. Their manifests go with the next round."""
+    state.execute("DELETE FROM cohorts WHERE recorded_at < ?", (timestamp(before),))
+
+
+def _sweep(state: VaultState) -> None:
+    """Remove manifests that no record names any more."""
     kept = {str(row[0]) for row in state.query("SELECT DISTINCT manifest FROM cohorts")}
     with contextlib.suppress(OSError):  # they are removed the next time
         for path in (state.folder / FOLDER).iterdir():

@@ -219,7 +219,9 @@ def test_a_manifest_that_is_not_the_receipts_is_refused(north: LabHospital, dama
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes(data[:-1] if damage == "cut" else data.replace(b"-patient-", b"-patienT-", 1))
+        path.write_bytes(
+            data[:-1] if damage == "cut" else data.replace(b"-patient-", b"-patienT-", 1)
+        )
     with pytest.raises(IntegrityError) as caught:
         read_manifest(north.vault._state, record)
     assert caught.value.code == "SB-407"

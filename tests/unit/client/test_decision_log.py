@@ -123,6 +123,23 @@ def test_a_log_rolled_back_with_its_checkpoint_is_found_by_the_copy_beside_the_a
         fill(log, 1)
 
 
+def test_a_restored_log_goes_on_once_a_person_has_moved_the_copy_aside(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 5)
+    log.close()
+    backup = {path: path.read_bytes() for path in place.folder.iterdir()}
+    fill(log, 2)
+    log.close()
+    for path, data in backup.items():
+        path.write_bytes(data)
+    copy = place.checkpoints[1]
+    copy.rename(copy.with_suffix(".aside"))
+    fill(log, 1)
+    assert problems(place) == ()
+    assert len(read_entries(place)) == 6
+
+
 def test_a_log_that_is_gone_is_found(log: DecisionLog, place: LogPlace) -> None:
     fill(log, 5)
     log.close()

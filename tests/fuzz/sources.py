@@ -1,12 +1,16 @@
 """Parsers of what a hospital and a researcher bring as files: contracts, tables, maps, consents, cases, indexes."""
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import tomli_w
 
 from fuzz.target import Target, file_in
@@ -17,7 +21,13 @@ from solblom_client.consent_sources.fhir_bundle import read_fhir
 from solblom_client.consent_sources.fhir_consent import FhirSettings
 from solblom_models.phenotype.phenopacket import CaseRules, read_cases
 from solblom_models.phenotype.reading import Reading
-from solblom_models.slide_mil.bag_file import BagFileError
+from solblom_models.slide_mil.bag_file import (
+    BagFileError,
+    read_bag,
+    read_labels,
+    tile_count,
+    write_bag,
+)
 from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.tabular.data import read_units
 from solblom_models.tabular.harmonise import Harmonisation, harmonise, read_map
@@ -150,6 +160,33 @@ def _bag_seeds() -> tuple[bytes, ...]:
     )
 
 
+def _bag_file(data: bytes, folder: Path) -> object:
+    path = file_in(folder, "slide.h5", data)
+    reads: tuple[Callable[[], object], ...] = (
+        lambda: read_bag(path, dim=6),
+        lambda: read_labels(path, "label", tiles=5),
+        lambda: tile_count(path),
+    )
+    for read in reads:
+        with contextlib.suppress(BagFileError):
+            read()
+    return None
+
+
+@cache
+def _bag_file_seeds() -> tuple[bytes, ...]:
+    features = np.linspace(0, 1, 30, dtype=np.float32).reshape(5, 6)
+    coords = np.zeros((5, 2), dtype=np.int64)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "slide.h5")
+        texts = ("label", ["a", "b", "a", "b", "a"])
+        write_bag(path, features, coords, recipe="r", side=1.0, facts={}, labels=texts)
+        numbers = Path(folder, "numbers.h5")
+        with h5py.File(numbers, "w") as file:
+            file["features"], file["coords"], file["label"] = features, coords, np.arange(5)
+        return (path.read_bytes(), numbers.read_bytes())
+
+
 def _phenopackets(data: bytes, folder: Path) -> object:
     path = file_in(folder, "cases.jsonl", data)
     rules = CaseRules(labels={"OMIM:1": "OMIM:1"})
@@ -175,5 +212,6 @@ SOURCES = (
     Target("consent-csv", _consent, _consent_seeds),
     Target("consent-fhir", _fhir, _fhir_seeds),
     Target("bag-index", _bag_index, _bag_seeds, (BagFileError,)),
+    Target("bag-file", _bag_file, _bag_file_seeds),
     Target("phenopackets", _phenopackets, _packet_seeds),
 )

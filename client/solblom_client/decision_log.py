@@ -176,7 +176,9 @@ class DecisionLog:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (folder / "decisions.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if self._database is None or not (folder / LOG_FILE).exists():
+                if not (folder / LOG_FILE).exists():
+                    self.close()  # what is open is not what stands there any more
+                if self._database is None:
                     self._database = _connect(folder / LOG_FILE)
                 self._database.execute("BEGIN IMMEDIATE")
                 try:

@@ -142,8 +142,7 @@ def test_a_restored_log_goes_on_once_a_person_has_moved_the_copy_aside(
 
 def test_a_log_that_is_gone_is_found(log: DecisionLog, place: LogPlace) -> None:
     fill(log, 5)
-    log.close()
-    (place.folder / LOG_FILE).unlink()
+    (place.folder / LOG_FILE).unlink()  # while it is open
     assert problems(place)
     with pytest.raises(IntegrityError):
         fill(log, 1)

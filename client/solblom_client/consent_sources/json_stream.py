@@ -1,7 +1,7 @@
 """A large JSON object read member by member, so that a list of a million entries never stands in memory as a tree.
 
 Refused: a name twice in one object (two readers would see two different consents), numbers that are no
-JSON, and nesting deeper than Python's own limit.
+JSON, nesting deeper than Python's own limit, and items of over 4 MiB.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from json.decoder import JSONDecodeError
 from typing import Any
 
+_WINDOWS = (16 * 1024, 256 * 1024, 4 * 1024**2)  # characters of one item
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -71,10 +72,20 @@ def _items(text: str, at: int, name: str) -> Generator[tuple[str, Any], None, in
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
-    try:
-        return _DECODER.raw_decode(text, at)
-    except JSONDecodeError:
-        raise ValueError("not valid JSON") from None  # its own message would quote the text
+    """Return the value that begins at a place, and the place after it.
+
+    Read in windows: an item of a hundred million empty lists would take memory before it was over. An object
+    or a list ends with its own bracket, so what can be read of a window is all of it.
+    """
+    for size in _WINDOWS:
+        try:
+            value, length = _DECODER.raw_decode(text[at : at + size])
+            return value, at + length
+        except JSONDecodeError:
+            if at + size >= len(text):
+                break
+    # The parser's own message would quote the text.
+    raise ValueError("not valid JSON, or one item over 4 MiB") from None
 
 
 def _after_space(text: str, at: int) -> int:

@@ -1,6 +1,7 @@
 """Consent tables with death, age and guardians: small rules, each in a table; and the source itself."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ from solblom_client.consent import ConsentState, read_consent
 from solblom_client.consent_rules import AgeRules
 from solblom_client.consent_sources import source_file
 from solblom_client.consent_sources.csv_table import COLUMNS, MORE_COLUMNS
+from solblom_client.consent_sources.fhir_bundle import read_fhir
+from solblom_client.consent_sources.fhir_consent import FhirSettings
 from solblom_protocol.errors import DataError
 
 Rule = Literal["opt-in", "opt-out"]
@@ -219,6 +222,25 @@ def test_a_withdrawal_is_the_reason_whatever_time_brings_besides(
 
 
 # --- The source
+
+
+@pytest.mark.parametrize(
+    ("size", "stops"), [(1_000, False), (10_000, False), (100_000, False), (3_000_000, True)]
+)
+def test_one_entry_has_a_limit_and_costs_no_more_memory_than_that(size: int, stops: bool) -> None:
+    item = '{"resource": {"resourceType": "Basic", "x": [' + "[]," * size + "[]]}}"
+    text = '{"resourceType": "Bundle", "type": "collection", "entry": [' + item + "]}"
+    data = text.encode()
+    tracemalloc.start()
+    try:
+        if stops:
+            with pytest.raises(DataError):
+                read_fhir(data, FhirSettings())
+        else:
+            assert read_fhir(data, FhirSettings()).records == ()
+        assert tracemalloc.get_traced_memory()[1] < 200 * 1024**2
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_pipe_is_no_source(tmp_path: Path) -> None:

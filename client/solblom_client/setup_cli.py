@@ -64,6 +64,8 @@ name = "patients"
 connector = "table"
 path = "{data}"                      # read-only
 patient = "{patient}"
+# units = {{ glucose = "mg/dL" }}      # a column's unit, where the contract accepts it beside its own
+# maps = {{ diagnosis = "icd10_to_icd11.csv" }} # from your codes to the contract's: columns from, to
 """
 
 

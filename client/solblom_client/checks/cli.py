@@ -1,5 +1,6 @@
 """`solblom node check`: is this node fit to run, and are its data fit for a study."""
 
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from solblom_protocol.errors import EXIT_CHECK_SAID_NO, SolblomError
 
 if TYPE_CHECKING:
     from solblom_client.checks.finding import Finding
+    from solblom_client.checks.preflight import Preflight
+    from solblom_client.policy import NodeConfig
 
 app = typer.Typer(help="Hospital: check a node", add_completion=False)
 MARKS = {"ok": "[green]ok[/]", "attention": "[yellow]attention[/]", "stop": "[bold red]STOP[/]"}
@@ -30,7 +33,6 @@ def check(
     """Check this node, and with --study whether its data fit. The report stays inside. Exit 1: a check says no."""
     from solblom_client.checks.finding import Finding, Light, worst
     from solblom_client.checks.node_check import check_node
-    from solblom_client.checks.preflight import preflight
     from solblom_client.checks.traffic_light import write_traffic_light
     from solblom_client.keys import read_node_keys
     from solblom_client.policy import load_node_config
@@ -45,8 +47,7 @@ def check(
     now, digest, title = utc_now(), None, None
     found = Finding("node.toml", Light.OK, "valid"), *check_node(config, now=now)
     if study is not None:
-        envelope = read_given(study)
-        seen = preflight(config, read_node_keys(config.state), envelope, now=now)
+        seen = _study(config, read_given(study), now)
         digest, title, found = seen.study, seen.title, (*found, *seen.findings)
     _show(config.node.site, title, found, as_json=as_json, study=digest)
     if outside is not None:
@@ -60,6 +61,19 @@ def check(
         )
     if worst(found) is Light.STOP:
         raise typer.Exit(EXIT_CHECK_SAID_NO)
+
+
+def _study(config: "NodeConfig", envelope: bytes, now: dt.datetime) -> "Preflight":
+    """Check a study, as far as the node's keys can be read: without them nothing of it is looked at."""
+    from solblom_client.checks.finding import Checklist
+    from solblom_client.checks.preflight import STUDY_CHECKS, Preflight, preflight
+    from solblom_client.keys import read_node_keys
+
+    try:
+        keys = read_node_keys(config.state)
+    except SolblomError:  # the check of the keys says so
+        return Preflight(None, None, Checklist(STUDY_CHECKS).findings())
+    return preflight(config, keys, envelope, now=now)
 
 
 def show_concerns(found: "tuple[Finding, ...]") -> None:

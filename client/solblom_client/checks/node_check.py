@@ -13,11 +13,12 @@ import sys
 from solblom_client.checks.finding import Checklist, Finding, Light, Seen
 from solblom_client.clock import latest_time
 from solblom_client.cohort import read_consent_now
-from solblom_client.decision_log import log_place, verify_log
+from solblom_client.decision_log import log_place
 from solblom_client.isolation import writable_data
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import STATE_FILE, open_ledger
 from solblom_client.link_process import read_status
+from solblom_client.log_check import verify_log
 from solblom_client.permits import pinned_issuers
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
@@ -280,16 +281,16 @@ def _datasets(config: NodeConfig) -> Seen:
 def _isolation(config: NodeConfig) -> Seen:
     """Start a process as the vault would be, and let it measure itself."""
     memory = str(int(config.vault.memory_gib * GIB))
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", _PROBE, memory],
-        capture_output=True,
-        timeout=60,
-        check=False,
-        env=os.environ,
-    )
     try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", _PROBE, memory],
+            capture_output=True,
+            timeout=120,
+            check=False,
+            env=os.environ,
+        )
         level, notes = json.loads(done.stdout)
-    except ValueError:
+    except (ValueError, subprocess.TimeoutExpired):
         return Light.STOP, "it could not be measured", "Run solblom node vault by hand and read why"
     shown = tuple(str(note) for note in notes)
     if level == "none":

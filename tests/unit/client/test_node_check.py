@@ -382,6 +382,16 @@ def test_the_command_ends_with_1_where_a_check_says_no(hospital: LabHospital) ->
     assert read_traffic_light(lights_file.read_bytes(), hospital.public.signing).light == "stop"
 
 
+def test_a_node_without_keys_shows_the_rest_and_looks_at_no_study(hospital: LabHospital) -> None:
+    signed = hospital.folder / "lab.signed.json"
+    signed.write_bytes(hospital.sign(study_document()))
+    (hospital.config.state / "keys" / "signing.key").unlink()
+    shown = run(hospital, "--study", str(signed), "--json")
+    assert shown.exit_code == 1
+    found = {check["name"]: check["light"] for check in json.loads(shown.stdout)["checks"]}
+    assert (found["keys"], found["leakage"]) == ("stop", "attention")
+
+
 def test_a_wrong_node_toml_is_a_stop_that_says_what_is_wrong(hospital: LabHospital) -> None:
     file = hospital.folder / "node.toml"
     file.write_text(file.read_text(encoding="utf-8") + "\nodd = 1\n", encoding="utf-8")

@@ -365,12 +365,15 @@ class Vault:
         return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
 
     def _check_consent_again(self, work: Work) -> None:
-        """Drop what was made when somebody withdrew meanwhile; the charge stays (privacy.md rule 10).
+        """Drop what was made when somebody withdrew, or the permit fell, meanwhile; the charge stays (rule 10).
 
         Raises:
             DataError: SB-308.
+            RefusedError: SB-217 or SB-218; outside SB-209, as everything after rows were read.
         """
         check_consent_holds(self._config, work.units, now=self._clock())
+        header, approval = work.order.header, work.approval
+        check_permit(self._config, self._state, header, approval, now=self._clock())
 
     def _release(self, work: Work, answer: Answer) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""

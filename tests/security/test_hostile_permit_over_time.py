@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from typing import Any
 
 import pytest
 
@@ -10,12 +11,15 @@ from security.observer import Observer
 from security.permit_lab import DAY, JTI, LabIssuer, PermitLab
 from security.test_hostile_permit import answered
 from security.test_hostile_permit import lab as lab
+from solblom_client import vault as vault_module
 from solblom_client.approval import revoke
 from solblom_client.approval_record import approval_folder
-from solblom_client.decision_log import log_place, read_entries
+from solblom_client.decision_log import log_place, open_decisions, read_entries
 from solblom_client.exchange import exchange_once
+from solblom_client.keys import read_node_keys
+from solblom_client.outbox import Outbox, release
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.result import Result
+from solblom_protocol.result import Refusal, Result
 
 # --- Dates
 
@@ -328,3 +332,64 @@ def test_dates_are_compared_in_utc(lab: PermitLab) -> None:
     lab.hospital.clock.now = (lab.hospital.clock.now + dt.timedelta(days=30)).astimezone(oslo)
     lab.publish()
     lab.assert_refused("SB-217", "has ended")
+
+
+# --- While an answer waits or is made
+
+
+@pytest.fixture
+def careful(lab: PermitLab) -> PermitLab:
+    """The same hospital, where a person releases each answer."""
+    lab.observer.edit_config("[policy]\n", '[policy]\nrelease = "manual"\n')
+    return lab
+
+
+def release_what_waits(lab: PermitLab) -> None:
+    config, keys = lab.hospital.config, read_node_keys(lab.hospital.config.state)
+    (answer,) = Outbox.of(config).all()
+    log = open_decisions(config, keys)
+    release(config, keys, log, answer.request, by="Kari Nordmann", now=lab.hospital.clock())
+    log.close()
+
+
+def waits(lab: PermitLab) -> None:
+    reply = lab.hospital.ask(lab.hospital.order(lab.study))
+    assert isinstance(reply, Refusal)
+    assert reply.code == "SB-219"
+
+
+def test_an_answer_that_waits_does_not_leave_under_a_permit_revoked_meanwhile(
+    careful: PermitLab,
+) -> None:
+    waits(careful)
+    careful.publish(JTI, age=-1)
+    release_what_waits(careful)
+    careful.assert_refused("SB-218", "is revoked", attempt=2)
+
+
+def test_an_answer_that_waits_does_not_leave_after_the_permit_has_ended(careful: PermitLab) -> None:
+    waits(careful)
+    careful.hospital.clock.advance(days=31)
+    careful.publish()
+    release_what_waits(careful)
+    careful.assert_refused("SB-217", "has ended", attempt=2)
+
+
+@pytest.mark.parametrize("event", ["revoked", "ended"])
+def test_an_update_does_not_leave_when_the_permit_falls_while_it_is_made(
+    lab: PermitLab, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    real = vault_module.check_consent_holds
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        if event == "revoked":
+            lab.publish(JTI, age=-1)
+        else:
+            lab.hospital.clock.advance(days=30)
+            lab.publish()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(vault_module, "check_consent_holds", meanwhile)
+    lab.observer.assert_data_refused(lab.hospital.order(lab.study))
+    assert lab.hospital.charges() == 1  # the charge stays
+    lab.assert_logged("SB-209", "revoked" if event == "revoked" else "expired")

@@ -55,6 +55,11 @@ source = "consent.csv"               # patient_id,status,valid_until; status: gr
 rule = "opt-in"                      # nobody without a record takes part
 max_age_hours = 24                   # an older file stops the node
 
+# [permit]                           # beside your own approval: docs/concepts/permits.md
+# required = true                    # nothing is approved or run without a permit
+# issuers = ["dac.pub"]              # whose permits count: compare fingerprints by phone
+# revocations = "revocations.jws"    # the issuers' newest lists; an old one stops the study
+
 # [log]
 # syslog = "unix:/dev/log"           # where `solblom node log forward` sends every decision; or "udp:host:514"
 # retention_days = 400

@@ -15,7 +15,8 @@ from pathlib import Path
 import report
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_client.decision_log import Decision, DecisionLog, LogPlace, verify_log
+from solblom_client.decision_log import Decision, DecisionLog, LogPlace
+from solblom_client.log_check import verify_log
 
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
 BATCH = 5

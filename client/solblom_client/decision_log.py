@@ -124,18 +124,6 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class LogReport:
-    """What `verify` found. `first`: number of the oldest entry that is kept; earlier ones were pruned."""
-
-    size: int
-    first: int
-    root: str
-    signed: int  # size of the newest checkpoint
-    anchored: int | None  # size of the one beside the anchor
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class LogPlace:
     """Where a node's log stands, what it is called, and whose key signs it."""
 
@@ -203,17 +191,17 @@ class DecisionLog:
         """
         with self._writing() as database:
             _check_not_cut(database, self._place, self._key.public_key())
-            before = _size(database)
+            before = size_of(database)
             if not before and not self._place.checkpoints[0].exists():
                 self._sign(
-                    Head(0, root_from(0, _nothing))
+                    Head(0, root_from(0, nothing))
                 )  # from now on its absence means something
             if often:
                 _write_counts(database, now)
             for decision in decisions:
                 if not often or _is_new(database, decision, now):
                     _add(database, decision, now)
-            size = _size(database)
+            size = size_of(database)
             head = None if size == before else Head(size, root_from(size, _node_of(database)))
             database.execute("COMMIT")
             if head is not None:
@@ -227,7 +215,7 @@ class DecisionLog:
         """
         with self._writing() as database:
             _check_not_cut(database, self._place, self._key.public_key())
-            first, keep = _first(database), _first(database)
+            first, keep = first_of(database), first_of(database)
             for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
                 if f'"time":"{timestamp(before)}"' <= _time_of(entry):
                     break
@@ -244,7 +232,7 @@ class DecisionLog:
                     )
             database.execute("INSERT OR REPLACE INTO facts VALUES ('first', ?)", (keep,))
             _add(database, Decision("pruned", times=keep - first), now)
-            size = _size(database)
+            size = size_of(database)
             head = Head(size, root_from(size, _node_of(database)))
             database.execute("COMMIT")
             self._sign(head)
@@ -275,7 +263,7 @@ def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -
     """
     if not (place.folder / LOG_FILE).is_file():
         return []
-    with _reading(place) as database:
+    with reading(place) as database:
         if last is not None:
             rows = database.execute(
                 "SELECT entry FROM entries ORDER BY seq DESC LIMIT ?", (last,)
@@ -287,86 +275,15 @@ def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -
         return [str(row[0]) for row in found]
 
 
-def verify_log(place: LogPlace, public: Ed25519PublicKey) -> LogReport:
-    """Recompute the whole tree and compare it with what was signed.
-
-    Finds changed, removed and added entries, and a log that is shorter than its checkpoint or than the
-    copy beside the anchor. Who holds the node's key and can write both can make another log.
-
-    Raises:
-        IntegrityError: SB-406, the log cannot be read.
-    """
-    heads, problems = [], []
-    for path in place.checkpoints:
-        try:
-            heads.append(_checkpoint(path, place, public))
-        except IntegrityError as error:
-            heads.append(None)
-            problems.append(f"{path.name}: {error.message}")
-    if not (place.folder / LOG_FILE).is_file():
-        signed = max((head.size for head in heads if head is not None), default=0)
-        missing = [f"There is no log; {signed} entries were signed"] if signed else []
-        return LogReport(
-            0, 0, Head(0, root_from(0, _nothing)).text, signed, None, (*problems, *missing)
-        )
-    with _reading(place) as database:
-        first, size = _first(database), _size(database)
-        nodes = _recomputed(database, first, problems)
-        kept = {(row[0], row[1]): bytes(row[2]) for row in database.execute("SELECT * FROM nodes")}
-    if any(kept.get(name) != value for name, value in nodes.items()) or set(kept) - set(nodes):
-        problems.append("The kept hashes are not those of the entries")
-    for path, head in zip(place.checkpoints, heads, strict=True):
-        problems += _compared(path, head, size, nodes)
-    root = root_from(size, lambda level, at: nodes.get((level, at), b""))
-    signed = heads[0].size if heads[0] is not None else 0
-    anchored = heads[1].size if len(heads) > 1 and heads[1] is not None else None
-    return LogReport(size, first, Head(size, root).text, signed, anchored, tuple(problems))
-
-
-def _recomputed(
-    database: sqlite3.Connection, first: int, problems: list[str]
-) -> dict[tuple[int, int], bytes]:
-    """Return every subtree's hash, computed from the entries; of pruned ones, the hashes that were kept."""
-    nodes = {}
-    for level, at in subtrees(first):
-        nodes[(level, at)] = _kept(database, level, at) or b""
-    expected = first
-    for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
-        if seq != expected or f'"seq":{seq},' not in entry:
-            problems.append(f"Entry {expected} is missing or out of place")
-        expected = seq + 1
-        nodes[(0, seq)] = leaf_hash(str(entry).encode())
-        for level in completed(seq):
-            at = seq >> level
-            left, right = nodes.get((level - 1, 2 * at)), nodes.get((level - 1, 2 * at + 1))
-            nodes[(level, at)] = node_hash(left or b"", right or b"")
-    return nodes
-
-
-def _compared(
-    path: Path, head: Head | None, size: int, nodes: dict[tuple[int, int], bytes]
-) -> list[str]:
-    """Return what is wrong between a signed head and the entries."""
-    if head is None:
-        return [f"{path.name}: no checkpoint"] if size else []
-    if head.size > size:
-        return [f"The log has {size} entries, {path.name} {head.size}: it was cut"]
-    try:
-        root = root_from(head.size, lambda level, at: nodes[(level, at)])
-    except KeyError:
-        return [f"{path.name} is older than the oldest entry that is kept"]
-    return [] if root == head.root else [f"The entries are not those that {path.name} signs"]
-
-
 def _check_not_cut(database: sqlite3.Connection, place: LogPlace, public: Ed25519PublicKey) -> None:
     """Refuse to go on with a log that lost or changed what was signed.
 
     Raises:
         IntegrityError: SB-406.
     """
-    size = _size(database)
+    size = size_of(database)
     for path in place.checkpoints:
-        head = _checkpoint(path, place, public)
+        head = read_head(path, place, public)
         if size and path == place.checkpoints[0] and not path.exists():
             raise IntegrityError("SB-406", "The checkpoint of the log of decisions is gone")
         if head is None:
@@ -379,7 +296,12 @@ def _check_not_cut(database: sqlite3.Connection, place: LogPlace, public: Ed2551
             raise IntegrityError("SB-406", "The log of decisions is not the one that was signed")
 
 
-def _checkpoint(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | None:
+def read_head(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | None:
+    """Return the head that a checkpoint signs; None where there is none, or a power cut left it empty.
+
+    Raises:
+        IntegrityError: SB-406, it is not signed by this key, or cannot be read.
+    """
     try:
         note = path.read_text("utf-8")
     except FileNotFoundError:
@@ -395,14 +317,14 @@ def _checkpoint(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head |
 
 
 def _add(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> None:
-    seq = _size(database)
+    seq = size_of(database)
     members = {"seq": seq, "time": timestamp(now), **decision.to_json()}
     entry = canonical_json(members).decode()
     database.execute("INSERT INTO entries VALUES (?, ?)", (seq, entry))
     found = leaf_hash(entry.encode())
     database.execute("INSERT INTO nodes VALUES (0, ?, ?)", (seq, found))
     for level in completed(seq):
-        found = node_hash(_kept(database, level - 1, (seq >> level - 1) - 1) or b"", found)
+        found = node_hash(kept_hash(database, level - 1, (seq >> level - 1) - 1) or b"", found)
         database.execute("INSERT INTO nodes VALUES (?, ?, ?)", (level, seq >> level, found))
 
 
@@ -434,17 +356,20 @@ def _write_counts(database: sqlite3.Connection, now: dt.datetime) -> None:
     database.execute("DELETE FROM repeats WHERE hour <> ?", (hour,))
 
 
-def _size(database: sqlite3.Connection) -> int:
+def size_of(database: sqlite3.Connection) -> int:
+    """Return how many entries the log has had, pruned ones included."""
     newest = database.execute("SELECT max(seq) FROM entries").fetchone()[0]
-    return _first(database) if newest is None else int(newest) + 1
+    return first_of(database) if newest is None else int(newest) + 1
 
 
-def _first(database: sqlite3.Connection) -> int:
+def first_of(database: sqlite3.Connection) -> int:
+    """Return the number of the oldest entry that is kept."""
     row = database.execute("SELECT value FROM facts WHERE name = 'first'").fetchone()
     return 0 if row is None else int(row[0])
 
 
-def _kept(database: sqlite3.Connection, level: int, place: int) -> bytes | None:
+def kept_hash(database: sqlite3.Connection, level: int, place: int) -> bytes | None:
+    """Return the hash over 2^level entries, as it was kept."""
     row = database.execute(
         "SELECT hash FROM nodes WHERE level = ? AND place = ?", (level, place)
     ).fetchone()
@@ -452,10 +377,11 @@ def _kept(database: sqlite3.Connection, level: int, place: int) -> bytes | None:
 
 
 def _node_of(database: sqlite3.Connection) -> Any:
-    return lambda level, place: _kept(database, level, place) or b""
+    return lambda level, place: kept_hash(database, level, place) or b""
 
 
-def _nothing(level: int, place: int) -> bytes:
+def nothing(level: int, place: int) -> bytes:
+    """Stand for the subtrees of an empty log: it has none."""
     return b""
 
 
@@ -465,7 +391,12 @@ def _time_of(entry: str) -> str:
 
 
 @contextmanager
-def _reading(place: LogPlace) -> Iterator[sqlite3.Connection]:
+def reading(place: LogPlace) -> Iterator[sqlite3.Connection]:
+    """Open the file to read.
+
+    Raises:
+        IntegrityError: SB-406.
+    """
     try:
         with closing(_connect(place.folder / LOG_FILE)) as database:
             yield database

@@ -27,8 +27,9 @@ def verify(node: Path = NODE_OPTION, as_json: bool = JSON_OPTION) -> None:
     """Recompute the log's hash tree and compare it with the signed checkpoints. Exit 5: it does not hold."""
     from dataclasses import asdict
 
-    from solblom_client.decision_log import log_place, verify_log
+    from solblom_client.decision_log import log_place
     from solblom_client.keys import read_node_keys
+    from solblom_client.log_check import verify_log
 
     config = _config(node)
     report = verify_log(log_place(config), read_node_keys(config.state).signing.public_key())

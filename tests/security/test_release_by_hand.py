@@ -11,10 +11,11 @@ import pytest
 from lab import NOW, LabHospital, study_document
 from security.observer import PLANTED
 from solblom_client.approval import revoke
-from solblom_client.decision_log import log_place, open_decisions, read_entries, verify_log
+from solblom_client.decision_log import log_place, open_decisions, read_entries
 from solblom_client.exchange import exchange_once
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import STATE_FILE
+from solblom_client.log_check import verify_log
 from solblom_client.opening_hours import is_open, vault_pause_file
 from solblom_client.outbox import HeldAnswer, Outbox, reject, release
 from solblom_client.policy import PolicyTable, load_node_config

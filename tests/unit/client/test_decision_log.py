@@ -15,8 +15,8 @@ from solblom_client.decision_log import (
     DecisionLog,
     LogPlace,
     read_entries,
-    verify_log,
 )
+from solblom_client.log_check import verify_log
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.transparency import head_of, read_checkpoint
 

@@ -353,13 +353,13 @@ def _take_in(
                 raise IntegrityError("SB-404", "The refusal answers another order")
             if reply.order is None and collection.attempts[site] < MAX_ATTEMPTS:
                 return False  # the node could not read what arrived: the courier's fault, perhaps
-            if reply.code == NOT_YET:
+            row = _reply_row(context, question, site, "refusal", seconds, code=reply.code)
+            context.database.add_reply(context.run, row)
+            if reply.code == NOT_YET:  # shown while it waits; a result takes its place
                 collection.rest(site)
                 return True
             collection.done.add(site)
             collection.refusals[site] = reply.code
-            row = _reply_row(context, question, site, "refusal", seconds, code=reply.code)
-            context.database.add_reply(context.run, row)
             return True
         if isinstance(reply, KeyReply):
             _check_key(context, question, site, reply.message)

@@ -19,6 +19,8 @@ from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
 from solblom_protocol.errors import RunError
 from solblom_server import exchange
+from solblom_server.database import Database
+from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun
 
 CAREFUL = "va"
@@ -73,6 +75,8 @@ def test_a_run_waits_for_the_person_and_ends_with_the_same_model(
     weights = "model/weights.safetensors"
     assert (done.path / weights).read_bytes() == (finished.path / weights).read_bytes()
     assert decided[:ROUNDS] == [f"train {number}" for number in range(1, ROUNDS + 1)]
+    rows = run_report(waiting.home, done.run)["rounds"]
+    assert all(CAREFUL in row["results"] and row["refusals"] == {} for row in rows)
     assert waiting.charges()[CAREFUL] == [(n, "spent") for n in range(1, ROUNDS + 1)]
 
 
@@ -95,3 +99,7 @@ def test_a_hospital_that_says_nothing_is_named_when_the_deadline_has_passed(
         waiting.start()
     assert error.value.code == "SB-501"
     assert f"{CAREFUL} has not said yes or no (SB-219)" in error.value.message
+    database = Database(waiting.home / "coordinator.sqlite")
+    (run,) = database.runs()
+    database.close()
+    assert run_report(waiting.home, run.id)["rounds"][0]["refusals"] == {CAREFUL: "SB-219"}

@@ -33,9 +33,9 @@ def verify(node: Path = NODE_OPTION, as_json: bool = JSON_OPTION) -> None:
 
     config = _config(node)
     report = verify_log(log_place(config), read_node_keys(config.state).signing.public_key())
-    not_checked = ["that the node wrote down everything; its key was not stolen"]
+    not_checked = ["whether the node wrote down everything", "whether its key was stolen"]
     if report.anchored is None:
-        not_checked.append("a copy of the checkpoint outside the state folder: there is none")
+        not_checked.append("a copy of the checkpoint beside an anchor: there is none")
     if as_json:
         data = asdict(report) | {"ok": not report.problems, "not_checked": not_checked}
         print_json("solblom.node.log.verify/1", {"site": config.node.site, **data})

@@ -9,6 +9,7 @@ import typer
 
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import ConfigurationError
+from solblom_verify.wording import format_delta
 
 if TYPE_CHECKING:
     from solblom_client.outbox import HeldAnswer
@@ -188,7 +189,10 @@ def _facts(config: "NodeConfig", held: "HeldAnswer") -> list[tuple[str, str]]:
         ("tensors", "; ".join(tensors) or "none: counts with noise"),
         ("norm", held.norm or (under_masks if held.kind == "train" else "counts have none")),
         ("largest value", held.largest or "-"),
-        ("epsilon", f"{held.epsilon} for this one alone, at delta {config.policy.delta:g}"),
+        (
+            "epsilon",
+            f"{held.epsilon} for this one alone, at delta {format_delta(config.policy.delta)}",
+        ),
         ("outside epsilon", ", ".join(held.outside_epsilon) or "nothing"),
         ("patients", f"{held.patients} (a band)"),
         ("goes to", f"the coordinator's key {held.destination}"),

@@ -16,6 +16,7 @@ from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_models.accountant import format_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import CODES
+from solblom_verify.wording import format_delta
 
 Language = Literal["no", "en"]
 LEFT = frozenset({"released", "manual-release"})
@@ -85,7 +86,7 @@ def collect_statement(config: NodeConfig, state: VaultState) -> Statement:
         site=config.node.site,
         simulation=config.node.simulation,
         budget=f"{policy.epsilon_budget:g}",
-        delta=f"{policy.delta:g}",
+        delta=format_delta(policy.delta),
         spent=format_epsilon(spent),
         remaining=remaining(policy.epsilon_budget, spent),
         studies=tuple(_study(study, ledger, log, policy.delta) for study in studies),

@@ -6,12 +6,13 @@ PARTS := verify protocol models client server simulation
 # People elsewhere who want CPU wheels of torch: make demo TORCH_INDEX=<the PyTorch CPU wheel index>
 TORCH_INDEX ?=
 DEMO_ARGS ?=
+FUZZ_MINUTES ?= 10
 export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types architecture check fix bench docs clean
+.PHONY: help demo test test-all lint types architecture check fix bench fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,9 @@ fix: $(VENV)/.installed ## Repair style and format where a tool can
 
 bench: $(VENV)/.installed ## Measure every figure that the docs quote (about two hours)
 	$(BIN)/python bench/run_all.py
+
+fuzz: $(VENV)/.installed ## Feed broken messages to every parser for FUZZ_MINUTES; findings become tests
+	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign --minutes $(FUZZ_MINUTES)
 
 docs: $(VENV)/.installed ## Build the documentation into site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt

@@ -20,6 +20,8 @@ from report import RESULTS, Goal, Table, load_average, verdict
 
 BENCHES = {
     "speed": "about 5 minutes",
+    "consent": "about 3 minutes",
+    "decision_log": "about a minute",
     "dp_step": "about a minute",
     "opacus_modes": "about a minute",
     "epsilon": "about 4 minutes",

@@ -54,7 +54,7 @@ _VAULT = [
     "solblom_client.vault:Vault._pass_gate",
     "solblom_client.ledger:Ledger.reserve",
     "solblom_client.vault:Vault._join",
-    "solblom_client.vault:train",
+    "solblom_client.answers:train",
     "solblom_client.ledger:Ledger.mark_spent",
     "solblom_client.vault:Vault._release",
 ]

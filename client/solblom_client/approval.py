@@ -9,20 +9,39 @@ import datetime as dt
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
-from solblom_client.approval_summary import ApprovalSummary, summarise
+from solblom_client.approval_record import (
+    APPROVAL_PAYLOAD_TYPE,
+    ApprovalRecord,
+    approval_folder,
+    end_expired,
+    last_approved,
+    read_record,
+    set_aside,
+    wipe_secrets,
+)
+from solblom_client.approval_summary import About, ApprovalSummary, summarise
+from solblom_client.approval_words import Lang
+from solblom_client.clock import check_clock, pass_clock
 from solblom_client.cohort import Cohort, join_cohort
 from solblom_client.connectors.sources import open_source
+from solblom_client.decision_log import Decision
 from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
 from solblom_client.keys import SECRET_BYTES, NodeKeys
 from solblom_client.ledger import STATE_FILE
+from solblom_client.log_once import log_once
 from solblom_client.mask_record import MaskRecord
+from solblom_client.permits import (
+    PERMIT_FILE,
+    check_cohort,
+    check_for_approval,
+    check_order,
+    find_permit,
+    pinned_issuers,
+    stored_permit,
+)
 from solblom_client.policy import DatasetTable, NodeConfig, fitting_dataset
 from solblom_client.state import VaultState
 from solblom_models.accountant import format_epsilon, pld_epsilon
@@ -32,35 +51,22 @@ from solblom_protocol.code_digest import NODE_PARTS, code_digest
 from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError, RefusedError
 from solblom_protocol.key_files import read_secret, write_new
 from solblom_protocol.messages import (
-    Digest,
-    KeyId,
-    Message,
-    SiteName,
-    Timestamp,
-    parse_message,
     timestamp,
 )
+from solblom_protocol.order import OrderHeader
+from solblom_protocol.permit import SignedPermit, moment, open_permit
 from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.study import StudyDocument, check_dates, open_study, study_signatures
-from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_protocol.study import (
+    StudyDocument,
+    check_dates,
+    open_study,
+    study_signatures,
+)
+from solblom_verify.canonical import canonical_json
+from solblom_verify.envelope import key_id, sign_envelope
 from solblom_verify.wording import counted
 
-APPROVAL_PAYLOAD_TYPE = "application/vnd.solblom.approval+json"
 ISOLATION_TOLERANCE = 1e-4  # of a gradient's norm: float32 rounding stays far below, a leak above
-
-
-class ApprovalRecord(Message):
-    """What the node signs when a person approves a study."""
-
-    schema_: Literal["solblom.approval/2"] = Field(alias="schema")
-    site: SiteName
-    node: KeyId
-    study: Digest
-    dataset: SiteName
-    code: Digest
-    root_commitment: Digest
-    simulation: bool  # the noise root may follow from a public seed
-    approved: Timestamp
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Approval:
     task: Task
     dataset: DatasetTable
     root: bytes
+    permit: SignedPermit | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Prepared:
     task: Task
     dataset: DatasetTable
     summary: ApprovalSummary
+    permit: SignedPermit | None = None
 
 
 def study_signers(config: NodeConfig) -> dict[str, PublicKeys]:
@@ -103,10 +111,12 @@ def approve(
     *,
     now: dt.datetime,
     root: bytes | None = None,
+    permit: bytes | None = None,
 ) -> ApprovalSummary:
     """Check a signed study against policy, budget and data, and approve it.
 
-    `root` is given in a simulation only; a hospital's root comes from the operating system.
+    `root` is given in a simulation only; a hospital's root comes from the operating system. `permit` is the
+    token of a permit; without one, the permit's folder and an earlier approval are looked at.
 
     Raises:
         SolblomError: the signature, dates, policy, budget or data do not allow it; nothing is
@@ -114,31 +124,81 @@ def approve(
     """
     if root is not None and not config.node.simulation:
         raise ConfigurationError("SB-103", "A noise root may be given in a simulation only")
-    prepared = prepare(config, keys, envelope, now=now)
+    prepared = prepare(config, keys, envelope, now=now, permit=permit)
     confirm(config, keys, prepared, now=now, root=root)
     return prepared.summary
 
 
-def prepare(config: NodeConfig, keys: NodeKeys, envelope: bytes, *, now: dt.datetime) -> Prepared:
-    """Check a signed study against policy, budget and data; write nothing.
+def prepare(
+    config: NodeConfig,
+    keys: NodeKeys,
+    envelope: bytes,
+    *,
+    now: dt.datetime,
+    permit: bytes | None = None,
+    lang: Lang = "en",
+) -> Prepared:
+    """Check a signed study against permit, policy, budget and data; approve nothing.
+
+    Written is only what must not be forgotten: the end of a permit, and the newest revocation list.
 
     Raises:
-        SolblomError: the signature, dates, policy, budget or data do not allow it.
+        SolblomError: the signature, dates, permit, policy, budget or data do not allow it.
     """
     known = study_signers(config)
     document = open_study(envelope, {k: who.signing for k, who in known.items()})
     check_dates(document.study, today=now.date())
+    task = check_task(document)
+    granted = _check_permit(config, keys, document, permit, code=node_code_digest(task), now=now)
     check_policy(document, config.policy)
     check_roster(document, site=config.node.site, node=key_id(keys.signing.public_key()))
     check_promise(document)
-    task = check_task(document)
     choose_path(task, task.build(document))
     expected = forecast(config, document)  # before a row is read
     dataset = fitting_dataset(config, task.connector)
     cohort = check_data(config, keys, document, task, dataset, now=now)
-    signers = [known[key] for key in study_signatures(envelope)]
-    summary = summarise(document, task, dataset, cohort, expected, signers)
-    return Prepared(document, envelope, task, dataset, summary)
+    check_cohort(granted, cohort)
+    about = About(
+        signers=tuple(known[key] for key in study_signatures(envelope)),
+        permit=granted,
+        code=node_code_digest(task),
+        before=last_approved(config, keys, document.study.study.name),
+    )
+    summary = summarise(document, task, dataset, cohort, expected, about, lang=lang)
+    return Prepared(document, envelope, task, dataset, summary, granted)
+
+
+def _check_permit(
+    config: NodeConfig,
+    keys: NodeKeys,
+    document: StudyDocument,
+    given: bytes | None,
+    *,
+    code: str,
+    now: dt.datetime,
+) -> SignedPermit | None:
+    """Return the permit under which a study may be approved: given, in the folder, or that of the approval before.
+
+    Raises:
+        RefusedError: SB-206, SB-217 or SB-218.
+    """
+    state = VaultState(config.state / STATE_FILE)
+    try:
+        check_clock(state, now)
+        for study in end_expired(config, keys, state, now=now):
+            log_once(config, keys, Decision("ended", study=study), now=now)
+        token = given if given is not None else find_permit(config, document, now=now)
+        if token is not None:
+            permit: SignedPermit | None = open_permit(token, pinned_issuers(config))
+        else:  # what was approved with a permit is not approved again without one
+            folder = approval_folder(config, document.digest)
+            kept = folder / "approval.dsse.json"
+            named = read_record(kept, keys).permit if kept.is_file() else None
+            permit = stored_permit(config, folder, named)
+        check_for_approval(config, state, document, permit, code=code, now=now)
+    finally:
+        state.close()
+    return permit
 
 
 def confirm(
@@ -154,6 +214,7 @@ def confirm(
     Raises:
         SolblomError: what an earlier approval left does not hold.
     """
+    _note_time(config, now)
     _write(
         config,
         keys,
@@ -163,7 +224,20 @@ def confirm(
         prepared.dataset,
         root or os.urandom(SECRET_BYTES),
         now,
+        prepared.permit,
     )
+    # How the data were read: what was converted and mapped, and each map by its digest.
+    reading = approval_folder(config, prepared.document.digest) / "reading.json"
+    reading.write_bytes(canonical_json(list(prepared.summary.reading)))
+    log_once(config, keys, Decision("approved", study=prepared.document.digest), now=now)
+
+
+def _note_time(config: NodeConfig, now: dt.datetime) -> None:
+    state = VaultState(config.state / STATE_FILE)
+    try:
+        pass_clock(state, now)
+    finally:
+        state.close()
 
 
 def check_promise(document: StudyDocument) -> None:
@@ -223,8 +297,10 @@ def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
     """
     folder = approval_folder(config, study)
     if not (folder / "approval.dsse.json").is_file():
+        if (folder / PERMIT_FILE).is_file():
+            raise RefusedError("SB-217", "The study's permit has ended, and its noise root is gone")
         raise RefusedError("SB-203", "The study is not approved at this hospital")
-    record = _read_record(folder / "approval.dsse.json", keys)
+    record = read_record(folder / "approval.dsse.json", keys)
     _check_simulation(record, config)
     known = {key: who.signing for key, who in study_signers(config).items()}
     document = open_study((folder / "study.dsse.json").read_bytes(), known)
@@ -233,13 +309,31 @@ def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
     task = find_task(document.study.task.name)
     if node_code_digest(task) != record.code:
         raise RefusedError("SB-211", "The installed code is not the code that was approved")
+    permit = stored_permit(config, folder, record.permit)
     root = read_secret(folder / "noise.root", length=SECRET_BYTES)
     if _root_commitment(root) != record.root_commitment:
         raise IntegrityError("SB-405", "The study's noise root is not the one that was approved")
     datasets = {dataset.name: dataset for dataset in config.dataset}
     if record.dataset not in datasets:
         raise RefusedError("SB-205", f"The data set {record.dataset} is no longer in node.toml")
-    return Approval(record, document, task, datasets[record.dataset], root)
+    return Approval(record, document, task, datasets[record.dataset], root, permit)
+
+
+def check_permit(
+    config: NodeConfig,
+    state: VaultState,
+    header: OrderHeader,
+    approval: Approval,
+    *,
+    now: dt.datetime,
+) -> None:
+    """Refuse an order that the permit of its approval does not allow today.
+
+    Raises:
+        RefusedError: SB-217 or SB-218.
+    """
+    document, code = approval.document, approval.record.code
+    check_order(config, state, header, document, approval.permit, code=code, now=now)
 
 
 def revoke(config: NodeConfig, study: str) -> None:
@@ -252,21 +346,14 @@ def revoke(config: NodeConfig, study: str) -> None:
     if not folder.is_dir():
         raise RefusedError("SB-203", "The study is not approved at this hospital")
     # The approval goes first: without it no root is ever adopted, whatever happens next.
-    (folder / "approval.dsse.json").unlink(missing_ok=True)
+    set_aside(folder)
+    (folder / PERMIT_FILE).unlink(missing_ok=True)
     state = VaultState(config.state / STATE_FILE)
     try:
         MaskRecord(state).close_study(study)
     finally:
         state.close()
-    for secret in (folder / "noise.root", *folder.glob("mask-*.key")):
-        if secret.is_file():
-            secret.write_bytes(os.urandom(SECRET_BYTES))
-            secret.unlink()
-
-
-def approval_folder(config: NodeConfig, study: str) -> Path:
-    """Return the folder of a study's approval."""
-    return config.state / "approvals" / study.removeprefix("sha256:")
+    wipe_secrets(folder)
 
 
 def _write(
@@ -278,11 +365,12 @@ def _write(
     dataset: DatasetTable,
     root: bytes,
     now: dt.datetime,
+    permit: SignedPermit | None,
 ) -> None:
     folder = approval_folder(config, document.digest)
     if (folder / "approval.dsse.json").is_file():
         # The same study approved again keeps its root: same work, same bytes, one charge.
-        before = _read_record(folder / "approval.dsse.json", keys)
+        before = read_record(folder / "approval.dsse.json", keys)
         _check_simulation(before, config)
         root = read_secret(folder / "noise.root", length=SECRET_BYTES)
         if _root_commitment(root) != before.root_commitment:
@@ -294,7 +382,7 @@ def _write(
         (folder / "noise.root").unlink(missing_ok=True)
         write_new(folder / "noise.root", root)
     record = ApprovalRecord(
-        schema="solblom.approval/2",
+        schema="solblom.approval/3",
         site=config.node.site,
         node=key_id(keys.signing.public_key()),
         study=document.digest,
@@ -303,23 +391,16 @@ def _write(
         root_commitment=_root_commitment(root),
         simulation=config.node.simulation,
         approved=timestamp(now),
+        permit=None if permit is None else permit.digest,
+        root_until=None if permit is None else moment(permit.permit.ends),
     )
+    if permit is None:
+        (folder / PERMIT_FILE).unlink(missing_ok=True)
+    else:
+        (folder / PERMIT_FILE).write_bytes(permit.token)
     (folder / "study.dsse.json").write_bytes(envelope)
     signed = sign_envelope(record.payload(), APPROVAL_PAYLOAD_TYPE, [keys.signing])
     (folder / "approval.dsse.json").write_bytes(signed)
-
-
-def _read_record(path: Path, keys: NodeKeys) -> ApprovalRecord:
-    public = keys.signing.public_key()
-    try:
-        opened = open_envelope(
-            path.read_bytes(),
-            payload_type=APPROVAL_PAYLOAD_TYPE,
-            keys={key_id(public): public},
-        )
-    except (EnvelopeError, OSError):
-        raise IntegrityError("SB-405", "The stored approval is not signed by this node") from None
-    return parse_message(ApprovalRecord, opened.payload)
 
 
 def _check_simulation(record: ApprovalRecord, config: NodeConfig) -> None:

@@ -4,16 +4,20 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
+from solblom_client.approval_words import Lang, label, number_of, printable, text
 from solblom_client.cohort import Cohort
 from solblom_client.forecast import Forecast
 from solblom_client.policy import DatasetTable
+from solblom_client.study_changes import ApprovedBefore, study_changes
 from solblom_models.accountant import alone_epsilon, format_epsilon, two_hospitals_epsilon
 from solblom_models.flat import layout_of
 from solblom_models.task import Task
+from solblom_protocol.duo import DUO_TERMS
 from solblom_protocol.key_files import fingerprint
+from solblom_protocol.permit import SignedPermit, moment
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.study import StudyDocument
-from solblom_verify.wording import counted, format_delta
+from solblom_verify.wording import format_delta
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class ApprovalSummary:
         warnings: what the person should know before saying yes.
         secure_sum: with whom this hospital adds up under masks, and what is assumed of them.
         reading: what reading the data counted, where the task says so.
+        permit: the permit beside the approval, a line each; empty without one.
+        code: digest of the installed code, which is approved with the study.
+        changed: what is different from the version that was approved before; its first line says from which.
+        lang: the language of all texts.
     """
 
     study: str
@@ -57,34 +65,55 @@ class ApprovalSummary:
     warnings: tuple[str, ...]
     secure_sum: tuple[str, ...] = ()
     reading: tuple[str, ...] = ()
+    permit: tuple[str, ...] = ()
+    code: str = ""
+    changed: tuple[str, ...] = ()
+    lang: Lang = "en"
 
     def lines(self) -> list[tuple[str, str]]:
         """Return (label, text) in the order in which a person reads; an empty label continues."""
-        patients = (
-            f"{counted(self.training_patients, 'patient')} for training, "
-            f"{self.test_patients} kept for testing, {self.excluded_by_consent} excluded by consent"
+        lang = self.lang
+        patients = text(lang, "patients").format(
+            training=number_of(lang, self.training_patients, "patient"),
+            test=self.test_patients,
+            excluded=self.excluded_by_consent,
         )
-        found = [("purpose", self.purpose), ("legal basis", "; ".join(self.legal_basis))]
-        found += [("ends", self.ends)]
-        found += [("signed by", f"{who['name']}  {who['fingerprint']}") for who in self.signed_by]
-        found += [("data set", f"{self.dataset}: {patients}")]
-        found += [
-            ("was read" if not number else "", line) for number, line in enumerate(self.reading)
-        ]
-        found += [("promise", self.promise)]
-        found += [
-            ("will leave" if not number else "", line) for number, line in enumerate(self.leaves)
-        ]
-        found += [
-            ("adds up with" if not number else "", line)
-            for number, line in enumerate(self.secure_sum)
-        ]
-        lifetime = (
-            f"epsilon {self.lifetime_now} now, {self.lifetime_after} after the study, "
-            f"of {self.lifetime_budget}"
+        lifetime = text(lang, "lifetime").format(
+            now=self.lifetime_now, after=self.lifetime_after, budget=self.lifetime_budget
         )
-        found += [("lifetime", lifetime), ("study", self.study)]
-        return found + [("WARNING", text) for text in self.warnings]
+        signers = tuple(f"{who['name']}  {who['fingerprint']}" for who in self.signed_by)
+        groups: list[tuple[str, tuple[str, ...]]] = [
+            ("purpose", (self.purpose,)),
+            ("legal basis", ("; ".join(self.legal_basis),)),
+            ("ends", (self.ends,)),
+            ("signed by", signers),
+            ("permit", self.permit),
+            ("data set", (f"{self.dataset}: {patients}",)),
+            ("was read", self.reading),
+            ("promise", (self.promise,)),
+            ("will leave", self.leaves),
+            ("adds up with", self.secure_sum),
+            ("lifetime", (lifetime,)),
+            ("changed", self.changed),
+            ("study", (self.study,)),
+            ("code", (self.code,)),
+        ]
+        found = [
+            (label(lang, name if not number else ""), printable(line))
+            for name, lines in groups
+            for number, line in enumerate(lines)
+        ]
+        return found + [(label(lang, "WARNING"), printable(warning)) for warning in self.warnings]
+
+
+@dataclass(frozen=True)
+class About:
+    """What is shown besides the study itself: who asks, who permits, which code, and what was approved before."""
+
+    signers: tuple[PublicKeys, ...]
+    permit: SignedPermit | None
+    code: str
+    before: ApprovedBefore | None
 
 
 def summarise(
@@ -93,10 +122,13 @@ def summarise(
     dataset: DatasetTable,
     cohort: Cohort,
     expected: Forecast,
-    signers: list[PublicKeys],
+    about: About,
+    *,
+    lang: Lang = "en",
 ) -> ApprovalSummary:
     """Return the summary of a study that passed every check."""
     study = document.study
+    promised = promise(study.privacy.epsilon, study.privacy.delta, lang=lang)
     return ApprovalSummary(
         study=document.digest,
         title=study.study.title,
@@ -104,7 +136,8 @@ def summarise(
         legal_basis=study.study.legal_basis,
         ends=study.study.ends.isoformat(),
         signed_by=tuple(
-            {"name": signer.name, "fingerprint": fingerprint(signer.signing)} for signer in signers
+            {"name": signer.name, "fingerprint": fingerprint(signer.signing)}
+            for signer in about.signers
         ),
         dataset=dataset.name,
         training_patients=len(cohort.training.ids),
@@ -112,29 +145,77 @@ def summarise(
         excluded_by_consent=cohort.excluded,
         epsilon=str(study.privacy.epsilon),
         delta=format_delta(study.privacy.delta),
-        promise=promise(study.privacy.epsilon, study.privacy.delta) + _condition(document),
+        promise=promised + _condition(document, lang),
         rounds=study.training.rounds,
-        leaves=tuple(what_leaves(document, task)),
+        leaves=tuple(what_leaves(document, task, lang=lang)),
         lifetime_budget=f"{expected.budget:g}",
         lifetime_now=format_epsilon(expected.epsilon_now),
         lifetime_after=format_epsilon(expected.epsilon_after),
         rounds_to_come=expected.rounds_to_come,
         rounds_that_fit=expected.rounds_that_fit,
-        warnings=tuple(_warnings(document, expected)),
-        secure_sum=tuple(_secure_sum(document)),
+        warnings=tuple(_warnings(document, expected, lang)),
+        secure_sum=tuple(_secure_sum(document, lang)),
         reading=tuple(f"{count:,} {what}" for what, count in cohort.notes.items()),
+        permit=() if about.permit is None else tuple(_permit(about.permit, lang)),
+        code=about.code,
+        changed=tuple(_changed(document, about, lang)),
+        lang=lang,
     )
 
 
-def promise(epsilon: float | str, delta: float) -> str:
+def _permit(signed: SignedPermit, lang: Lang) -> list[str]:
+    """Return who permits what, until when, in words."""
+    permit, grant = signed.permit, signed.permit.fl_permit
+    limits = grant.limits
+    uses = []
+    for use in grant.duo:
+        meaning = DUO_TERMS[use.id]
+        words = meaning.en if lang == "en" else meaning.no
+        uses.append(f"{use.id}{f' {use.disease}' if use.disease else ''} ({words})")
+    found = [
+        text(lang, "permit by").format(
+            jti=permit.jti, issuer=permit.iss, key=fingerprint(signed.issuer.key)
+        ),
+        text(lang, "permit dates").format(
+            begin=moment(permit.nbf), end=moment(permit.exp), root=moment(permit.ends)
+        ),
+        text(lang, "permit basis").format(basis="; ".join(grant.legal_basis)),
+        "; ".join(uses),
+        text(lang, "permit limits").format(
+            rounds=number_of(lang, limits.rounds_max, "round"),
+            runs=number_of(lang, limits.runs_max, "run"),
+            epsilon=grant.dp.eps_max,
+            delta=grant.dp.delta,
+            patients=number_of(lang, limits.min_cohort, "patient"),
+        ),
+    ]
+    if grant.code:
+        found.append(text(lang, "permit code").format(count=len(grant.code)))
+    return found
+
+
+def _changed(document: StudyDocument, about: About, lang: Lang) -> list[str]:
+    """Return what is different from the version of the study that was approved before."""
+    before = about.before
+    if before is None:
+        return [text(lang, "first")]
+    changes = study_changes(before, document.payload(), about.code)
+    if not changes:
+        return [text(lang, "unchanged").format(date=before.approved)]
+    lines = [f"{change.path}: {change.old} -> {change.new}" for change in changes]
+    return [text(lang, "changed since").format(date=before.approved), *lines]
+
+
+def promise(epsilon: float | str, delta: float, *, lang: Lang = "en") -> str:
     """Return what a patient is promised, in words; figures are rounded towards more loss."""
     if not isinstance(epsilon, float | int):
-        return "NONE: training without noise. An update may reveal single patients."
-    one_in = int(1 / Decimal(repr(delta)))
-    return (
-        f"whether or not one patient takes part, nothing that anyone concludes becomes more than "
-        f"{_factor(epsilon)} times as likely, except with probability 1 in {one_in:,} "
-        f"(epsilon {epsilon:g}, delta {format_delta(delta)})"
+        return text(lang, "no promise")
+    one_in = f"{int(1 / Decimal(repr(delta))):,}"
+    return text(lang, "promise").format(
+        factor=_factor(epsilon),
+        one_in=one_in if lang == "en" else one_in.replace(",", " "),
+        epsilon=f"{epsilon:g}",
+        delta=format_delta(delta),
     )
 
 
@@ -150,48 +231,48 @@ def _factor(epsilon: float) -> str:
     return f"10^{math.ceil(math.log10(factor))}"
 
 
-def what_leaves(document: StudyDocument, task: Task) -> list[str]:
+def what_leaves(document: StudyDocument, task: Task, *, lang: Lang = "en") -> list[str]:
     """Return everything that a study lets leave a hospital, a line each."""
     study, training = document.study, document.study.training
     size = layout_of(task.build(document), local=task.local_parameters(document)).size
-    noise = "WITHOUT NOISE" if document.noise_multiplier is None else "with noise"
+    noise = text(lang, "without noise" if document.noise_multiplier is None else "with noise")
     if document.secure_sum is not None:
-        noise = (
-            "with a share of the noise, under masks that only the sum of all hospitals takes off"
-        )
-    updates = counted(training.rounds, "update")
+        noise = text(lang, "under masks")
     found = [
-        f"{updates} of {counted(size, 'number')} {noise}, each with a signed receipt that gives the "
-        "number of patients as a band such as 100-199"
+        text(lang, "updates").format(
+            updates=number_of(lang, training.rounds, "update"),
+            size=number_of(lang, size, "number"),
+            noise=noise,
+        )
     ]
     evaluation = study.evaluation
     if evaluation.releases:
-        kind = "rank" if document.ranks else "score"
-        what = counted(evaluation.releases, f"{kind} histogram")
-        found.append(f"{what} of the test patients, {document.evaluation_cells} counts with noise")
+        kind = "rank histogram" if document.ranks else "score histogram"
+        what = number_of(lang, evaluation.releases, kind)
+        found.append(text(lang, "histograms").format(what=what, cells=document.evaluation_cells))
     if study.table_one is not None:
         names = ", ".join(study.table_one.variables)
-        found.append(f"Table 1 of all patients, counts with noise: {names}")
+        found.append(text(lang, "table one").format(names=names))
     if evaluation.named:
-        found.append(f"WITHOUT NOISE, outside epsilon: {', '.join(evaluation.named)}")
+        found.append(text(lang, "named").format(names=", ".join(evaluation.named)))
     return found
 
 
-def _threshold(document: StudyDocument, nodes: int) -> str:
+def _threshold(document: StudyDocument, nodes: int, lang: Lang) -> str:
     if document.threshold == nodes:
-        return f"threshold: all {nodes}; if one is missing, no sum is opened"
-    return f"threshold: {document.threshold} of {nodes}; a sum of fewer is never opened"
+        return text(lang, "threshold all").format(nodes=nodes)
+    return text(lang, "threshold").format(needed=document.threshold, nodes=nodes)
 
 
-def _condition(document: StudyDocument) -> str:
+def _condition(document: StudyDocument, lang: Lang) -> str:
     """Return on what the promise depends where others add part of the noise."""
     table = document.study.secure_sum
     if table is None:
         return ""
-    return f", if at most {counted(table.colluders, 'hospital')} below works with the coordinator"
+    return text(lang, "condition").format(colluders=number_of(lang, table.colluders, "hospital"))
 
 
-def _secure_sum(document: StudyDocument) -> list[str]:
+def _secure_sum(document: StudyDocument, lang: Lang) -> list[str]:
     """Return who adds up together, by name and fingerprint, and what the promise assumes of them."""
     plan, table = document.secure_sum, document.study.secure_sum
     if plan is None or table is None:
@@ -199,23 +280,20 @@ def _secure_sum(document: StudyDocument) -> list[str]:
     delta = document.study.privacy.delta
     training = [document.round_event] * document.study.training.rounds
     found = [f"{m.site}  {fingerprint(m.key)}" for m in plan.roster.members]
-    found += [
-        _threshold(document, len(plan.roster.members)),
-        f"assumed: at most {counted(table.colluders, 'hospital')} of them with the coordinator; each of the "
-        "others adds its share of the noise",
-        f"if all of them work together: epsilon {format_epsilon(alone_epsilon(document))} for your "
-        "patients, from your own share alone",
-        f"a patient of two of these hospitals: epsilon "
-        f"{format_epsilon(two_hospitals_epsilon(training, delta))} from the training",
+    return [
+        *found,
+        _threshold(document, len(plan.roster.members), lang),
+        text(lang, "assumed").format(colluders=number_of(lang, table.colluders, "hospital")),
+        text(lang, "alone").format(epsilon=format_epsilon(alone_epsilon(document))),
+        text(lang, "two hospitals").format(
+            epsilon=format_epsilon(two_hospitals_epsilon(training, delta))
+        ),
     ]
-    return found
 
 
-def _warnings(document: StudyDocument, expected: Forecast) -> list[str]:
-    found = [] if expected.warning is None else [expected.warning]
+def _warnings(document: StudyDocument, expected: Forecast, lang: Lang) -> list[str]:
+    warning = expected.warning_in(lang)
+    found = [] if warning is None else [warning]
     if document.noise_multiplier is None:
-        found.append(
-            "Privacy is off: this study uses up the lifetime budget for good, and no study with "
-            "privacy can follow"
-        )
+        found.append(text(lang, "privacy off"))
     return found

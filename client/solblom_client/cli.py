@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from solblom_client import recalibration_cli, setup_cli, start_cli, unit_cli, vault_cli
+from solblom_client import (
+    clock_cli,
+    log_cli,
+    outbox_cli,
+    recalibration_cli,
+    setup_cli,
+    start_cli,
+    unit_cli,
+    vault_cli,
+)
+from solblom_client.checks import cli as checks_cli
+from solblom_client.consent_cli import cohort_app, consent_app
 from solblom_client.slides import cli as slides_cli
 from solblom_protocol.console import (
     JSON_OPTION,
@@ -37,14 +48,23 @@ ledger_app = typer.Typer(
     help="The hospital's privacy budget", no_args_is_help=True, add_completion=False
 )
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(consent_app, name="consent")
+app.add_typer(cohort_app, name="cohort")
+app.add_typer(log_cli.app, name="log")
+app.add_typer(outbox_cli.app, name="outbox")
 app.registered_commands.extend(setup_cli.app.registered_commands)
+app.registered_commands.extend(checks_cli.app.registered_commands)
 app.registered_commands.extend(start_cli.app.registered_commands)
+app.registered_commands.extend(clock_cli.app.registered_commands)
 app.registered_commands.extend(vault_cli.app.registered_commands)
 app.registered_commands.extend(unit_cli.app.registered_commands)
 app.registered_commands.extend(recalibration_cli.app.registered_commands)
 app.registered_commands.extend(slides_cli.app.registered_commands)
 
 NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")
+PERMIT_OPTION = typer.Option(
+    None, "--permit", help="The issuer's permit (default: the one in the permits' folder)"
+)
 NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its folder")
 
 
@@ -53,20 +73,19 @@ NODE_OPTION = typer.Option(Path("node.toml"), "--node", help="node.toml, or its 
 def approve_study(
     study: Path = typer.Argument(..., help="The signed study (….signed.json)"),
     nodes: list[Path] = NODES,
+    permit: Path | None = PERMIT_OPTION,
+    lang: str = typer.Option("en", "--lang", help="Language of the summary: en or no"),
     yes: bool = typer.Option(False, "--yes", "-y", help="Approve without asking"),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check a signed study against this hospital's policy, budget and data; show it; approve it."""
-    from solblom_client.node import check_user
-    from solblom_client.policy import load_node_config
+    from solblom_client.approval_words import read_language
 
-    envelope = read_given(study)
-    configs = []
-    for node in nodes:
-        with _naming(str(node), several=len(nodes) > 1):
-            configs.append(load_node_config(node))
-            check_user(configs[-1])
+    envelope, language = read_given(study), read_language(lang)
+    token = None if permit is None else read_given(permit)
+    configs = _load_nodes(nodes)
     from solblom_client.approval import confirm, prepare
+    from solblom_client.checks.preflight import concerns
     from solblom_client.keys import read_node_keys
     from solblom_client.vault import Vault, utc_now
 
@@ -74,16 +93,19 @@ def approve_study(
     for config in configs:
         with _naming(config.node.site, several=len(nodes) > 1):
             keys = read_node_keys(config.state)
-            ready.append((config, keys, prepare(config, keys, envelope, now=utc_now())))
+            prepared = prepare(config, keys, envelope, now=utc_now(), permit=token, lang=language)
+            look = concerns(config, keys, envelope, now=utc_now())
+            ready.append((config, keys, prepared, look))
     if not as_json:
-        for config, _, prepared in ready:
+        for config, _, prepared, look in ready:
             _print_summary(config.node.site, prepared.summary)
+            checks_cli.show_concerns(look)
     if not (yes or as_json) and may_ask():
         sites = ", ".join(config.node.site for config in configs)
         if not typer.confirm(f"Approve this study at {sites}?", err=True):
             say("Not approved. Nothing was written.")
             raise typer.Exit(EXIT_CHECK_SAID_NO)
-    for config, keys, prepared in ready:
+    for config, keys, prepared, _ in ready:
         with _naming(config.node.site, several=len(nodes) > 1):
             confirm(config, keys, prepared, now=utc_now())
             vault = Vault(config)
@@ -91,8 +113,23 @@ def approve_study(
             vault.close()
         say(f"{config.node.site}: approved")
     if as_json:
-        rows = [{"site": c.node.site, **vars(prepared.summary)} for c, _, prepared in ready]
+        rows = [
+            {"site": c.node.site, **vars(prepared.summary), "look": [f.as_json() for f in look]}
+            for c, _, prepared, look in ready
+        ]
         print_json("solblom.node.approve/1", {"approvals": rows})
+
+
+def _load_nodes(nodes: list[Path]) -> "list[NodeConfig]":
+    from solblom_client.node import check_user
+    from solblom_client.policy import load_node_config
+
+    configs = []
+    for node in nodes:
+        with _naming(str(node), several=len(nodes) > 1):
+            configs.append(load_node_config(node))
+            check_user(configs[-1])
+    return configs
 
 
 @contextmanager
@@ -107,13 +144,15 @@ def _naming(name: str, *, several: bool) -> Iterator[None]:
 def _print_summary(site: str, summary: "ApprovalSummary") -> None:
     from rich.table import Table
 
+    from solblom_client.approval_words import printable
+
     console = out()
-    console.print(f"{site}: {summary.title}", style="bold", markup=False)
+    console.print(f"{site}: {printable(summary.title)}", style="bold", markup=False)
     table = Table(box=None, show_header=False, padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in summary.lines():
-        style = "bold yellow" if label == "WARNING" else ""
+        style = "bold yellow" if label in ("WARNING", "ADVARSEL") else ""
         table.add_row(Text(label, style=style), Text(text, style=style))
     console.print(table)
     console.print()
@@ -136,6 +175,7 @@ def show_fingerprints(
     rows: list[dict[str, Any]] = [{"whose": "this node", "file": None, **own}]
     trusted = [("coordinator", config.coordinator.key)]
     trusted += [("researcher", file) for file in config.policy.study_signers]
+    trusted += [("issuer of permits", file) for file in config.permit.issuers]
     for whose, file in trusted:
         if config.path(file).is_file():
             rows.append({"whose": whose, "file": file, **read_fingerprints(config.path(file))})
@@ -158,12 +198,17 @@ def revoke_study(
 ) -> None:
     """Withdraw this hospital's approval and wipe the study's noise root."""
     from solblom_client.approval import revoke
+    from solblom_client.decision_log import Decision
+    from solblom_client.keys import read_node_keys
+    from solblom_client.log_once import log_once
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
+    from solblom_client.vault import utc_now
 
     config = load_node_config(node)
     check_user(config)
     revoke(config, study)
+    log_once(config, read_node_keys(config.state), Decision("revoked", study=study), now=utc_now())
     say("Withdrawn. Later orders of this study are refused (SB-203).")
 
 
@@ -184,6 +229,7 @@ def exchange(
 
     from solblom_client.exchange import exchange_once
     from solblom_client.node import check_user
+    from solblom_client.pausing import stopped_by_a_pause
     from solblom_client.policy import load_node_config
     from solblom_client.vault import Vault
 
@@ -193,7 +239,8 @@ def exchange(
     try:
         while True:
             try:
-                report = exchange_once(config, vault, again=again)
+                with stopped_by_a_pause(config, lambda: vault.at_work):
+                    report = exchange_once(config, vault, again=again)
             except ConfigurationError as error:
                 if watch_seconds is None:
                     raise
@@ -217,6 +264,8 @@ def _print_pass(site: str, report: "PassReport", *, quiet: bool) -> None:
         say(f"{site}: {len(report.answered)} answered, {len(report.known)} answered before")
     if quiet:
         return
+    for name in report.held:
+        say(f"  {name}: waits for a person, or for the hours: solblom node outbox list")
     for name in report.waiting:
         say(f"  {name}: not whole yet, or damaged: waiting for the rest")
     for name, reason in report.left_alone.items():

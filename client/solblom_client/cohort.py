@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from solblom_client.consent import ConsentState, read_consent
+from solblom_client.consent_rules import AgeRules
+from solblom_client.consent_sources.fhir_consent import FhirSettings
 from solblom_client.keys import NodeKeys, is_test_patient
 from solblom_client.policy import NodeConfig
 from solblom_models.patient_id import check_ids, patient_id
@@ -45,12 +47,27 @@ def read_consent_now(config: NodeConfig, *, now: dt.datetime) -> ConsentState:
     Raises:
         DataError: SB-308.
     """
+    table = config.consent
     return read_consent(
-        config.path(config.consent.source),
-        rule=config.consent.rule,
-        max_age_hours=config.consent.max_age_hours,
+        config.path(table.source),
+        rule=table.rule,
+        max_age_hours=table.max_age_hours,
         now=now,
+        kind=table.kind,
+        fhir=FhirSettings(frozenset(table.purpose), table.identifier_system),
+        ages=AgeRules(table.deceased, table.min_age_years, table.guardian_until_age),
     )
+
+
+def check_consent_holds(config: NodeConfig, units: Units, *, now: dt.datetime) -> None:
+    """Refuse to let out what was made of patients one of whom may no longer take part (privacy.md rule 10).
+
+    Raises:
+        DataError: SB-308.
+    """
+    again = read_consent_now(config, now=now)
+    if not all(again.includes(patient) for patient in units.ids):
+        raise DataError("SB-308", "Consent changed while the order was worked on")
 
 
 def join_cohort(
@@ -72,7 +89,7 @@ def join_cohort(
     consent = read_consent_now(config, now=now)
     # Sorted by id, so that the order of rows in the source changes nothing.
     order = sorted(range(len(ids)), key=lambda index: ids[index])
-    allowed = [index for index in order if consent.includes(ids[index])]
+    allowed = [index for index in order if consent.includes_spelt(ids[index])]
     split = document.study.evaluation.split
     named = split_ids(units, ids, split.by)
     is_test = [is_test_patient(keys.split, named[index], split.test_fraction) for index in allowed]

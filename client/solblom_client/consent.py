@@ -1,39 +1,74 @@
 """Consent, joined anew before every round and again before the update leaves (privacy.md rules 10 and 13).
 
-Opt-in: no record means excluded. Opt-out: no record means included. A status that is not known
+Opt-in: no record means excluded. Opt-out: no record means included. A record that is not understood
 means excluded. A stale or unreadable source stops the round.
 """
 
-import csv
 import datetime as dt
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from solblom_client.consent_rules import AgeRules, Reason, Rule, decide
+from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent_sources.record import Snapshot
+from solblom_client.consent_sources.source_file import parse_source, read_source_file
 from solblom_models.patient_id import patient_id
 from solblom_protocol.errors import DataError
 from solblom_verify.canonical import canonical_json
 from solblom_verify.wording import counted
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)  # a source from further in the future: a wrong clock
-COLUMNS = ("patient_id", "status", "valid_until")
+ANY_CSV = FhirSettings()
+NO_LIMITS = AgeRules()
 
 
 @dataclass(frozen=True)
 class ConsentState:
-    """Who said what, read at one moment."""
+    """Who said what, read at one moment. Its text form names no patient.
 
-    rule: Literal["opt-in", "opt-out"]
-    allowed: frozenset[str]
-    excluded: frozenset[str]
+    Attributes:
+        allowed: patients whose records let them take part now.
+        excluded: patients who may not, by their records or by what is known of them.
+        reasons: why, for each of them.
+        made: the oldest of what the source says of its own time, and the file's.
+        min_age_years: where there is one, a patient of unknown age is excluded under either rule.
+    """
+
+    rule: Rule
+    allowed: frozenset[str] = field(repr=False)
+    excluded: frozenset[str] = field(repr=False)
+    reasons: Mapping[str, Reason] = field(default_factory=dict, repr=False)
+    made: dt.datetime | None = None
+    min_age_years: int | None = None
+
+    @property
+    def takes_in_the_absent(self) -> bool:
+        """Whether a patient without a record takes part: a reservation has to be made, a consent given."""
+        return self.rule == "opt-out" and self.min_age_years is None
 
     def includes(self, patient: str) -> bool:
         """Tell whether this patient's data may be used now, however the id is spelt."""
-        spelt = patient_id(patient)
-        if spelt in self.excluded:
+        return self.includes_spelt(patient_id(patient))
+
+    def includes_spelt(self, patient: str) -> bool:
+        """Tell it of an id that stands in its one spelling already."""
+        if patient in self.excluded:
             return False
-        return spelt in self.allowed or self.rule == "opt-out"
+        return patient in self.allowed or self.takes_in_the_absent
+
+    def reason(self, patient: str) -> Reason | Literal["no-record"] | None:
+        """Return why a patient takes no part now; None where they may."""
+        spelt = patient_id(patient)
+        if self.includes_spelt(spelt):
+            return None
+        return self.reasons.get(spelt, "no-record")
+
+    def counts(self) -> dict[str, int]:
+        """Return how many patients of the source are excluded, by reason."""
+        return dict(sorted(Counter(self.reasons.values()).items()))
 
     def record_bytes(self, patients: Iterable[str]) -> bytes:
         """Return the state as far as it concerns these patients: input of a keyed digest."""
@@ -41,61 +76,47 @@ class ConsentState:
 
 
 def read_consent(
-    path: Path, *, rule: Literal["opt-in", "opt-out"], max_age_hours: float, now: dt.datetime
+    path: Path,
+    *,
+    rule: Rule,
+    max_age_hours: float,
+    now: dt.datetime,
+    kind: Literal["csv", "fhir"] = "csv",
+    fhir: FhirSettings = ANY_CSV,
+    ages: AgeRules = NO_LIMITS,
 ) -> ConsentState:
-    """Read a consent file: CSV with the columns patient_id, status, valid_until (a date or empty).
-
-    Status `granted` allows until the end of valid_until; anything else excludes. A patient who
-    stands both ways is excluded.
+    """Read a consent source: CSV or a FHIR R4B bundle. A patient who stands both ways is excluded.
 
     Raises:
-        DataError: SB-308, unreadable, older than max_age_hours, or without the three columns.
+        DataError: SB-308, unreadable, older than max_age_hours, or not what its kind says.
     """
-    try:
-        age = now - dt.datetime.fromtimestamp(path.stat().st_mtime, tz=dt.UTC)
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise DataError(
-                    "SB-308", f"The consent source needs the columns {', '.join(COLUMNS)}"
-                )
-            rows = [_clean(row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise DataError("SB-308", "The consent source cannot be read") from None
-    if not -CLOCK_TOLERANCE <= age <= dt.timedelta(hours=max_age_hours):
+    file = read_source_file(path)
+    snapshot = parse_source(kind, file.data, fhir)
+    made = _check_fresh(snapshot, file.changed, max_age_hours=max_age_hours, now=now)
+    allowed, reasons = decide(snapshot, ages, now=now)
+    if rule == "opt-out":  # no record, but known: old enough where an age is asked for
+        allowed |= snapshot.people.keys() - reasons.keys()
+    return ConsentState(
+        rule, frozenset(allowed), frozenset(reasons), reasons, made, ages.min_age_years
+    )
+
+
+def _check_fresh(
+    snapshot: Snapshot, changed: dt.datetime, *, max_age_hours: float, now: dt.datetime
+) -> dt.datetime:
+    """Return when the source was made: a file copied today may hold consents of last year, so the older counts.
+
+    Raises:
+        DataError: SB-308, too old, or from the future.
+    """
+    moments = (changed, *snapshot.made)
+    if max(moments) > now + CLOCK_TOLERANCE:
+        raise DataError("SB-308", "The consent source is from the future: a clock is wrong")
+    age = now - min(moments)
+    if age > dt.timedelta(hours=max_age_hours):
         hours = round(age.total_seconds() / 3600)
         raise DataError(
             "SB-308",
             f"The consent source is {counted(hours, 'hour')} old; at most {max_age_hours:g} allowed",
         )
-    allowed = {row["patient_id"] for row in rows if _grants(row, now.date())}
-    excluded = {row["patient_id"] for row in rows if not _grants(row, now.date())}
-    return ConsentState(rule, frozenset(allowed - excluded), frozenset(excluded))
-
-
-def _clean(row: dict[str | None, Any]) -> dict[str, str]:
-    """Return a row of the three columns; the id is spelt as in the patients' own table.
-
-    Raises:
-        DataError: SB-308; a row whose patient is not sure might be somebody's withdrawal.
-    """
-    cells = [row.get(name) for name in COLUMNS]
-    if None in row or None in cells:
-        raise DataError("SB-308", "The consent source has a row of another length than its header")
-    clean = {name: str(row[name]) for name in COLUMNS}
-    clean["patient_id"] = patient_id(clean["patient_id"])
-    if not clean["patient_id"]:
-        raise DataError("SB-308", "The consent source has a row without a patient")
-    return clean
-
-
-def _grants(row: dict[str, str], today: dt.date) -> bool:
-    if row["status"] != "granted":
-        return False
-    until = row["valid_until"]
-    if not until:
-        return True
-    try:
-        return today <= dt.date.fromisoformat(until)
-    except ValueError:
-        return False
+    return min(moments)

@@ -22,12 +22,13 @@ CARRIER_SECONDS = 3600
 
 @dataclass
 class PassReport:
-    """What one pass did, by file name. `waiting`: not whole yet; `left_alone`: name → reason."""
+    """What one pass did, by file name. `waiting`: not whole yet; `held`: until a person or the hours allow it."""
 
     answered: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
-    left_alone: dict[str, str] = field(default_factory=dict)
+    held: list[str] = field(default_factory=list)
+    left_alone: dict[str, str] = field(default_factory=dict)  # name → reason
 
 
 def exchange_once(config: NodeConfig, vault: Vault, *, again: bool = False) -> PassReport:
@@ -36,6 +37,7 @@ def exchange_once(config: NodeConfig, vault: Vault, *, again: bool = False) -> P
     Raises:
         ConfigurationError: SB-601 a folder is missing or cannot be used; SB-602 the carrier failed.
     """
+    vault.end_permits()
     inbox, outbox = _folders(config)
     if is_paused(config):
         report = PassReport()
@@ -78,7 +80,11 @@ def _answer(
     if header.kind != "order" or header.recipient != vault.recipient:
         report.left_alone[name] = "sealed for another node"
         return
-    write_mail(outbox, vault.process(sealed), answers=file.digest)
+    reply = vault.process(sealed)
+    if vault.waits:
+        report.held.append(name)  # no file leaves that would say so: the order is asked again here
+        return
+    write_mail(outbox, reply, answers=file.digest)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.touch(mode=0o600)
     report.answered.append(name)

@@ -5,6 +5,7 @@ Otherwise the hospital and the researcher would learn round by round, and late, 
 
 from dataclasses import dataclass, replace
 
+from solblom_client.approval_words import Lang, number_of, text
 from solblom_client.ledger import STATE_FILE, Ledger, more_rounds, open_ledger
 from solblom_client.policy import NodeConfig, PolicyTable
 from solblom_client.state import VaultState
@@ -36,16 +37,18 @@ class Forecast:
     @property
     def warning(self) -> str | None:
         """Say what does not fit; None where everything does."""
+        return self.warning_in("en")
+
+    def warning_in(self, lang: Lang) -> str | None:
+        """Say what does not fit, in a language; None where everything does."""
+        budget = f"{self.budget:g}"
         if self.rounds_that_fit < self.rounds_to_come:
-            return (
-                f"Only {self.rounds_that_fit} of the study's {counted(self.rounds_to_come, 'round')} "
-                f"fit the lifetime budget of {self.budget:g}: the others will be refused (SB-204)"
+            rounds = number_of(lang, self.rounds_to_come, "round")
+            return text(lang, "part fits").format(
+                fit=self.rounds_that_fit, rounds=rounds, budget=budget
             )
         if self.epsilon_after > self.budget and self.epsilon_after != float("inf"):
-            return (
-                f"All rounds fit the lifetime budget of {self.budget:g}, but not all releases after "
-                "them: those will be refused (SB-204)"
-            )
+            return text(lang, "releases do not fit").format(budget=budget)
         return None
 
 

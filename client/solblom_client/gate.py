@@ -12,6 +12,7 @@ from solblom_models.accountant import alone_epsilon, format_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.mask_keys import open_mask_keys
 from solblom_protocol.mask_setup import Participants, read_participants
+from solblom_protocol.messages import CLOCK_TOLERANCE as CLOCK_TOLERANCE
 from solblom_protocol.messages import parse_timestamp
 from solblom_protocol.order import OrderHeader
 from solblom_protocol.run_sums import (
@@ -25,7 +26,6 @@ from solblom_protocol.study import StudyDocument
 from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted, format_delta
 
-CLOCK_TOLERANCE = dt.timedelta(minutes=5)
 MAX_DATA_REFUSALS = 3
 
 
@@ -101,6 +101,10 @@ def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
     if study.privacy.epsilon == "off":
         if not policy.allow_privacy_off:
             raise RefusedError("SB-205", "The study is without privacy; allow_privacy_off is false")
+        if policy.release == "manual":  # privacy.md rule 10: nothing is stored where epsilon is off
+            raise RefusedError(
+                "SB-205", "The study is without privacy: no answer of it is kept, so none can wait"
+            )
         return
     if study.privacy.delta > policy.delta:
         raise RefusedError(

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.order import NamedRelease
@@ -11,8 +12,10 @@ from solblom_protocol.toml_file import parse, read_toml
 from solblom_verify.wording import counted
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+SYSLOG = r"^(unix:/[^\x00-\x20]{1,100}|(udp|tcp):[a-zA-Z0-9.-]{1,253}:[0-9]{1,5})$"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+HOURS = r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"
 
 
 class _Table(BaseModel):
@@ -79,16 +82,65 @@ class PolicyTable(_Table):
     shared_noise: SharedNoiseTable = SharedNoiseTable()
     min_patients: Annotated[int, Field(ge=2)] = 10  # of a training set, and the small-cell rule
     named_releases: tuple[NamedRelease, ...] = ()  # leave without noise: outside epsilon
-    release: Literal["automatic", "manual"] = "automatic"
+    release: Literal["automatic", "manual"] = "automatic"  # manual: a person releases each answer
+    hours: Annotated[str, Field(pattern=HOURS)] | None = (
+        None  # orders are worked on between these times of day only
+    )
+    time_zone: str = "Europe/Oslo"  # of `hours`
     allow_privacy_off: bool = False
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("a time zone has a name like Europe/Oslo") from None
+        return value
+
+
+class LogTable(_Table):
+    """The log of decisions: for how long it keeps entries, and where a copy of each goes."""
+
+    syslog: Annotated[str, Field(pattern=SYSLOG)] | None = None
+    retention_days: Annotated[int, Field(ge=1)] = 400
 
 
 class ConsentTable(_Table):
     """Who may take part today."""
 
     source: str
+    kind: Literal["csv", "fhir"] = "csv"  # fhir: an HL7 FHIR R4B bundle in JSON
     rule: Literal["opt-in", "opt-out"]
     max_age_hours: Positive = 24.0
+    purpose: tuple[str, ...] = ()  # fhir: codes of provision.purpose, one of which a consent names
+    identifier_system: str | None = None  # fhir: whose value is the patient's id in the data sets
+    deceased: Literal["exclude", "keep"] = "exclude"
+    min_age_years: Annotated[int, Field(ge=1, le=150)] | None = None
+    guardian_until_age: Annotated[int, Field(ge=1, le=150)] = 16
+    cohort_record_years: Positive = 15.0  # who was in which round is forgotten after that
+    notice_days: Annotated[int, Field(ge=1)] = 30  # least time between notices of withdrawals
+
+    @model_validator(mode="after")
+    def _fhir_only(self) -> "ConsentTable":
+        if self.kind != "fhir" and (self.purpose or self.identifier_system is not None):
+            raise ValueError('purpose and identifier_system belong to kind = "fhir"')
+        return self
+
+
+class PermitTable(_Table):
+    """Whose permits count here, beside the hospital's own approval. An approval that has one always needs it."""
+
+    required: bool = False
+    issuers: tuple[str, ...] = ()  # issuers' files, pinned: compared by phone
+    folder: str = "permits"  # where `node approve` looks when --permit is not given
+    revocations: str = "revocations.jws"  # the issuers' lists, one a line
+
+    @model_validator(mode="after")
+    def _issuers(self) -> "PermitTable":
+        if self.required and not self.issuers:
+            raise ValueError("required = true needs issuers")
+        return self
 
 
 class DatasetTable(_Table):
@@ -100,11 +152,17 @@ class DatasetTable(_Table):
     patient: str = "patient_id"
     family: str | None = None
     features: str | None = None  # of slides: folder of what `solblom node features` makes of them
+    units: dict[
+        str, str
+    ] = {}  # variable → unit that its column has, where it is not the contract's
+    maps: dict[str, str] = {}  # variable → CSV from this hospital's codes to the contract's
 
     @model_validator(mode="after")
     def _features(self) -> "DatasetTable":
         if (self.connector == "slides") != (self.features is not None):
             raise ValueError('features belongs to connector = "slides", which needs it')
+        if self.connector != "table" and (self.units or self.maps):
+            raise ValueError('units and maps belong to connector = "table"')
         return self
 
     @property
@@ -134,6 +192,8 @@ class NodeConfig(_Table):
     vault: VaultTable = VaultTable()
     policy: PolicyTable
     consent: ConsentTable
+    permit: PermitTable = PermitTable()
+    log: LogTable = LogTable()
     dataset: Annotated[tuple[DatasetTable, ...], Field(min_length=1)]
     encoder: tuple[EncoderTable, ...] = ()
 
@@ -168,15 +228,9 @@ def load_node_config(path: Path) -> NodeConfig:
     """Read node.toml, or the node.toml of a folder.
 
     Raises:
-        ConfigurationError: SB-101, SB-102, SB-103 or SB-108.
+        ConfigurationError: SB-101, SB-102 or SB-103.
     """
     file = path / "node.toml" if path.is_dir() else path
     config = parse(NodeConfig, read_toml(file), source=file.name)
     config._folder = file.parent
-    if config.policy.release == "manual":
-        raise ConfigurationError(
-            "SB-108",
-            "policy.release is manual, which this version lacks",
-            'Use release = "automatic"',
-        )
     return config

@@ -25,6 +25,8 @@ from solblom_protocol.errors import RefusedError
 from solblom_protocol.order import NamedRelease, Order
 from solblom_protocol.study import StudyDocument
 
+VALUES_OF_A_NAME = 3  # site-auroc: the value, and its interval's ends
+
 
 @dataclass(frozen=True)
 class Release:
@@ -117,6 +119,19 @@ def export_release(release: Release, *, cells: int) -> bytes:
         raise RefusedError("SB-213", f"A release must have {cells} whole numbers")
     if int(np.abs(counts).max(initial=0)) > LARGEST_COUNT:
         raise RefusedError("SB-213", "A count of a release is out of range")
-    if not bool(np.isfinite(release.values).all()):
-        raise RefusedError("SB-213", "A named release is not a finite number")
+    check_named(release.named, release.values)
     return pack_release(counts, release.values)
+
+
+def check_named(named: tuple[NamedRelease, ...], values: tuple[float, ...]) -> None:
+    """Refuse named values but three numbers from 0 to 1 each, with three decimals: ten bits a number, no more.
+
+    Raises:
+        RefusedError: SB-213.
+    """
+    if len(values) != VALUES_OF_A_NAME * len(named):
+        raise RefusedError("SB-213", "A named release has another number of values than its name")
+    if not all(0.0 <= value <= 1.0 and value == round(value, 3) for value in values):
+        raise RefusedError(
+            "SB-213", "A named release is not a number from 0 to 1 in three decimals"
+        )

@@ -43,20 +43,34 @@ study_epsilon = 3.0                  # per study
 delta = 1e-5
 min_patients = 20
 allow_privacy_off = false
+# release = "manual"                 # nothing leaves before a person has run `solblom node outbox release`
+# hours = "22:00-06:00"              # orders are worked on between these times only; time_zone = "Europe/Oslo"
 named_releases = []                  # what may leave without noise: nothing
 # allow: studies in which each hospital adds a share of the noise, and only the sum of all is opened
 shared_noise = {{ allow = false, min_honest_nodes = 3, alone_epsilon = 10.0 }}
 
 [consent]
 source = "consent.csv"               # patient_id,status,valid_until; status: granted or withdrawn
+# kind = "fhir"                      # an HL7 FHIR R4B bundle in JSON; then also purpose = ["HRESCH"]
 rule = "opt-in"                      # nobody without a record takes part
 max_age_hours = 24                   # an older file stops the node
+
+# [permit]                           # beside your own approval: docs/concepts/permits.md
+# required = true                    # nothing is approved or run without a permit
+# issuers = ["dac.pub"]              # whose permits count: compare fingerprints by phone
+# revocations = "revocations.jws"    # the issuers' newest lists; an old one stops the study
+
+# [log]
+# syslog = "unix:/dev/log"           # where `solblom node log forward` sends every decision; or "udp:host:514"
+# retention_days = 400
 
 [[dataset]]
 name = "patients"
 connector = "table"
 path = "{data}"                      # read-only
 patient = "{patient}"
+# units = {{ glucose = "mg/dL" }}      # a column's unit, where the contract accepts it beside its own
+# maps = {{ diagnosis = "icd10_to_icd11.csv" }} # from your codes to the contract's: columns from, to
 """
 
 

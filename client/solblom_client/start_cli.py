@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -78,13 +78,14 @@ def status(node: Path = NODE_OPTION, as_json: bool = JSON_OPTION) -> None:
 @app.command("pause")
 @command
 def pause(node: Path = NODE_OPTION) -> None:
-    """Answer no order from now on, by network or by file; the one at work is finished inside and kept."""
-    from solblom_client.link_process import pause_file
+    """Answer no order from now on, by network or by file; the one at work ends within ten seconds, its charge stays."""
+    from solblom_client.pausing import pause as stop
     from solblom_client.policy import load_node_config
 
     config = load_node_config(node)
-    pause_file(config).parent.mkdir(parents=True, exist_ok=True)
-    pause_file(config).touch()
+    for missed in stop(config):
+        say(f"Not told: {missed}")
+    _note(config, "paused")
     say(
         f"{config.node.site} is paused. Runs wait for it or go on without it. To go on: solblom node resume"
     )
@@ -94,12 +95,28 @@ def pause(node: Path = NODE_OPTION) -> None:
 @command
 def resume(node: Path = NODE_OPTION) -> None:
     """Answer orders again."""
-    from solblom_client.link_process import pause_file
+    from solblom_client.pausing import resume as go_on
     from solblom_client.policy import load_node_config
 
     config = load_node_config(node)
-    pause_file(config).unlink(missing_ok=True)
+    go_on(config)
+    _note(config, "resumed")
     say(f"{config.node.site} answers orders again")
+
+
+def _note(config: "NodeConfig", event: Literal["paused", "resumed"]) -> None:
+    """Log who stopped the node, where this user is the one who writes the log; the vault notes what it refuses."""
+    from solblom_client.decision_log import Decision
+    from solblom_client.keys import read_node_keys
+    from solblom_client.log_once import log_once
+    from solblom_client.vault import utc_now
+
+    try:
+        is_ours = config.state.stat().st_uid == os.geteuid()
+    except OSError:
+        return
+    if is_ours:
+        log_once(config, read_node_keys(config.state), Decision(event), now=utc_now())
 
 
 @app.command("leave")

@@ -3,10 +3,11 @@
 import datetime as dt
 from dataclasses import dataclass
 
+from solblom_client import clock
 from solblom_client.gate import RunHistory
 from solblom_client.state import VaultState
 from solblom_protocol.mailbox import MailFile, read_mail, write_mail
-from solblom_protocol.messages import parse_timestamp, timestamp
+from solblom_protocol.messages import timestamp
 from solblom_protocol.order import Order
 
 REPLIES_FOLDER = "replies"
@@ -28,9 +29,12 @@ class Store:
         self._replies = state.folder / REPLIES_FOLDER
 
     def latest_time(self) -> dt.datetime | None:
-        """Return the newest moment at which an order was accepted."""
-        rows = self._state.query("SELECT max(seen_at) FROM orders")
-        return parse_timestamp(str(rows[0][0])) if rows[0][0] is not None else None
+        """Return the newest moment that this node has seen; it survives restarts."""
+        return clock.latest_time(self._state)
+
+    def note_time(self, now: dt.datetime) -> None:
+        """Remember a moment at which the clock was looked at."""
+        clock.note_time(self._state, now)
 
     def history(self, order: Order) -> RunHistory:
         """Return what this node has seen of the order's run."""

@@ -14,6 +14,7 @@ from solblom_client.gradients import GradientPath, choose_path, prepared
 from solblom_client.keystream import KeyStream
 from solblom_client.optimizer import KeyedDPOptimizer
 from solblom_models.task import Task, Units
+from solblom_protocol.errors import RefusedError
 from solblom_protocol.study import StudyDocument
 
 # Opacus warns once per process about its own hooks; a hospital's log is no place for it.
@@ -93,6 +94,17 @@ def clipped_sum(
     return found, trace
 
 
+def _check_untouched(parameters: list[torch.nn.Parameter], before: list[torch.Tensor]) -> None:
+    """Refuse a task that wrote into the weights while it computed a loss: that would pass by the noise.
+
+    Raises:
+        RefusedError: SB-213.
+    """
+    for parameter, kept in zip(parameters, before, strict=True):
+        if not torch.equal(parameter.detach(), kept):
+            raise RefusedError("SB-213", "The task changed the weights past clipping and noise")
+
+
 def train(
     task: Task,
     model: torch.nn.Module,
@@ -110,6 +122,7 @@ def train(
 
     Raises:
         ConfigurationError: SB-107, the net cannot be trained with patient-level privacy.
+        RefusedError: SB-213, the task wrote into the weights.
     """
     path = choose_path(task, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -122,12 +135,16 @@ def train(
         expected_batch_size=settings.expected_batch_size,
     )
     sizes: list[int] = []
+    before = [p.detach().clone() for p in parameters]
     with prepared(path, task, model) as put_clipped_sum:
         for _ in range(settings.steps):
             chosen = coins.poisson_sample(len(units.ids), settings.sampling_rate)
             optimizer.zero_grad()
             put_clipped_sum(optimizer, units, chosen)
+            _check_untouched(parameters, before)
             optimizer.noisy_step(proximal=settings.proximal, anchor=anchor)
+            for kept, parameter in zip(before, parameters, strict=True):
+                kept.copy_(parameter.detach())
             sizes.append(len(chosen))
     deviation = optimizer.noise_multiplier * optimizer.max_grad_norm
     return TrainingTrace(tuple(sizes), len(units.ids), deviation, optimizer.max_grad_norm, path)

@@ -85,6 +85,7 @@ def _owned(config: NodeConfig) -> tuple[Path, Path, Path, Path]:
 def _read(config: NodeConfig) -> list[Path]:
     """Return what holds patients and their consents."""
     named = [config.consent.source, *(dataset.source for dataset in config.dataset)]
+    named += [file for dataset in config.dataset for file in dataset.maps.values()]
     return [config.path(name).resolve() for name in named]
 
 

@@ -12,15 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from solblom_client import gate
-from solblom_client.approval import Approval, approval_folder, read_approval
-from solblom_client.cohort import Cohort, join_cohort, read_consent_now
+from solblom_client.answers import Answer, Answers
+from solblom_client.approval import Approval, check_permit, read_approval
+from solblom_client.approval_record import approval_folder, end_expired
+from solblom_client.clock import pass_clock
+from solblom_client.cohort import Cohort, check_consent_holds, join_cohort
+from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
-from solblom_client.export_gate import export_sum, export_update
-from solblom_client.keys import commitment, derive, read_node_keys
-from solblom_client.keystream import KeyStream
+from solblom_client.decision_log import Decision, Event, open_decisions
+from solblom_client.decisions import (
+    about_accepted,
+    about_answer,
+    about_order,
+    about_refusal,
+    has_left,
+)
+from solblom_client.keys import read_node_keys
 from solblom_client.ledger import (
     STATE_FILE,
     Request,
@@ -28,33 +36,28 @@ from solblom_client.ledger import (
     StudyLimits,
     open_ledger,
 )
-from solblom_client.local_parameters import pack_local
-from solblom_client.mask_key_file import MaskKeyFile, erase_when_done, own_mask_key
+from solblom_client.mask_key_file import erase_when_done, own_mask_key
 from solblom_client.mask_steps import ABOUT_MASKS, MaskSteps
+from solblom_client.opening_hours import WaitingError, check_open
+from solblom_client.outbox import Outbox, held_answer
+from solblom_client.permits import check_cohort
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import (
-    Release,
-    add_noise,
     exact_counts,
-    export_release,
-    site_auroc,
 )
-from solblom_client.secure_answer import Mask, SecureAnswer, check_one_masked_answer, pair_masks_of
+from solblom_client.secure_answer import check_one_masked_answer
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
-from solblom_client.training import TrainingSettings, TrainingTrace, clipped_sum, train
+from solblom_client.training import TrainingTrace
 from solblom_client.work import (
-    OrderedModel,
     Work,
-    build_model,
     read_model,
     request_of,
     run_key,
     work_digest,
 )
 from solblom_models.task import Units, has_one_label
-from solblom_protocol.counts import pack_values
 from solblom_protocol.errors import (
     REFUSAL_CODES,
     DataError,
@@ -63,12 +66,11 @@ from solblom_protocol.errors import (
     SolblomError,
 )
 from solblom_protocol.mask_setup import Participants
-from solblom_protocol.order import NamedRelease, Order, read_order
+from solblom_protocol.order import Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import (
     Receipt,
     Refusal,
-    count_band,
     seal_mask_reply,
     write_key_reply,
     write_refusal,
@@ -76,8 +78,6 @@ from solblom_protocol.result import (
 )
 from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.seal import sealing_key_id
-from solblom_protocol.secure_sum import SumPlan
-from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 
 
@@ -98,11 +98,17 @@ class Vault:
         self._state = VaultState(config.state / STATE_FILE)
         self._store = Store(self._state)
         self._log = SiteLog(config.state / "log" / "vault.jsonl")
+        signing = self._keys.signing
+        self._answers = Answers(config, self._state, self._log, signing=signing, clock=clock)
+        self._decisions = open_decisions(config, self._keys)
+        self._outbox = Outbox.of(config)
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
         self._participants: Participants | None = None
         self._study: str | None = None  # of the order at work
+        self.at_work = False  # on an order, in whatever thread
+        self.waits = False  # the newest reply is neither yes nor no: nothing needs to be carried
         self._stopped: set[str] = set()  # studies with a strike that the disk did not take
 
     @classmethod
@@ -118,6 +124,7 @@ class Vault:
     def close(self) -> None:
         """Close the state file."""
         self._state.close()
+        self._decisions.close()
 
     def clear_strikes(self, study: str) -> None:
         """Let a stopped study go on: a person has looked."""
@@ -142,14 +149,18 @@ class Vault:
         """Answer a sealed order with a sealed reply; never raises for anything the order holds."""
         try:
             with self._state.exclusive():
+                self.at_work = True
                 return self._process_alone(sealed)
         except Exception as error:  # the lock itself failed
             return self._refuse(None, "SB-214", error)
+        finally:
+            self.at_work = False
 
     def _process_alone(self, sealed: bytes) -> bytes:
         """Answer one order while no other is at work: what is noted about it is its own."""
         order: Order | None = None
         self._rows_read, self._study, self._participants = False, None, None
+        self.waits = False
         try:
             order = read_order(
                 sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
@@ -165,6 +176,8 @@ class Vault:
         Once a row was read, every failure may depend on a patient, so all of them share one code,
         and the third stops the study here until a person has looked (privacy.md rule 5).
         """
+        if isinstance(error, WaitingError):  # the same whatever the data, and no refusal
+            return error.code
         if self._rows_read or isinstance(error, DataError):
             if order is not None:
                 self._strike(order.header.study)
@@ -186,6 +199,7 @@ class Vault:
             return self._answer_about_masks(order, approval)
         model = read_model(order, approval)
         request = request_of(order, approval)
+        self._outbox.check(request.digest)
         masks = approval.document.secure_sum is not None
         if masks:
             check_one_masked_answer(self.ledger, request)
@@ -193,7 +207,9 @@ class Vault:
         found = self.ledger.find(request.digest)
         if found is not None:
             self.ledger.confirm()
-        reservation = found or self._reserve(request, approval)
+        reservation = found or self._reserve(order, request, approval)
+        if found is not None:
+            self._note(*about_accepted(order, request))
         # From here on patient rows may be read.
         source, cohort = self._join(approval)
         units = self._units(order, cohort)
@@ -202,6 +218,10 @@ class Vault:
         rows = cohort.row_bytes(units)
         found_work = work_digest(request, approval, rows, counts=counts, local=local)
         if stored is not None and stored.work == found_work and stored.sealed is not None:
+            self._outbox.check_stored(
+                request.digest, found_work, has_left=partial(has_left, self._config, found_work)
+            )
+            self._note(about_order("again", order, request=request.digest))
             self._log.write_once_an_hour(
                 "reply-again", now=self._clock(), kind=order.digest, order=order.digest
             )
@@ -212,23 +232,16 @@ class Vault:
             self._store.erase_reply(request.digest)
         if reservation.work not in (None, found_work) or reservation.status == "spent":
             # The cohort has changed since: independent noise, and a charge of its own.
-            reservation = self._reserve(request, approval)
-        reservation = self.ledger.bind(reservation, found_work)
+            reservation = self._reserve(order, request, approval)
+        reservation = self._bind(order, approval, reservation, rows, found_work)
         work = Work(
-            order,
-            approval,
-            model,
-            request,
-            reservation,
-            cohort,
-            units,
-            rows,
-            counts,
-            local,
+            *(order, approval, model, request, reservation, cohort, units, rows, counts, local),
             found_work,
             second_answer=stored is not None,
         )
-        return self._train(work) if order.header.kind == "train" else self._answer_query(work)
+        answer = self._answers.to(work, self._participants)
+        self.last_trace = answer.trace or self.last_trace
+        return self._release(work, answer)
 
     def _pass_gate(self, order: Order) -> Approval:
         """Run every check that reads no patient data; remember the order.
@@ -238,8 +251,12 @@ class Vault:
         """
         now, header = self._clock(), order.header
         gate.check_recipient(header, site=self._config.node.site, node=self._node)
+        check_open(self._config, now)
+        pass_clock(self._state, now)
+        self._end_permits(now)
         approval = read_approval(self._config, self._keys, header.study)
         gate.check_times(header, approval.document, now=now, latest=self._store.latest_time())
+        check_permit(self._config, self._state, header, approval, now=now)
         gate.check_policy(approval.document, self._config.policy)
         gate.check_round(header, approval.document)
         gate.check_roster(approval.document, site=header.site, node=self._node)
@@ -253,7 +270,16 @@ class Vault:
             self._store.remember_order(order, now=now)
         return approval
 
-    def _reserve(self, request: Request, approval: Approval) -> Reservation:
+    def end_permits(self) -> None:
+        """Wipe the noise roots whose permit's date has come, without waiting for an order (privacy.md rule 12)."""
+        with self._state.exclusive():
+            self._end_permits(self._clock())
+
+    def _end_permits(self, now: dt.datetime) -> None:
+        for study in end_expired(self._config, self._keys, self._state, now=now):
+            self._decisions.append(Decision("ended", study=study), now=now)
+
+    def _reserve(self, order: Order, request: Request, approval: Approval) -> Reservation:
         privacy = approval.document.study.privacy
         epsilon = None if privacy.epsilon == "off" else privacy.epsilon
         reservation = self.ledger.reserve(
@@ -269,7 +295,17 @@ class Vault:
             kind=request.kind,
             round=request.round,
         )
+        decisions = about_accepted(order, request, charged=True)
+        self._decisions.append(*decisions, now=self._clock())
         return reservation
+
+    def _note(self, *decisions: Decision) -> None:
+        """Log what may repeat without end; nothing leaves that is not logged.
+
+        Raises:
+            IntegrityError: SB-406.
+        """
+        self._decisions.append(*decisions, now=self._clock(), often=True)
 
     def _join(self, approval: Approval) -> tuple[Any, Cohort]:
         """Read the rows and join consent now.
@@ -281,7 +317,16 @@ class Vault:
         source = open_source(self._config, approval.dataset, approval.document.contract)
         units = approval.task.read_units(source, approval.document)
         cohort = join_cohort(self._config, self._keys, approval.document, units, now=self._clock())
+        check_cohort(approval.permit, cohort)
         return source, cohort
+
+    def _bind(
+        self, order: Order, approval: Approval, reservation: Reservation, rows: bytes, work: str
+    ) -> Reservation:
+        """Put on disk who is in this work, then bind its charge to it; both before training."""
+        years = self._config.consent.cohort_record_years
+        keep_cohort(self._state, order, approval, rows, work=work, now=self._clock(), years=years)
+        return self.ledger.bind(reservation, work)
 
     def _units(self, order: Order, cohort: Cohort) -> Units:
         """Return the patients whom an order of this kind touches.
@@ -308,6 +353,7 @@ class Vault:
 
     def _answer_about_masks(self, order: Order, approval: Approval) -> bytes:
         """Answer an order for keys, shares or signatures: nothing of it depends on patients."""
+        self._note(about_order("received", order), about_order("accepted", order))
         if tolerates_dropouts(approval.document):
             steps = MaskSteps(order.header, approval.document, self._keys.signing, self._state)
             answer, kind = steps.answer(), f"masks-{order.header.kind}"
@@ -318,113 +364,26 @@ class Vault:
         self._log.write("mask-key", now=self._clock(), run=order.header.run)
         return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
 
-    def _train(self, work: Work) -> bytes:
-        document, task = work.approval.document, work.approval.task
-        if work.model is None:
-            raise RefusedError("SB-212", "The order carries no model")
-        if document.secure_sum is not None:
-            return self._train_shared(work, work.model, document.secure_sum)
-        noise, committed = self._noise(work)
-        net = build_model(work.approval, work.model, work.local)
-        settings = TrainingSettings.of(document)
-        self.last_trace = train(
-            task,
-            net,
-            work.units,
-            settings,
-            coins=KeyStream(derive(work.approval.root, "sampling", work.digest)),
-            noise=noise,
-        )
-        update = export_update(
-            work.model.weights,
-            net,
-            work.model.layout,
-            local=task.local_parameters(document),
-            settings=settings,
-            trace=self.last_trace,
-        )
-        local = pack_local(net, task.local_parameters(document))
-        return self._release(work, update, committed, local=local, bits=24)
-
-    def _train_shared(self, work: Work, model: OrderedModel, plan: SumPlan) -> bytes:
-        """Give the clipped sum over all patients with this node's share of the noise, under masks."""
-        noise, committed = self._noise(work)
-        net = build_model(work.approval, model, work.local)
-        settings = TrainingSettings.of(work.approval.document)
-        sums, self.last_trace = clipped_sum(work.approval.task, net, work.units, settings)
-        answer = self._secure_answer(work, plan.training_share, noise)
-        data = answer.of_values(export_sum(sums, model.layout), bits=plan.fractional_bits)
-        return self._release(work, data, committed, bits=plan.fractional_bits)
-
-    def _secure_answer(self, work: Work, share: int, noise: KeyStream) -> SecureAnswer:
-        """Return what masks an answer to this order."""
-        header, document = work.order.header, work.approval.document
-        if self._participants is not None:
-            steps = MaskSteps(header, document, self._keys.signing, self._state)
-            mask: Mask = partial(steps.mask, participants=self._participants)
-        else:
-            mine = MaskKeyFile(self._folder(work), header.run).read()
-            mask = pair_masks_of(header, document, mine=mine)
-        return SecureAnswer.to(document, share=share, noise=noise, mask=mask)
-
-    def _folder(self, work: Work) -> Path:
-        return approval_folder(self._config, work.order.header.study)
-
-    def _answer_query(self, work: Work) -> bytes:
-        """Add the charged noise to the counts; named releases go beside them without noise."""
-        noise, committed = self._noise(work)
-        counts = np.frombuffer(work.counts, dtype="<i8").astype(np.int64)
-        named = work.approval.document.study.evaluation.named
-        values: tuple[float, ...] = ()
-        if work.model is not None and named:
-            net = build_model(work.approval, work.model, work.local)
-            values = site_auroc(work.approval.task, net, work.units)
-        released = named if values else ()
-        plan = work.approval.document.secure_sum
-        if plan is not None:
-            share = plan.evaluation_share if work.model is not None else plan.table_one_share
-            answer = self._secure_answer(work, share or 0, noise)
-            data = answer.of_counts(counts) + pack_values(values)
-        else:
-            noisy = add_noise(counts, deviation=work.request.event.noise_multiplier, stream=noise)
-            data = export_release(Release(noisy, released, values), cells=len(counts))
-        return self._release(work, data, committed, named=released)
-
-    def _noise(self, work: Work) -> tuple[KeyStream, str]:
-        """Return the work's noise and its commitment, which stands in the log before noise is drawn."""
-        key = derive(work.approval.root, "noise", work.digest)
-        committed = commitment(key, work.digest)
-        self._log.write(
-            work.request.kind, now=self._clock(), work=work.digest, noise_commitment=committed
-        )
-        return KeyStream(key), committed
-
     def _check_consent_again(self, work: Work) -> None:
-        """Drop what was made when somebody withdrew meanwhile; the charge stays (privacy.md rule 10).
+        """Drop what was made when somebody withdrew, or the permit fell, meanwhile; the charge stays (rule 10).
 
         Raises:
             DataError: SB-308.
+            RefusedError: SB-217 or SB-218; outside SB-209, as everything after rows were read.
         """
-        again = read_consent_now(self._config, now=self._clock())
-        if not all(again.includes(patient) for patient in work.units.ids):
-            raise DataError("SB-308", "Consent changed while the order was worked on")
+        check_consent_holds(self._config, work.units, now=self._clock())
+        header, approval = work.order.header, work.approval
+        check_permit(self._config, self._state, header, approval, now=self._clock())
 
-    def _release(
-        self,
-        work: Work,
-        data: bytes,
-        committed: str,
-        *,
-        local: bytes = b"",
-        bits: int = 0,
-        named: tuple[NamedRelease, ...] = (),
-    ) -> bytes:
+    def _release(self, work: Work, answer: Answer) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""
         self._check_consent_again(work)
         header, run = work.order.header, run_key(work.order)
-        receipt = self._receipt(work, data, committed, bits=bits, named=named)
+        receipt = self._answers.receipt(work, answer)
         key, recipient = self._keys.signing, self._coordinator.sealing
-        sealed, receipt_digest = write_result(receipt, data, key=key, recipient=recipient)
+        sealed, receipt_digest = write_result(receipt, answer.data, key=key, recipient=recipient)
+        if self._outbox.manual:
+            self._hold(work, answer, receipt, receipt_digest, len(sealed))
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(
@@ -436,8 +395,9 @@ class Vault:
                     round_number=header.round,
                 )
                 if header.kind == "train":
-                    self._store.keep_local_parameters(run, header.round, local)
+                    self._store.keep_local_parameters(run, header.round, answer.local)
             self._store.keep_receipt(receipt_digest, header.run, header.round)
+            note_receipt(self._state, work.digest, receipt_digest)
             self.ledger.mark_spent(work.reservation)
             if work.second_answer:
                 # It shows that something changed here, and counts as a refusal would (privacy.md
@@ -445,50 +405,49 @@ class Vault:
                 self._store.note_strike(header.study)
         with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
             self._store.sweep()
-        self._log.write("released", now=self._clock(), work=work.digest, receipt=receipt_digest)
+        event: Event = "held" if self._outbox.manual else "released"
+        self._decisions.append(
+            about_answer(
+                event,
+                work,
+                answer,
+                receipt,
+                digest=receipt_digest,
+                to=self._coordinator.key_id,
+            ),
+            now=self._clock(),
+        )
+        self._log.write(event, now=self._clock(), work=work.digest, receipt=receipt_digest)
         if work.approval.document.secure_sum is not None:
             done = self.ledger.answered(header.study, header.run)
-            erase_when_done(work.order, work.approval.document, self._folder(work), done=done)
+            folder = approval_folder(self._config, header.study)
+            erase_when_done(work.order, work.approval.document, folder, done=done)
+        self._outbox.check(work.request.digest)
         return sealed
 
-    def _receipt(
-        self,
-        work: Work,
-        data: bytes,
-        committed: str,
-        *,
-        bits: int,
-        named: tuple[NamedRelease, ...],
-    ) -> Receipt:
-        """Return what this node signs about a piece of work."""
-        header = work.order.header
-        return Receipt(
-            schema="solblom.receipt/1",
-            kind=header.kind,
-            site=self._config.node.site,
-            node=self._node,
-            study=header.study,
-            run=header.run,
-            round=header.round,
-            base_model=header.base_model,
-            order=work.order.digest,
-            work=work.digest,
-            update=digest(data),
-            event=work.request.event.to_json(),
-            noise_commitment=committed,
-            cohort=work.salted("cohort"),
-            consent=work.salted("consent"),
-            patients=count_band(len(work.units.ids)),
-            code=work.approval.record.code,
-            fixed_point_bits=bits,
-            outside_epsilon=list(named),
-            simulation=self._config.node.simulation,
+    def _hold(
+        self, work: Work, answer: Answer, receipt: Receipt, receipt_digest: str, sealed_bytes: int
+    ) -> None:
+        """Say that an answer waits, before it is stored: stored bytes that nobody judged never leave."""
+        held = held_answer(
+            work,
+            answer,
+            receipt,
+            receipt_digest=receipt_digest,
+            sealed_bytes=sealed_bytes,
+            delta=self._config.policy.delta,
+            destination=self._coordinator.key_id,
+            now=self._clock(),
         )
+        self._outbox.write(held)
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same
             known = order is not None
             self._log.write_failure(f"refused {code}", error, now=self._clock(), known_sender=known)
+        with contextlib.suppress(OSError, IntegrityError):
+            self._note(*about_refusal(order, error, code))
+        self.waits = code == "SB-219"
         refusal = Refusal(
             schema="solblom.refusal/1",
             site=self._config.node.site,

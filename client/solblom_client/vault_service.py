@@ -25,6 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from solblom_client import vault_pb2
 from solblom_client.isolation import Isolation
 from solblom_client.keys import read_node_keys
+from solblom_client.pausing import end_when_paused
 from solblom_client.policy import NodeConfig
 from solblom_client.site_log import SiteLog
 from solblom_client.state import hold_writes
@@ -64,6 +65,10 @@ class VaultService:
         """How long the present order has been at work; None where there is none."""
         since = self._since
         return None if since is None else time.monotonic() - since
+
+    def is_at_work(self) -> bool:
+        """Tell whether an order is at work."""
+        return self._since is not None
 
     def open(self, vault: "Vault") -> None:
         """Take orders from now on."""
@@ -189,6 +194,8 @@ def serve(
     ended = threading.Event()
     watchdog = threading.Thread(target=service.end_when_hung, args=(ended,), daemon=True)
     watchdog.start()
+    at_work = service.is_at_work
+    threading.Thread(target=end_when_paused, args=(config, at_work, ended), daemon=True).start()
     try:
         vault = _open_vault(config)
         service.open(vault)

@@ -28,6 +28,7 @@ from solblom_models.prediction_receipt import prediction_receipt, receipt_key
 from solblom_models.recalibration import RecalibrationFile, read_recalibration
 from solblom_models.slides.slide_files import slide_digests
 from solblom_models.tabular.data import read_inputs, table_contract
+from solblom_models.tabular.harmonise import Harmonisation, harmonise
 from solblom_models.tabular.table_file import read_table
 from solblom_models.task import RankingTask
 from solblom_protocol.bag_contract import BagContract
@@ -172,9 +173,8 @@ def _probabilities(
         raise RunError("SB-506", f"A table does not fit the task {model.task.name}")
     try:
         contract = table_contract(model.document)
-        units = read_inputs(
-            read_table(path, id_column=wanted.id_column, contract=contract), contract
-        )
+        table = read_table(path, id_column=wanted.id_column, contract=contract)
+        units = read_inputs(harmonise(table, contract, Harmonisation()), contract)
     except DataError as error:
         raise RunError("SB-506", error.message) from None
     scores, own = model.task.scores(model.net, units), None

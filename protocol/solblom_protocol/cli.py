@@ -29,6 +29,7 @@ SUMMARIES = {
     "run": "Researcher: see and resume runs",
     "data": "Researcher: mock data that obey a contract",
     "node": "Hospital: approve studies, see budgets",
+    "permit": "Issuer: permits for studies, and their revocation",
     "key": "Anyone: compare keys over the phone",
     "coordinator": "Operator: set up and start the coordinator",
     "model": "Steward: list, verify and use models",

@@ -13,6 +13,27 @@ from solblom_protocol.expression import Expression, refuse_doubles
 from solblom_protocol.meaning import Code, Finite, Meaning, Text
 
 
+class AcceptedUnit(BaseModel):
+    """Another unit in which a hospital may keep a number: `value x factor + offset` is in the variable's unit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    unit: Text
+    factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    offset: Finite = 0.0
+
+
+def _unsaid(value: object) -> bool:
+    """Tell whether a member that came later says nothing: left out, so that older signed studies keep their digest."""
+    return value in (None, (), "refuse")
+
+
+CodeSystem = Annotated[Text | None, Field(exclude_if=_unsaid)]
+"""Where a variable's codes come from, for example ICD-11: opaque, compared with the maps of hospitals."""
+Unmapped = Annotated[Literal["refuse", "missing"], Field(exclude_if=_unsaid)]
+"""What happens to a code that the contract does not list: the data are refused, or the value counts as missing."""
+
+
 class NumberVariable(BaseModel):
     """A measured number. The model sees `(value - center) / scale`, limited to ±3; missing becomes 0."""
 
@@ -29,6 +50,7 @@ class NumberVariable(BaseModel):
         float, Field(gt=0, allow_inf_nan=False)
     ]  # public constant, in the variable's unit
     missing: tuple[Code, ...] = ()  # besides the empty field
+    accepts: Annotated[tuple[AcceptedUnit, ...], Field(exclude_if=_unsaid)] = ()
     code: Text | None = None  # LOINC, SNOMED CT …: opaque
     meaning: Meaning
 
@@ -36,6 +58,9 @@ class NumberVariable(BaseModel):
     def _range(self) -> "NumberVariable":
         if not self.minimum < self.maximum:
             raise ValueError(f"{self.name}: minimum must be below maximum")
+        units = [self.unit, *(accepted.unit for accepted in self.accepts)]
+        if len(set(units)) != len(units):
+            raise ValueError(f"{self.name}: a unit stands twice")
         return self
 
 
@@ -56,6 +81,8 @@ class CategoryVariable(BaseModel):
     scale: Annotated[float, Field(gt=0, le=10)] = 2.0
     missing: tuple[Code, ...] = ()
     code: Text | None = None
+    code_system: CodeSystem = None
+    unmapped: Unmapped = "refuse"
     meaning: Meaning
 
     @model_validator(mode="after")
@@ -81,6 +108,8 @@ class BooleanVariable(BaseModel):
     scale: Annotated[float, Field(gt=0, le=10)] = 1.0
     missing: tuple[Code, ...] = ()
     code: Text | None = None
+    code_system: CodeSystem = None
+    unmapped: Unmapped = "refuse"
     meaning: Meaning
 
     @model_validator(mode="after")
@@ -104,6 +133,7 @@ class Target(BaseModel):
     positive: Annotated[tuple[Code, ...], Field(min_length=1)]
     negative: Annotated[tuple[Code, ...], Field(min_length=1)]
     code: Text | None = None
+    code_system: CodeSystem = None
     meaning: Meaning
 
     @model_validator(mode="after")

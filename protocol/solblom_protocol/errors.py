@@ -159,6 +159,26 @@ CODES: dict[str, ErrorCode] = {
         5,
         "Compare the roster's fingerprints by phone; somebody may have swapped a key or added a hospital",
     ),
+    "SB-217": ErrorCode(
+        "The permit is missing, not valid, or does not cover this",
+        4,
+        "The hospital's own log says why; ask the permit's issuer for one that covers the study",
+    ),
+    "SB-218": ErrorCode(
+        "The permit is revoked, or the revocation list proves nothing today",
+        4,
+        "Get the issuer's newest revocation list; the hospital's own log says what is wrong with it",
+    ),
+    "SB-219": ErrorCode(
+        "The hospital has not said yes or no yet",
+        4,
+        "A person there releases the answer, or its hours begin; the coordinator asks again by itself",
+    ),
+    "SB-220": ErrorCode(
+        "A person at the hospital decided not to release the answer",
+        4,
+        "Ask the hospital; the charge stays",
+    ),
     # Data, inside the hospital
     "SB-301": ErrorCode("A column is missing", 1, "Compare the table's header with the contract"),
     "SB-302": ErrorCode("A value has the wrong type", 1, "Correct it or declare a missing code"),
@@ -191,6 +211,11 @@ CODES: dict[str, ErrorCode] = {
         1,
         "Leave the sample out, or agree on genes that all hospitals measure",
     ),
+    "SB-313": ErrorCode(
+        "A unit or a code does not fit the contract",
+        1,
+        "Correct units or maps of the data set in node.toml; see `solblom node check --study FILE`",
+    ),
     # Integrity
     "SB-401": ErrorCode(
         "The model artefact does not verify", 5, "Do not use it; ask for the original"
@@ -205,6 +230,16 @@ CODES: dict[str, ErrorCode] = {
         "A reply does not fit the order it answers", 5, "Update both sides to one version"
     ),
     "SB-405": ErrorCode("A signature or digest does not hold", 5, "Ask for the original file"),
+    "SB-406": ErrorCode(
+        "The log of decisions cannot be trusted",
+        5,
+        "Stop the node, run `solblom node log verify`, and find out who changed the log",
+    ),
+    "SB-407": ErrorCode(
+        "The record of a cohort does not hold",
+        5,
+        "Restore the node's state folder; without the manifest the cohort cannot be named again",
+    ),
     # Runs
     "SB-501": ErrorCode(
         "Too few hospitals answered", 6, "Run `solblom run resume RUN` when they are back"

@@ -79,7 +79,7 @@ def read_mail(file: MailFile) -> bytes | None:
         kind = os.fstat(opened.fileno())
         if not stat.S_ISREG(kind.st_mode) or kind.st_size > MAX_SEALED_BYTES:
             return None
-        data = opened.read(MAX_SEALED_BYTES + 1)
+        data = opened.read(kind.st_size + 1)  # Python sets aside as much as is asked for
     return data if content_name(data) == file.digest else None
 
 

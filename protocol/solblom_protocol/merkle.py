@@ -20,7 +20,7 @@ def tree_root(leaves: Sequence[bytes]) -> bytes:
     if len(leaves) == 1:
         return leaves[0]
     left = _left_size(len(leaves))
-    return _node(tree_root(leaves[:left]), tree_root(leaves[left:]))
+    return node_hash(tree_root(leaves[:left]), tree_root(leaves[left:]))
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
@@ -50,9 +50,9 @@ def root_of_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) ->
     left, top = _left_size(size), proof[-1]
     if index < left:
         below = root_of_proof(leaf, index, left, proof[:-1])
-        return None if below is None else _node(below, top)
+        return None if below is None else node_hash(below, top)
     below = root_of_proof(leaf, index - left, size - left, proof[:-1])
-    return None if below is None else _node(top, below)
+    return None if below is None else node_hash(top, below)
 
 
 def _left_size(size: int) -> int:
@@ -60,5 +60,6 @@ def _left_size(size: int) -> int:
     return 1 << ((size - 1).bit_length() - 1)
 
 
-def _node(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the hash over two subtrees."""
     return hashlib.sha256(b"\x01" + left + right).digest()

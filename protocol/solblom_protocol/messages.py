@@ -17,6 +17,7 @@ RoundNumber = Annotated[int, Field(ge=1, le=10_000)]
 _TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 Timestamp = Annotated[str, Field(pattern=_TIME)]
 
+CLOCK_TOLERANCE = dt.timedelta(minutes=5)  # between the clocks of two machines
 MAX_ENVELOPE_BYTES = 16 * 1024**2
 
 Model = TypeVar("Model", bound="Message")

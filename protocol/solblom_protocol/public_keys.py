@@ -1,5 +1,6 @@
 """The public side of a participant: one small JSON file with a name, a signing key and a sealing key."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from pydantic import ConfigDict, Field
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.issuer import Issuer
 from solblom_protocol.key_files import (
     fingerprint,
     public_half,
@@ -74,7 +76,7 @@ class PublicKeys:
 
 
 def read_fingerprints(path: Path) -> dict[str, str | None]:
-    """Return name and fingerprints of a public-keys file, or of one key in PEM form.
+    """Return name and fingerprints of a public-keys file, an issuer's file, or one key in PEM form.
 
     Raises:
         ConfigurationError: SB-109.
@@ -84,6 +86,9 @@ def read_fingerprints(path: Path) -> dict[str, str | None]:
     except OSError as error:
         raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
     if not is_pem:
+        with contextlib.suppress(ConfigurationError):  # an issuer of permits has one key
+            issuer = Issuer.read(path)
+            return {"name": issuer.name, "signing": fingerprint(issuer.key), "sealing": None}
         return fingerprints(PublicKeys.read(path))
     key = public_half(path)
     signs = isinstance(key, Ed25519PublicKey)

@@ -9,6 +9,9 @@ opens nothing. Who *sent* it is proved by the signed envelope inside, which name
 The body is an array that several recipients get: the round's model. It is locked once, under a key of
 its own that each recipient finds in its own sealed part, so the same bytes serve all hospitals
 (docs/adr/0008). What it must be stands, as a digest, in the signed envelope.
+
+A reply is padded to whole blocks before it is encrypted: whoever carries it cannot tell one band of
+patients from another, nor a refusal from the answer of a model that fits into a block.
 """
 
 import os
@@ -28,6 +31,7 @@ MAGIC = b"SBSEAL2\n"
 MAX_HEADER_BYTES = 4096
 MAX_SEALED_BYTES = 2 * 1024**3
 KEY_BYTES = 32
+REPLY_BLOCK_BYTES = 4096
 _ONLY_NONCE = bytes(12)  # a key locks one array, so the nonce may be constant (RFC 8439 §2.8)
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
@@ -88,7 +92,8 @@ def seal(
 def seal_head(message: bytes, *, kind: Kind, recipient: X25519PublicKey, body: int) -> bytes:
     """Return what precedes a body of that many bytes, which several sealed messages may share."""
     header = canonical_json({"body": body, "kind": kind, "recipient": sealing_key_id(recipient)})
-    ciphertext = _SUITE.encrypt(message, recipient, info=header)
+    padded = _padded(message) if kind == "reply" else message
+    ciphertext = _SUITE.encrypt(padded, recipient, info=header)
     return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, ciphertext))
 
 
@@ -144,9 +149,27 @@ def unseal(sealed: bytes, *, kind: Kind, key: X25519PrivateKey) -> bytes:
     if header.recipient != sealing_key_id(key.public_key()):
         raise IntegrityError("SB-405", "The sealed message is for another recipient")
     try:
-        return _SUITE.decrypt(ciphertext, key, info=header_bytes)
+        message = _SUITE.decrypt(ciphertext, key, info=header_bytes)
     except (InvalidTag, ValueError):
         raise IntegrityError("SB-405", "The sealed message was changed on its way") from None
+    return _unpadded(message) if kind == "reply" else message
+
+
+def _padded(message: bytes) -> bytes:
+    """Return whole blocks: the message, a byte 0x80, and zeros (ISO/IEC 7816-4)."""
+    return message + b"\x80" + bytes(-(len(message) + 1) % REPLY_BLOCK_BYTES)
+
+
+def _unpadded(padded: bytes) -> bytes:
+    """Return the message; padding has one spelling.
+
+    Raises:
+        IntegrityError: SB-405.
+    """
+    last = padded[-REPLY_BLOCK_BYTES:].rstrip(b"\0")
+    if len(padded) % REPLY_BLOCK_BYTES or not last.endswith(b"\x80"):
+        raise IntegrityError("SB-405", "The reply's padding is malformed")
+    return padded[: len(padded) - min(len(padded), REPLY_BLOCK_BYTES) + len(last) - 1]
 
 
 def _split(sealed: bytes) -> tuple[SealHeader, bytes, memoryview]:

@@ -5,6 +5,7 @@ compares what it is asked to do with the study that its own people approved, nev
 order says.
 """
 
+import base64
 import datetime as dt
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
@@ -242,6 +243,21 @@ def study_signatures(envelope: bytes) -> tuple[str, ...]:
     """Return the key ids under a study that `open_study` has opened, where every signature was checked."""
     value: Any = parse_canonical(envelope)
     return tuple(str(signature["keyid"]) for signature in value["signatures"])
+
+
+def study_payload(envelope: bytes) -> bytes:
+    """Return what was signed as a study, without a look at the signature: for who knows its digest, or only reads.
+
+    Raises:
+        ConfigurationError: SB-101, it is no envelope of a study.
+    """
+    try:
+        members = parse_canonical(envelope)
+        if not isinstance(members, dict) or members.get("payloadType") != STUDY_PAYLOAD_TYPE:
+            raise ValueError("another payload")
+        return base64.b64decode(str(members["payload"]), validate=True)
+    except (ValueError, KeyError):
+        raise ConfigurationError("SB-101", "The file is not a signed study") from None
 
 
 @lru_cache(maxsize=8)

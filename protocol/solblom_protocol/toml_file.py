@@ -29,8 +29,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError("SB-101", f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise ConfigurationError("SB-101", f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError("SB-101", f"{path} is nested too deep") from None
 
 
 def parse(model: type[Model], value: Any, *, source: str) -> Model:

@@ -49,6 +49,12 @@ from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.wording import counted
 
 MAX_ATTEMPTS = 3
+NOT_YET = "SB-219"
+FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 5.0, 120.0
+"""How long a hospital that has not said yes or no is left in peace before it is asked again."""
+MOST_RESTS = (
+    2000  # in one exchange, however far its deadline: each is an order with a number of its own
+)
 POLL_SECONDS = 0.2
 TITLES = {
     "keys": "Key exchange",
@@ -138,6 +144,31 @@ class Collection:
     results: set[str] = field(default_factory=set)
     refusals: dict[str, str] = field(default_factory=dict)
     invalid: dict[str, str] = field(default_factory=dict)  # code of a site's last unreadable reply
+    resting: dict[str, float] = field(
+        default_factory=dict
+    )  # not yet: site → when it is asked again
+    rested: dict[str, float] = field(default_factory=dict)  # site → how long the last rest was
+    longest_rest: float = LONGEST_REST_SECONDS
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether somebody may still answer."""
+        return bool(self.waiting or self.to_ask or self.resting)
+
+    def rest(self, site: str) -> None:
+        """Leave a hospital in peace for a while, each time longer; it counts as no attempt."""
+        seconds = min(2 * self.rested.get(site, FIRST_REST_SECONDS / 2), self.longest_rest)
+        self.rested[site] = seconds
+        self.resting[site] = time.monotonic() + seconds
+        self.attempts[site] -= 1
+
+    def wake(self) -> None:
+        """Ask those again whose rest is over."""
+        now = time.monotonic()
+        due = [site for site, ends in self.resting.items() if now >= ends]
+        for site in due:
+            del self.resting[site]
+        self.to_ask += due
 
 
 def collect(
@@ -154,16 +185,19 @@ def collect(
     result: more would change nothing.
     """
     collection = Collection(time.monotonic(), deque(sites))
-    deadline = collection.opened + 60 * context.document.study.cohort.deadline_minutes
+    patience = 60 * context.document.study.cohort.deadline_minutes
+    collection.longest_rest = max(LONGEST_REST_SECONDS, patience / MOST_RESTS)
+    deadline = collection.opened + patience
     _ask(context, question, collection)
-    while (collection.waiting or collection.to_ask) and time.monotonic() < deadline:
+    while collection.unfinished and time.monotonic() < deadline:
         if until(collection.results):
             break
         _check_wanted(context)
         unanswered = _pull(context, question, collection, enough=enough)
         if len(collection.results) == enough:
             break
-        some_are_at_work = bool(collection.waiting)
+        collection.wake()
+        some_are_at_work = bool(collection.waiting or collection.resting)
         collection.to_ask += [s for s in unanswered if collection.attempts[s] < MAX_ATTEMPTS]
         _ask(context, question, collection)
         if some_are_at_work:
@@ -319,10 +353,13 @@ def _take_in(
                 raise IntegrityError("SB-404", "The refusal answers another order")
             if reply.order is None and collection.attempts[site] < MAX_ATTEMPTS:
                 return False  # the node could not read what arrived: the courier's fault, perhaps
-            collection.done.add(site)
-            collection.refusals[site] = reply.code
             row = _reply_row(context, question, site, "refusal", seconds, code=reply.code)
             context.database.add_reply(context.run, row)
+            if reply.code == NOT_YET:  # shown while it waits; a result takes its place
+                collection.rest(site)
+                return True
+            collection.done.add(site)
+            collection.refusals[site] = reply.code
             return True
         if isinstance(reply, KeyReply):
             _check_key(context, question, site, reply.message)
@@ -434,7 +471,9 @@ def check_quorum(
     silent = sorted(set(context.nodes) - collection.done)
     reasons = [f"{site} refused ({code})" for site, code in sorted(collection.refusals.items())]
     reasons += [
-        f"{site} sent no valid reply ({collection.invalid[site]})"
+        f"{site} has not said yes or no ({NOT_YET})"
+        if site in collection.rested
+        else f"{site} sent no valid reply ({collection.invalid[site]})"
         if site in collection.invalid
         else f"{site} did not answer"
         for site in silent

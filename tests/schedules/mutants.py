@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 from schedules.machine import CAPS, NOISE, ONE, ORDER, SAME, TODAY, UNDER
+from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
 from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
 from solblom_client.ledger import Ledger
@@ -15,7 +16,7 @@ from solblom_client.store import Store
 from solblom_client.vault import Vault
 from solblom_protocol.study import StudyDocument
 
-FIND, RESERVE, ENTRIES, DERIVE = Ledger.find, Ledger.reserve, Ledger.entries, vault_module.derive
+FIND, RESERVE, ENTRIES, DERIVE = Ledger.find, Ledger.reserve, Ledger.entries, answers_module.derive
 INIT, INIT_ANCHOR, STORED, WORK, PASS = (
     Vault.__init__,
     Anchor.__init__,
@@ -140,10 +141,10 @@ MUTANTS = (
         "the study's budget starts anew with each round",
         (CAPS,), Ledger, "entries", _entries_of_no_study,
     ),
-    Mutant("noise follows from the study alone", (NOISE,), vault_module, "derive", _one_noise),
-    Mutant("coins follow from the study alone", (NOISE,), vault_module, "derive", _one_lot_of_coins),
+    Mutant("noise follows from the study alone", (NOISE,), answers_module, "derive", _one_noise),
+    Mutant("coins follow from the study alone", (NOISE,), answers_module, "derive", _one_lot_of_coins),
     Mutant("the work digest leaves out the patients", (NOISE, TODAY), vault_module, "work_digest", _without_patients),
-    Mutant("each attempt draws fresh noise", (SAME, UNDER), vault_module, "derive", _fresh_noise),
+    Mutant("each attempt draws fresh noise", (SAME, UNDER), answers_module, "derive", _fresh_noise),
     Mutant("a repeated order is charged again", (ONE,), Ledger, "find", lambda *_: None),
     Mutant(
         "a stored reply outlives its patients' consent",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from solblom_client import answers as answers_module
 from solblom_client import approval as approval_module
 from solblom_client import vault as vault_module
 from solblom_client.anchor import Anchor
@@ -151,12 +152,12 @@ def watched() -> Iterator[Watch]:
             (Path, "replace", _replace),
             (vault_module, "open_source", _open_source),
             (vault_module, "join_cohort", _join_cohort),
-            (vault_module, "train", _train),
-            (vault_module, "add_noise", _add_noise),
+            (answers_module, "train", _train),
+            (answers_module, "add_noise", _add_noise),
             (KeyStream, "normals", _normals),
             (KeyStream, "integers", _integers),
-            (vault_module, "export_update", _export),
-            (vault_module, "export_release", _export),
+            (answers_module, "export_update", _export),
+            (answers_module, "export_release", _export),
             (vault_module, "write_result", _write_result),
         ):
             wrapped = wrapper(watch, getattr(target, name))

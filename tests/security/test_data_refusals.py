@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lab import NOW, LabHospital, study_document
 from security.observer import PLANTED, Observer
+from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
 from solblom_client.cli import app
 from solblom_client.keys import is_test_patient, read_node_keys
@@ -116,14 +117,14 @@ def training_patients(hospital: LabHospital) -> list[str]:
 
 def during_training(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     """Let something happen at the hospital while the real training runs."""
-    real = vault_module.train
+    real = answers_module.train
 
     def train(*args: Any, **kwargs: Any) -> Any:
         trace = real(*args, **kwargs)
         happens()
         return trace
 
-    monkeypatch.setattr(vault_module, "train", train)
+    monkeypatch.setattr(answers_module, "train", train)
 
 
 # --- At approval: codes with names, for the people inside

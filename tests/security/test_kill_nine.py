@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lab import LabHospital, study_document
+from solblom_client import answers as answers_module
 from solblom_client import ledger as ledger_module
 from solblom_client import vault as vault_module
 from solblom_client.store import Store
@@ -31,8 +32,8 @@ POINTS: list[tuple[str, Callable[[], None], bool]] = [
     ("before the reservation", killed_before(ledger_module.Ledger, "reserve"), False),
     ("before a row is read", killed_before(vault_module, "open_source"), True),
     ("before the work is bound", killed_before(ledger_module.Ledger, "bind"), True),
-    ("before training", killed_before(vault_module, "train"), True),
-    ("before the export gate", killed_before(vault_module, "export_update"), True),
+    ("before training", killed_before(answers_module, "train"), True),
+    ("before the export gate", killed_before(answers_module, "export_update"), True),
     ("before the receipt", killed_before(vault_module, "write_result"), True),
     ("before the reply is stored", killed_before(Store, "keep_reply"), True),
     ("before it is marked as spent", killed_before(ledger_module.Ledger, "mark_spent"), True),

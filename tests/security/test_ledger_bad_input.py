@@ -20,6 +20,7 @@ from lab import LabHospital, study_document
 from security.flower_door import answer
 from security.observer import Observer
 from security.small_disk import Disk, limited_files, small_file_system
+from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
 from solblom_client.approval import approval_folder, approve
 from solblom_client.keys import read_node_keys
@@ -237,15 +238,17 @@ def on_disk(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observer]:
     watched.hospital.vault.close()
 
 
-def fill_before(monkeypatch: pytest.MonkeyPatch, disk: Disk, name: str) -> None:
+def fill_before(
+    monkeypatch: pytest.MonkeyPatch, disk: Disk, name: str, *, module: Any = vault_module
+) -> None:
     """Let the disk be full from the moment that the vault calls a function on."""
-    real = getattr(vault_module, name)
+    real = getattr(module, name)
 
     def then_full(*args: Any, **kwargs: Any) -> Any:
         disk.fill()
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(vault_module, name, then_full)
+    monkeypatch.setattr(module, name, then_full)
 
 
 def test_a_full_disk_trains_nothing_and_charges_nothing(disk: Disk, on_disk: Observer) -> None:
@@ -264,7 +267,7 @@ def test_a_disk_that_fills_up_during_training_lets_no_update_out_and_keeps_the_c
 ) -> None:
     hospital, study = on_disk.hospital, study_document()
     with monkeypatch.context() as meanwhile:
-        fill_before(meanwhile, disk, "export_update")
+        fill_before(meanwhile, disk, "export_update", module=answers_module)
         assert on_disk.refusal(hospital.order(study))["code"] == "SB-209"
         assert len(on_disk.refusals[-1]) == ordinary_refusal_bytes(hospital)
     disk.free()

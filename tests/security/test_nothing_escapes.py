@@ -1,5 +1,6 @@
 """The vault answers whatever comes, and no word about patients leaves by the way of errors."""
 
+import json
 import shutil
 import stat
 from collections.abc import Callable
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 from lab import LabHospital, study_document
 from security.flower_door import answer
 from security.observer import PLANTED, Observer, forge
+from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
+from solblom_client.decision_log import log_place
+from solblom_client.ledger import STATE_FILE
+from solblom_client.outbox_statement import (
+    collect_statement,
+    statement_html,
+    statement_lines,
+)
+from solblom_client.state import VaultState
+from solblom_client.syslog import forward
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import REFUSAL_CODES
 from solblom_protocol.result import Refusal, Result
@@ -87,7 +98,7 @@ def test_any_json_that_the_coordinator_signs_as_an_order_gets_a_refusal(
     [
         lambda patch: patch.setattr(TabularClassification, "read_units", explode),
         lambda patch: patch.setattr(TabularClassification, "losses", explode),
-        lambda patch: patch.setattr(vault_module, "export_update", explode),
+        lambda patch: patch.setattr(answers_module, "export_update", explode),
         lambda patch: patch.setattr(vault_module, "write_result", explode),
         lambda patch: patch.setattr(vault_module, "read_approval", explode),
     ],
@@ -102,6 +113,58 @@ def test_the_text_of_an_exception_stays_inside(
     broken(monkeypatch)
     assert observer.refusal(observer.hospital.order(study))["code"] in REFUSAL_CODES
     assert PLANTED in observer.log()[-1]["trace"]
+
+
+def everything_that_crosses(hospital: LabHospital) -> dict[str, bytes]:
+    """Return what a courier, a SIEM, a data protection officer and a witness get to see, as one text each."""
+    frames: list[bytes] = []
+    place = log_place(hospital.config)
+    forward(place, frames.append)
+    state = VaultState(hospital.config.state / STATE_FILE)
+    page = collect_statement(hospital.config, state)
+    state.close()
+    found = {
+        "syslog": b"\n".join(frames),
+        "statement as data": json.dumps(page.to_json(), ensure_ascii=False).encode(),
+        "checkpoints": b"".join(path.read_bytes() for path in place.checkpoints),
+        "anchor": hospital.config.path(hospital.config.node.anchor or "").read_bytes(),
+    }
+    for lang in ("no", "en"):
+        found[f"statement {lang}"] = "\n".join(statement_lines(page, lang)).encode()
+        found[f"page {lang}"] = statement_html(page, lang).encode()
+    return found
+
+
+def test_a_planted_id_in_data_file_names_and_exceptions_is_in_nothing_that_crosses(
+    observer: Observer, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = observer.hospital
+    assert isinstance(hospital.ask(hospital.order(study)), Result)
+    with monkeypatch.context() as patch:
+        patch.setattr(TabularClassification, "losses", explode)
+        observer.refusal(hospital.order(study, round=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(vault_module, "read_approval", explode)
+        observer.refusal(hospital.order(study, round=2, attempt=2))
+    (hospital.folder / "patients.csv").rename(hospital.folder / f"{PLANTED}.csv")
+    observer.refusal(hospital.order(study, round=2, attempt=3))
+    observer.refusal(PLANTED.encode())
+    assert sum(PLANTED in json.dumps(line) for line in observer.log()) >= 2  # inside it is known
+    for name, text in everything_that_crosses(hospital).items():
+        assert text, name
+        assert PLANTED.encode() not in text, name
+        assert b"Traceback" not in text, name
+        assert b".csv" not in text, name
+
+
+def test_a_run_named_after_a_patient_gets_no_further_than_its_own_shape(
+    observer: Observer, study: StudyDocument
+) -> None:
+    """A coordinator chooses the name of a run: it comes back to the hospital's own SIEM, and to nobody else."""
+    hospital = observer.hospital
+    for run in (f"{PLANTED}\n<13>1", PLANTED.upper(), "a" * 96):
+        with pytest.raises(ValueError, match="run"):
+            hospital.order(study, run=run)
 
 
 @pytest.mark.parametrize("method", ["read_units", "losses"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lab import LabHospital, study_document
-from solblom_client import vault as vault_module
+from solblom_client import answers as answers_module
 from solblom_client.keystream import KeyStream
 from solblom_client.optimizer import KeyedDPOptimizer
 from solblom_client.training import TrainingSettings, train
@@ -101,7 +101,7 @@ def test_sampling_follows_the_secret_root_and_not_the_public_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: list[bytes] = []
-    original = vault_module.derive
+    original = answers_module.derive
 
     def spy(root: bytes, purpose: Any, work: str) -> bytes:
         key = original(root, purpose, work)
@@ -109,7 +109,7 @@ def test_sampling_follows_the_secret_root_and_not_the_public_seed(
             keys.append(key)
         return key
 
-    monkeypatch.setattr(vault_module, "derive", spy)
+    monkeypatch.setattr(answers_module, "derive", spy)
     study = study_document(training={"seed": 1})
     for number in (1, 2):
         lab = LabHospital(tmp_path / str(number))

@@ -9,7 +9,7 @@ import pytest
 
 from lab import LabHospital, study_document
 from security.observer import Observer
-from solblom_client import vault as vault_module
+from solblom_client import answers as answers_module
 from solblom_protocol.result import Refusal, Result
 from solblom_protocol.study import StudyDocument
 
@@ -130,7 +130,7 @@ def test_an_order_that_waits_never_hides_that_another_one_failed_over_the_rows(
         hospital.vault.process(b"anything")
 
     courier = threading.Thread(target=second)
-    monkeypatch.setattr(vault_module, "train", train)
+    monkeypatch.setattr(answers_module, "train", train)
     refusal = hospital.ask(hospital.order(study))
     courier.join()
     assert isinstance(refusal, Refusal)

@@ -179,7 +179,8 @@ def _plain_keys(value: dict[object, object]) -> bool:
 
 
 def _check_number(value: float) -> None:
-    if not math.isfinite(value):
+    # Whole numbers first: one of hundreds of digits is too large for a float, and so for isfinite.
+    if not isinstance(value, int) and not math.isfinite(value):
         raise CanonicalError(f"{value} is not a finite number")
     # A float below 1e21 is written without an exponent, so it would come back as an integer.
     is_written_whole = isinstance(value, int) or abs(value) < _EXPONENT_FROM

@@ -185,7 +185,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError, ValueError, MemoryError):
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError):
         raise BagFileError("it cannot be read as HDF5") from None
 
 

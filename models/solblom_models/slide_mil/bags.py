@@ -279,11 +279,15 @@ def bag_paths(folder: Path, names: list[str]) -> list[Path]:
     """
     root, found, problems = folder.resolve(), [], {}
     for line, name in enumerate(names, start=2):
-        path = (folder / name).resolve() if name else folder
-        if not path.is_relative_to(root):
-            problems[line] = "it lies outside the folder of the index"
-        elif not path.is_file():
-            problems[line] = "there is no such file"
+        path = folder
+        try:
+            path = (folder / name).resolve() if name else folder
+            if not path.is_relative_to(root):
+                problems[line] = "it lies outside the folder of the index"
+            elif not path.is_file():
+                problems[line] = "there is no such file"
+        except (OSError, RuntimeError, ValueError):  # too long, links in a circle, a zero byte
+            problems[line] = "no file can have this name"
         found.append(path)
     refuse(problems, len(names))
     twice = len(found) - len(set(found))

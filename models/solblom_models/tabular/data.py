@@ -30,7 +30,7 @@ LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value ca
 class TableUnits:
     """Patients of a table as features, shape (N, D) float32, and labels, shape (N,).
 
-    `groups` holds each patient's family where node.toml names a column for it.
+    `groups` holds each patient's family where node.toml names a column for it, `notes` what harmonising counted.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +38,7 @@ class TableUnits:
     labels: NDArray[np.int64]
     positive_weight: float = 1.0  # public weight of a positive patient's loss
     groups: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict, repr=False)
+    notes: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return features (B, D), labels (B,) and loss weights (B,) of these patients."""
@@ -96,7 +97,8 @@ def read_units(table: Table, contract: Contract) -> TableUnits:
     check_ids(table.ids)
     features = encode(table, contract)
     groups = {} if table.families is None else {"family": table.families}
-    return TableUnits(table.ids, features, _labels(table, contract.target), groups=groups)
+    labels = labels_of(table, contract.target)
+    return TableUnits(table.ids, features, labels, groups=groups, notes=table.notes)
 
 
 def read_inputs(table: Table, contract: Contract) -> TableUnits:
@@ -121,7 +123,7 @@ def encode(table: Table, contract: Contract) -> NDArray[np.float32]:
             "SB-301", f"The table lacks {counted(len(missing), 'column')}: {', '.join(missing)}"
         )
     blocks: list[NDArray[np.float32]] = [
-        _encode(variable, table.columns[variable.column]).astype(np.float32)
+        encode_variable(variable, table.columns[variable.column]).astype(np.float32)
         for variable in contract.variable
     ]
     if contract.expression is not None:
@@ -129,7 +131,12 @@ def encode(table: Table, contract: Contract) -> NDArray[np.float32]:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
 
-def _encode(variable: Variable, cells: Sequence[str]) -> NDArray[np.float64]:
+def encode_variable(variable: Variable, cells: Sequence[str]) -> NDArray[np.float64]:
+    """Return one variable's features, shape (N, d).
+
+    Raises:
+        DataError: SB-302 or SB-303.
+    """
     if isinstance(variable, NumberVariable):
         return _numbers(variable, cells)[:, None]
     if isinstance(variable, BooleanVariable):
@@ -190,7 +197,12 @@ def _refuse(variable: Variable, code: str, what: str, rows: list[int]) -> None:
         )
 
 
-def _labels(table: Table, target: Target) -> NDArray[np.int64]:
+def labels_of(table: Table, target: Target) -> NDArray[np.int64]:
+    """Return each row's label, 1 yes and 0 no.
+
+    Raises:
+        DataError: SB-301 no such column, SB-302 a code that the contract does not list.
+    """
     if target.column not in table.columns:
         raise DataError("SB-301", f"The table lacks the target column {target.column}")
     codes = target.codes

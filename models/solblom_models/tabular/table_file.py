@@ -5,8 +5,8 @@ Where the contract is given, only its columns are kept: what no hospital approve
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -49,12 +49,14 @@ class Table:
         columns: cells by column.
         genes: the contract's, if it has any.
         families: each row's family where node.toml names a column for it; None for a patient without one.
+        notes: what bringing it to the contract's units and codes counted; stays inside.
     """
 
     ids: tuple[str, ...]
     columns: dict[str, tuple[str, ...]]
     genes: GeneValues | None = None
     families: tuple[str | None, ...] | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_table(

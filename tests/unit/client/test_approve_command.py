@@ -158,3 +158,34 @@ def test_one_hospital_needs_no_name_in_its_error(
     hospital.write_rows(hospital.rows[:5])
     done = solblom("node", "approve", signed(hospital), hospital.folder)
     assert done.stderr.startswith("error[SB-306]: The training set has")
+
+
+def test_the_summary_comes_in_norwegian_and_an_unknown_language_is_named(
+    hospital: LabHospital, study: StudyDocument, solblom: Solblom
+) -> None:
+    done = solblom("node", "approve", signed(hospital), hospital.folder, "--lang", "no")
+    assert "  formål" in done.stdout
+    assert "purpose" not in done.stdout
+    other = solblom("node", "approve", signed(hospital), hospital.folder, "--lang", "sv")
+    assert (other.exit_code, "SB-103" in other.stderr) == (3, True)
+
+
+def test_a_permit_is_given_by_file_from_the_issuers_command_to_the_hospitals(
+    hospital: LabHospital, study: StudyDocument, solblom: Solblom, tmp_path: Path
+) -> None:
+    config = hospital.folder / "node.toml"
+    table = '[permit]\nrequired = true\nissuers = ["dac.pub"]\n[consent]'
+    config.write_text(config.read_text(encoding="utf-8").replace("[consent]", table))
+    solblom("permit", "key", "dac", "--in", hospital.folder)
+    key, permit = hospital.folder / "dac.key", tmp_path / "study.permit.jws"
+    terms = ("--site", "north", "--days", "30", "--rounds", "3", "--duo", "DUO:0000027")
+    solblom("permit", "issue", signed(hospital), "--key", key, "--out", permit, *terms)
+    solblom("permit", "revoke", "--key", key, "--out", hospital.folder / "revocations.jws")
+    without = solblom("node", "approve", signed(hospital), hospital.folder)
+    assert (without.exit_code, "SB-217" in without.stderr) == (4, True)
+    done = solblom("node", "approve", signed(hospital), hospital.folder, "--permit", permit)
+    assert done.exit_code == 0, done.stderr
+    assert "(for the named project only)" in done.stdout
+    assert is_approved(hospital, study)
+    shown = solblom("node", "fingerprint", hospital.folder)
+    assert "dac  (issuer of permits, dac.pub)" in shown.stdout

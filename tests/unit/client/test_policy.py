@@ -159,9 +159,29 @@ def test_a_node_without_a_data_set_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, text).code == "SB-103"
 
 
-def test_a_release_by_hand_is_refused_as_not_available(tmp_path: Path) -> None:
-    error = refused(tmp_path, with_line("[policy]", 'release = "manual"'))
-    assert error.code == "SB-108"
+@pytest.mark.parametrize(
+    "line",
+    [
+        'release = "sometimes"',
+        'hours = "22-06"',
+        'hours = "24:00-06:00"',
+        'hours = "22:00-06:60"',
+        'time_zone = "Norway time"',
+        'time_zone = "../../etc/passwd"',
+    ],
+)
+def test_a_release_rule_or_hours_that_nobody_can_keep_are_refused(
+    tmp_path: Path, line: str
+) -> None:
+    assert refused(tmp_path, with_line("[policy]", line)).code == "SB-103"
+
+
+@pytest.mark.parametrize(
+    "line", ['syslog = "http:host:1"', 'syslog = "udp:host"', "retention_days = 0"]
+)
+def test_a_log_that_goes_nowhere_is_refused(tmp_path: Path, line: str) -> None:
+    text = HONEST.replace("[policy]", f"[log]\n{line}\n[policy]")
+    assert refused(tmp_path, text).code == "SB-103"
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_crash_after_the_reservation_counts_once_and_the_retry_gives_the_reser
     study = study_document()
     hospital.approve(study)
     with monkeypatch.context() as broken:
-        broken.setattr("solblom_client.vault.train", _explode)
+        broken.setattr("solblom_client.answers.train", _explode)
         refusal = hospital.ask(hospital.order(study))
     assert isinstance(refusal, Refusal)
     assert refusal.code == "SB-209"

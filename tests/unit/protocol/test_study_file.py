@@ -279,3 +279,12 @@ def test_a_truth_value_in_the_place_of_a_number_is_refused(
     path = write_study(tmp_path, **{table: change})
     with pytest.raises(ConfigurationError):
         load_study(path)
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "9" * 5000], ids=["deep", "digits"])
+def test_a_file_that_pythons_toml_reader_gives_up_on_is_not_toml(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        load_study(path)
+    assert caught.value.code == "SB-101"

@@ -210,3 +210,10 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1234")
     with pytest.raises(CanonicalError, match="more than the 3 bytes"):
         read_file(tmp_path / "file", max_bytes=3)
+
+
+@pytest.mark.parametrize("digits", [17, 310, 4000, 5000])
+def test_a_whole_number_of_hundreds_of_digits_is_refused(digits: int) -> None:
+    """From 309 digits on it is too large for a float, which `isfinite` would make of it."""
+    with pytest.raises(CanonicalError):
+        parse_canonical(b"9" * digits)

@@ -1,0 +1,282 @@
+"""Answers that wait for a person: `policy.release = "manual"`. Each is stored, charged and sealed, and has not left.
+
+    state/outbox/<request>.json   what it is, for the person who decides
+
+The bytes lie where all stored replies lie. Releasing lets the coordinator have them when it asks again,
+and then the whole gate, consent and cohort are checked anew (privacy.md rule 10). Rejecting erases them;
+the charge stays, because the patients' data were used.
+"""
+
+import datetime as dt
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from solblom_client.answers import Answer
+from solblom_client.approval import read_approval
+from solblom_client.cohort import read_consent_now
+from solblom_client.decision_log import Decision, DecisionLog, write_whole
+from solblom_client.keys import NodeKeys
+from solblom_client.opening_hours import WaitingError
+from solblom_client.policy import NodeConfig
+from solblom_client.state import VaultState
+from solblom_client.store import Store
+from solblom_client.work import Work
+from solblom_models.accountant import format_epsilon, pld_epsilon
+from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
+from solblom_protocol.messages import Digest, Message, parse_message, timestamp
+from solblom_protocol.result import Receipt
+
+FOLDER = "outbox"
+Status = Literal["waiting", "released", "rejected"]
+
+
+class HeldAnswer(Message):
+    """What a person sees before deciding. It stays inside: the norm and the largest value are no public numbers.
+
+    Attributes:
+        size_bytes: of the update or the counts; `sealed_bytes` is what travels.
+        tensors: names and shapes, as the approved net has them; empty for counts.
+        norm: L2 norm of what leaves, and `largest` its largest absolute value; None under masks, where
+            the numbers say nothing.
+        epsilon: what this event alone costs at the node's delta, as a decimal string.
+        destination: identity of the coordinator's key, to which it is sealed.
+    """
+
+    schema_: Literal["solblom.held-answer/1"] = Field(alias="schema")
+    status: Status
+    request: Digest
+    work: Digest
+    order: Digest
+    study: Digest
+    run: str
+    kind: str
+    round: int
+    update: Digest
+    receipt: Digest
+    size_bytes: int
+    sealed_bytes: int
+    tensors: list[dict[str, Any]]
+    norm: str | None
+    largest: str | None
+    event: dict[str, Any]
+    epsilon: str
+    outside_epsilon: list[str]
+    patients: str
+    destination: str
+    made: str
+    decided: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """The answers of one node that wait, or that a person has decided about."""
+
+    folder: Path
+    manual: bool
+
+    @classmethod
+    def of(cls, config: NodeConfig) -> "Outbox":
+        """Return a node's outbox."""
+        return cls(config.state / FOLDER, config.policy.release == "manual")
+
+    def check(self, request: str) -> None:
+        """Refuse what was rejected, and what still waits; asked before anything is charged or read.
+
+        Raises:
+            RefusedError: SB-220.
+            WaitingError: SB-219.
+        """
+        held = self.find(request)
+        if held is None or held.status == "released":
+            return
+        if held.status == "rejected":
+            raise RefusedError("SB-220", "A person has rejected this answer")
+        raise WaitingError("The answer waits for a person: solblom node outbox list")
+
+    def check_stored(self, request: str, work: str, *, has_left: Callable[[], bool]) -> None:
+        """Refuse to hand out stored bytes that nobody has released, where a person must.
+
+        `has_left` tells whether the log says that they left earlier, before a person had to.
+
+        Raises:
+            WaitingError: SB-219.
+        """
+        held = self.find(request)
+        if not self.manual or (held is None and has_left()):
+            return
+        if held is None or held.work != work or held.status != "released":
+            raise WaitingError("Nobody has released these bytes")
+
+    def find(self, request: str) -> HeldAnswer | None:
+        """Return what is known about the answer to a request.
+
+        Raises:
+            IntegrityError: SB-405, it cannot be read: then nothing is handed out.
+        """
+        path = self._path(request)
+        if not path.is_file():
+            return None
+        found = parse_message(HeldAnswer, path.read_bytes())
+        if found.request != request:
+            raise IntegrityError("SB-405", "A held answer is filed under another's name")
+        return found
+
+    def all(self) -> list[HeldAnswer]:
+        """Return every answer that waited here, the oldest first."""
+        paths = self.folder.glob("*.json") if self.folder.is_dir() else ()
+        return sorted(
+            (parse_message(HeldAnswer, path.read_bytes()) for path in paths),
+            key=lambda held: (held.made, held.request),
+        )
+
+    def named(self, name: str) -> HeldAnswer:
+        """Return the one answer whose request begins so.
+
+        Raises:
+            ConfigurationError: SB-103, none does, or several.
+        """
+        wanted = name.removeprefix("sha256:")
+        if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
+            raise ConfigurationError("SB-103", "An answer is named by 4 or more hexadecimal digits")
+        found = [h for h in self.all() if h.request.removeprefix("sha256:").startswith(wanted)]
+        if len(found) != 1:
+            raise ConfigurationError(
+                "SB-103",
+                f"{len(found)} answers in the outbox begin with {wanted}",
+                "See `solblom node outbox list`",
+            )
+        return found[0]
+
+    def write(self, held: HeldAnswer) -> None:
+        """Write a record, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(self._path(held.request), held.payload().decode())
+
+    def _path(self, request: str) -> Path:
+        return self.folder / f"{request.removeprefix('sha256:')}.json"
+
+
+def held_answer(
+    work: Work,
+    answer: Answer,
+    receipt: Receipt,
+    *,
+    receipt_digest: str,
+    sealed_bytes: int,
+    delta: float,
+    destination: str,
+    now: dt.datetime,
+) -> HeldAnswer:
+    """Describe an answer for the person who decides about it."""
+    masked = work.approval.document.secure_sum is not None
+    tensors = work.model.layout.to_json() if work.model and receipt.kind == "train" else []
+    norm, largest = (None, None) if masked else _sizes(answer, is_counts=receipt.kind != "train")
+    return HeldAnswer(
+        schema="solblom.held-answer/1",
+        status="waiting",
+        request=work.request.digest,
+        work=work.digest,
+        order=work.order.digest,
+        study=receipt.study,
+        run=receipt.run,
+        kind=receipt.kind,
+        round=receipt.round,
+        update=receipt.update,
+        receipt=receipt_digest,
+        size_bytes=len(answer.data),
+        sealed_bytes=sealed_bytes,
+        tensors=list(tensors),
+        norm=norm,
+        largest=largest,
+        event=receipt.event,
+        epsilon=format_epsilon(pld_epsilon([work.request.event], delta)),
+        outside_epsilon=[str(name) for name in answer.named],
+        patients=receipt.patients,
+        destination=destination,
+        made=timestamp(now),
+    )
+
+
+def _sizes(answer: Answer, *, is_counts: bool) -> tuple[str | None, str | None]:
+    """Return norm and largest absolute value of what leaves, in four digits."""
+    if is_counts:
+        return None, None
+    values = np.frombuffer(answer.data, dtype="<f4").astype(np.float64)
+    norm = math.sqrt(float(np.dot(values, values)))
+    return f"{norm:.4g}", f"{float(np.abs(values).max(initial=0.0)):.4g}"
+
+
+def release(
+    config: NodeConfig, keys: NodeKeys, log: DecisionLog, name: str, *, by: str, now: dt.datetime
+) -> HeldAnswer:
+    """Let the coordinator have an answer when it asks again.
+
+    Approval, end of the study and the consent source are looked at now; the vault looks at all of them,
+    and at each patient, once more before the bytes leave.
+
+    Raises:
+        RefusedError: the approval was withdrawn, the study has ended, or it was decided about already.
+        DataError: SB-308, the consent source is stale.
+    """
+    outbox, held = _waiting(config, name)
+    approval = read_approval(config, keys, held.study)
+    if now.date() > approval.document.study.study.ends:
+        raise RefusedError("SB-206", f"The study ended on {approval.document.study.study.ends}")
+    read_consent_now(config, now=now)
+    return _decide(outbox, held, log, "released", by=by, now=now)
+
+
+def reject(
+    config: NodeConfig, log: DecisionLog, name: str, *, state: VaultState, by: str, now: dt.datetime
+) -> HeldAnswer:
+    """Erase an answer for good; its charge stays.
+
+    Raises:
+        RefusedError: SB-205, it was decided about already.
+    """
+    outbox, held = _waiting(config, name)
+    decided = _decide(outbox, held, log, "rejected", by=by, now=now)
+    Store(state).erase_reply(held.request)  # a crash before leaves bytes that nobody can get
+    return decided
+
+
+def _waiting(config: NodeConfig, name: str) -> tuple[Outbox, HeldAnswer]:
+    outbox = Outbox.of(config)
+    held = outbox.named(name)
+    if held.status != "waiting":
+        raise RefusedError("SB-205", f"It was {held.status} at {held.decided} by {held.by}")
+    return outbox, held
+
+
+def _decide(
+    outbox: Outbox, held: HeldAnswer, log: DecisionLog, status: Status, *, by: str, now: dt.datetime
+) -> HeldAnswer:
+    event: Literal["manual-release", "manual-reject"] = (
+        "manual-release" if status == "released" else "manual-reject"
+    )
+    decision = Decision(
+        event,
+        study=held.study,
+        run=held.run,
+        kind=held.kind,
+        round=held.round,
+        order=held.order,
+        request=held.request,
+        work=held.work,
+        receipt=held.receipt,
+        by=by,
+        size=held.size_bytes,
+        to=held.destination,
+    )
+    log.append(decision, now=now)  # first: what is not logged does not happen
+    decided = held.model_copy(update={"status": status, "decided": timestamp(now), "by": by})
+    outbox.write(decided)
+    return decided

@@ -1,0 +1,1 @@
+"""Made-up patients that obey a data contract: drawn from the contract and public files alone, never from a patient."""

@@ -1,0 +1,273 @@
+"""Claims about the log of decisions: what is written stays, what is changed is found, what repeats is counted."""
+
+import datetime as dt
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from solblom_client.decision_log import (
+    LOG_FILE,
+    Decision,
+    DecisionLog,
+    LogPlace,
+    read_entries,
+)
+from solblom_client.log_check import verify_log
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.transparency import head_of, read_checkpoint
+
+NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+ORDER = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> LogPlace:
+    return LogPlace(tmp_path / "log", "north", tmp_path / "anchor" / "anchor.json")
+
+
+@pytest.fixture
+def log(place: LogPlace) -> DecisionLog:
+    return DecisionLog(place, KEY)
+
+
+def fill(log: DecisionLog, count: int, *, days: int = 0) -> None:
+    for number in range(count):
+        moment = NOW + dt.timedelta(days=days, minutes=number)
+        log.append(Decision("accepted", order=ORDER, round=number + 1), now=moment)
+
+
+def change(place: LogPlace, sql: str, *values: Any) -> None:
+    database = sqlite3.connect(place.folder / LOG_FILE)
+    with database:
+        database.execute(sql, values)
+    database.close()
+
+
+def problems(place: LogPlace) -> tuple[str, ...]:
+    return verify_log(place, KEY.public_key()).problems
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 20])
+def test_the_root_is_that_of_the_entries_as_they_stand(place: LogPlace, count: int) -> None:
+    log = DecisionLog(place, KEY)
+    fill(log, count)
+    entries = [entry.encode() for entry in read_entries(place)]
+    assert len(entries) == count
+    report = verify_log(place, KEY.public_key())
+    assert report.problems == ()
+    assert report.root == head_of(entries).text
+    if count:
+        for path in place.checkpoints:
+            head = read_checkpoint(path.read_text("utf-8"), place.origin, KEY.public_key())
+            assert head == head_of(entries)
+
+
+def test_entries_are_numbered_and_hold_what_was_decided(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 2)
+    assert [json.loads(entry) for entry in read_entries(place)] == [
+        {"seq": n, "time": f"2026-11-22T12:0{n}:00Z", "event": "accepted", "order": ORDER, "round": n + 1}
+        for n in range(2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seq", [0, 3, 6])
+def test_a_changed_entry_is_found(log: DecisionLog, place: LogPlace, seq: int) -> None:
+    fill(log, 7)
+    change(place, "UPDATE entries SET entry = replace(entry, 'accepted', 'released') WHERE seq = ?", seq)  # fmt: skip
+    assert any("not those" in problem for problem in problems(place))
+
+
+@pytest.mark.parametrize("seq", [0, 3])
+def test_a_removed_entry_is_found(log: DecisionLog, place: LogPlace, seq: int) -> None:
+    fill(log, 7)
+    change(place, "DELETE FROM entries WHERE seq = ?", seq)
+    assert any("missing" in problem for problem in problems(place))
+
+
+def test_entries_that_are_moved_up_to_close_the_gap_are_found(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 7)
+    change(place, "DELETE FROM entries WHERE seq = 3")
+    for seq in (4, 5, 6):
+        change(place, "UPDATE entries SET seq = ? WHERE seq = ?", seq - 1, seq)
+    assert problems(place)
+
+
+def test_a_log_that_was_cut_is_found_and_stops_the_node(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 7)
+    change(place, "DELETE FROM entries WHERE seq = 6")
+    assert any("it was cut" in problem for problem in problems(place))
+    with pytest.raises(IntegrityError, match="6 entries; 7 were signed") as error:
+        fill(log, 1)
+    assert error.value.code == "SB-406"
+
+
+def test_a_log_rolled_back_with_its_checkpoint_is_found_by_the_copy_beside_the_anchor(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 5)
+    log.close()
+    before = {path: path.read_bytes() for path in place.folder.iterdir()}
+    fill(log, 2)
+    log.close()
+    for path, data in before.items():
+        path.write_bytes(data)
+    assert any("anchor.json.log" in problem for problem in problems(place))
+    with pytest.raises(IntegrityError):
+        fill(log, 1)
+
+
+def test_a_restored_log_goes_on_once_a_person_has_moved_the_copy_aside(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 5)
+    log.close()
+    backup = {path: path.read_bytes() for path in place.folder.iterdir()}
+    fill(log, 2)
+    log.close()
+    for path, data in backup.items():
+        path.write_bytes(data)
+    copy = place.checkpoints[1]
+    copy.rename(copy.with_suffix(".aside"))
+    fill(log, 1)
+    assert problems(place) == ()
+    assert len(read_entries(place)) == 6
+
+
+def test_a_log_that_is_gone_is_found(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 5)
+    (place.folder / LOG_FILE).unlink()  # while it is open
+    assert problems(place)
+    with pytest.raises(IntegrityError):
+        fill(log, 1)
+
+
+def test_a_checkpoint_that_is_gone_stops_the_node(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 5)
+    place.checkpoints[0].unlink()
+    with pytest.raises(IntegrityError, match="gone"):
+        fill(log, 1)
+
+
+def test_a_checkpoint_of_another_key_is_found(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 5)
+    assert verify_log(place, Ed25519PrivateKey.generate().public_key()).problems
+
+
+def test_a_changed_hash_of_a_subtree_is_found(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 7)
+    change(place, "UPDATE nodes SET hash = ? WHERE level = 2 AND place = 0", b"\0" * 32)
+    assert problems(place)
+    with pytest.raises(IntegrityError):
+        DecisionLog(place, KEY).append(Decision("paused"), now=NOW)
+
+
+def test_an_entry_without_its_checkpoint_after_a_crash_is_no_fault(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 4)
+    older = place.checkpoints[0].read_bytes()
+    fill(log, 1)
+    place.checkpoints[0].write_bytes(older)
+    assert problems(place) == ()
+    fill(log, 1)
+    assert problems(place) == ()
+
+
+# --- Only codes and digests
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["north-patient-0001", "sha256:" + "A" * 64, "sha256:" + "a" * 63, "/data/slides/12345678901.svs", ""],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["study", "order", "request", "work", "receipt", "code", "outside"]
+)
+def test_no_other_text_than_digests_and_codes_can_be_logged(
+    log: DecisionLog, place: LogPlace, name: str, text: str
+) -> None:
+    with pytest.raises(IntegrityError, match="cannot stand in the log") as error:
+        log.append(Decision("refused", **{name: text}), now=NOW)  # type: ignore[arg-type]
+    assert text not in error.value.message or not text
+    assert read_entries(place) == []
+
+
+@pytest.mark.parametrize("name", ["Kari Nordmann", "Åse Ødegård-Øye", "O'Hara, P."])
+def test_a_person_who_decides_is_named(log: DecisionLog, place: LogPlace, name: str) -> None:
+    log.append(Decision("manual-release", by=name), now=NOW)
+    assert json.loads(read_entries(place)[0])["by"] == name
+    assert problems(place) == ()
+
+
+@pytest.mark.parametrize("name", ["", "12345678901", "a\nb", "a" * 81, "<b>", "\x1b[31mRed"])
+def test_a_name_that_is_none_is_refused(log: DecisionLog, name: str) -> None:
+    with pytest.raises(IntegrityError):
+        log.append(Decision("manual-release", by=name), now=NOW)
+
+
+# --- What repeats
+
+
+def test_what_repeats_within_an_hour_is_counted(log: DecisionLog, place: LogPlace) -> None:
+    for _ in range(50):
+        log.append(Decision("refused", code="SB-201", outside="SB-201"), now=NOW, often=True)
+    assert len(read_entries(place)) == 1
+    log.append(Decision("paused"), now=NOW + dt.timedelta(hours=1), often=True)
+    counted, paused = (json.loads(entry) for entry in read_entries(place)[1:])
+    assert (counted["event"], counted["what"], counted["code"], counted["times"]) == (
+        "counted", "refused", "SB-201", 49,
+    )  # fmt: skip
+    assert paused["event"] == "paused"
+
+
+def test_a_flood_of_different_orders_is_bounded(log: DecisionLog, place: LogPlace) -> None:
+    for number in range(300):
+        order = f"sha256:{number:064x}"
+        log.append(Decision("received", order=order), now=NOW, often=True)
+    assert len(read_entries(place)) == 200
+    log.append(Decision("paused"), now=NOW + dt.timedelta(hours=2), often=True)
+    counted = json.loads(read_entries(place)[200])
+    assert (counted["what"], counted["times"]) == ("others", 100)
+
+
+# --- Retention
+
+
+@pytest.mark.parametrize("old", [1, 2, 3, 6, 7, 8, 13])
+@pytest.mark.parametrize("new", [0, 1, 5])
+def test_a_pruned_log_still_verifies_and_goes_on(
+    log: DecisionLog, place: LogPlace, old: int, new: int
+) -> None:
+    fill(log, old, days=-500)
+    fill(log, new)
+    assert log.prune(NOW - dt.timedelta(days=400), now=NOW) == old
+    report = verify_log(place, KEY.public_key())
+    assert (report.problems, report.first, report.size) == ((), old, old + new + 1)
+    fill(log, 3)
+    assert problems(place) == ()
+    change(place, "UPDATE entries SET entry = replace(entry, 'accepted', 'released') WHERE seq > ?", old)  # fmt: skip
+    assert problems(place)
+
+
+def test_nothing_young_is_pruned(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 3)
+    assert log.prune(NOW - dt.timedelta(days=400), now=NOW) == 0
+    assert len(read_entries(place)) == 3
+
+
+def test_a_pruned_log_that_is_pruned_again_keeps_its_root(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 5, days=-900)
+    fill(log, 6, days=-500)
+    log.prune(NOW - dt.timedelta(days=800), now=NOW - dt.timedelta(days=500))
+    log.prune(NOW - dt.timedelta(days=400), now=NOW)
+    report = verify_log(place, KEY.public_key())
+    assert (report.problems, report.first) == ((), 12)

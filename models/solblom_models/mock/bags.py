@@ -4,8 +4,10 @@ import csv
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solblom_models.mock.rows import ID_COLUMN, mock_id, mock_label
 from solblom_models.slide_mil.bag_file import write_bag
@@ -56,8 +58,11 @@ def _write_slide(contract: BagContract, path: Path, draw: random.Random) -> None
     most = max(1, min(bag.max_tiles, bag.min_tiles + SPARE_TILES))
     tiles = max(bag.min_tiles, min(draw.randint(bag.min_tiles, most), MOST_NUMBERS // encoder.dim))
     center, scale = np.asarray(encoder.center), np.asarray(encoder.scale)
-    features = generator.normal(center, scale, size=(max(tiles, 1), encoder.dim)).astype(np.float32)
-    side = encoder.tile_px
+    side, count = encoder.tile_px, max(tiles, 1)
+    if encoder.kind == "pixels":
+        features: NDArray[Any] = generator.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    else:
+        features = generator.normal(center, scale, (count, encoder.dim)).astype(np.float32)
     coords = np.array([(side * n, 0) for n in range(len(features))], dtype=np.int64)
     codes = [mock_label(contract.target.positive, contract.target.negative, draw) for _ in coords]
     write_bag(

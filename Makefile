@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types architecture check fix bench fuzz docs clean
+.PHONY: help demo test test-all attacks lint types architecture check fix bench fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(VENV)/.installed ## Run the tests
 
 test-all: $(VENV)/.installed ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+attacks: $(VENV)/.installed ## Try every attack of tests/security and write docs/reference/attacks.md
+	$(BIN)/python tests/attack_table.py
 
 lint: $(VENV)/.installed ## Style and format
 	$(BIN)/ruff format --check .

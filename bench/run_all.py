@@ -45,6 +45,7 @@ BENCHES = {
     "slides": "about 5 minutes",
     "idc_tiles": "about 10 minutes",
     "idc_sites": "about 7 minutes",
+    "idc_cnn": "about 20 minutes",
 }
 # These print rows only; here they get the shape of the others.
 PLAIN: dict[str, Callable[[Any, float, Path | None], None]] = {

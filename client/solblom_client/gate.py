@@ -90,6 +90,9 @@ def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
     study = document.study
     if study.task.name not in policy.tasks:
         raise RefusedError("SB-205", f"policy.tasks does not list {study.task.name}")
+    net = str(study.task.model.get("kind", ""))
+    if policy.nets and net not in policy.nets:
+        raise RefusedError("SB-205", f"policy.nets does not list {net}")
     _check_shared_noise(document, policy)
     unnamed = sorted(set(study.evaluation.named) - set(policy.named_releases))
     if unnamed:

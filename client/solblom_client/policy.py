@@ -73,6 +73,7 @@ class PolicyTable(_Table):
     """What may run here and how much privacy it may cost."""
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    nets: tuple[str, ...] = ()  # kinds of task.model that may be trained; empty: any of these tasks
     study_signers: Annotated[
         tuple[str, ...], Field(min_length=1)
     ]  # public-key files of researchers

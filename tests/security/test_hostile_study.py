@@ -196,6 +196,7 @@ _POLICY_CHANGES = pytest.mark.parametrize(
         (study_document, "[policy]", "[policy]\ndelta = 1e-6", "SB-204"),
         (study_document, "[policy]", "[policy]\nstudy_epsilon = 1.99", "SB-204"),
         (study_document, '["tabular-classification"]', '["phenotype-ranking"]', "SB-205"),
+        (study_document, "[policy]", '[policy]\nnets = ["mlp"]', "SB-205"),
         (
             lambda: study_document(privacy={"epsilon": "off"}),
             "allow_privacy_off = true",
@@ -203,7 +204,7 @@ _POLICY_CHANGES = pytest.mark.parametrize(
             "SB-205",
         ),
     ],
-    ids=["delta", "study-epsilon", "task", "privacy-off"],
+    ids=["delta", "study-epsilon", "task", "net", "privacy-off"],
 )
 
 

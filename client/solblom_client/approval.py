@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from solblom_client.approval_record import (
     APPROVAL_PAYLOAD_TYPE,
+    RECORDS,
     ApprovalRecord,
     approval_folder,
     end_expired,
@@ -192,8 +193,8 @@ def _check_permit(
             permit: SignedPermit | None = open_permit(token, pinned_issuers(config))
         else:  # what was approved with a permit is not approved again without one
             folder = approval_folder(config, document.digest)
-            kept = folder / "approval.dsse.json"
-            named = read_record(kept, keys).permit if kept.is_file() else None
+            kept = [folder / name for name in RECORDS if (folder / name).is_file()]
+            named = next((p for p in (read_record(f, keys).permit for f in kept) if p), None)
             permit = stored_permit(config, folder, named)
         check_for_approval(config, state, document, permit, code=code, now=now)
     finally:

@@ -54,12 +54,17 @@ def about_refusal(order: Order | None, error: Exception, outside: str) -> list[D
     return [about_order("received", order), refused]
 
 
-def about_accepted(order: Order, request: Request, *, charged: bool = False) -> list[Decision]:
-    """Return that an order arrived and passed the gate; `charged`: for a new charge, which is on disk."""
-    received = about_order("received", order)
-    accepted = about_order("accepted", order, request=request.digest)
-    reserved = about_order("reserved", order, request=request.digest)
-    return [received, reserved, accepted] if charged else [received, accepted]
+def about_accepted(order: Order, request: Request) -> list[Decision]:
+    """Return that an order arrived and passed the gate, on a charge of before."""
+    return [about_order("received", order), about_order("accepted", order, request=request.digest)]
+
+
+def about_charged(order: Order, request: Request) -> list[Decision]:
+    """Return that an order has a new charge, which is on disk, and passed the gate; that it arrived stands already."""
+    return [
+        about_order("reserved", order, request=request.digest),
+        about_order("accepted", order, request=request.digest),
+    ]
 
 
 def about_answer(

@@ -24,6 +24,7 @@ from solblom_client.decision_log import Decision, Event, open_decisions
 from solblom_client.decisions import (
     about_accepted,
     about_answer,
+    about_charged,
     about_order,
     about_refusal,
     has_left,
@@ -237,11 +238,17 @@ class Vault:
         work = Work(
             *(order, approval, model, request, reservation, cohort, units, rows, counts, local),
             found_work,
-            second_answer=stored is not None,
+            # Of the ledger, which a death in between does not undo (docs/adr/0006).
+            second_answer=stored is not None or self._answered_otherwise(request, found_work),
         )
         answer = self._answers.to(work, self._participants)
         self.last_trace = answer.trace or self.last_trace
         return self._release(work, answer)
+
+    def _answered_otherwise(self, request: Request, work: str) -> bool:
+        """Tell whether this request was answered before, by another piece of work."""
+        answered = self.ledger.answered_work(request)
+        return any(asked == request.digest and found != work for asked, found in answered)
 
     def _pass_gate(self, order: Order) -> Approval:
         """Run every check that reads no patient data; remember the order.
@@ -251,9 +258,9 @@ class Vault:
         """
         now, header = self._clock(), order.header
         gate.check_recipient(header, site=self._config.node.site, node=self._node)
+        self._end_permits(now)  # whether or not orders are worked on now (privacy.md rule 12)
         check_open(self._config, now)
         pass_clock(self._state, now)
-        self._end_permits(now)
         approval = read_approval(self._config, self._keys, header.study)
         gate.check_times(header, approval.document, now=now, latest=self._store.latest_time())
         check_permit(self._config, self._state, header, approval, now=now)
@@ -276,10 +283,13 @@ class Vault:
             self._end_permits(self._clock())
 
     def _end_permits(self, now: dt.datetime) -> None:
-        for study in end_expired(self._config, self._keys, self._state, now=now):
+        latest = max(now, self._store.latest_time() or now)  # a clock that went back keeps no root
+        for study in end_expired(self._config, self._keys, self._state, now=latest):
             self._decisions.append(Decision("ended", study=study), now=now)
 
     def _reserve(self, order: Order, request: Request, approval: Approval) -> Reservation:
+        # Logged first: a log that cannot be written must not cost a charge for each order.
+        self._decisions.append(about_order("received", order), now=self._clock())
         privacy = approval.document.study.privacy
         epsilon = None if privacy.epsilon == "off" else privacy.epsilon
         reservation = self.ledger.reserve(
@@ -295,8 +305,7 @@ class Vault:
             kind=request.kind,
             round=request.round,
         )
-        decisions = about_accepted(order, request, charged=True)
-        self._decisions.append(*decisions, now=self._clock())
+        self._decisions.append(*about_charged(order, request), now=self._clock())
         return reservation
 
     def _note(self, *decisions: Decision) -> None:
@@ -365,12 +374,15 @@ class Vault:
         return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
 
     def _check_consent_again(self, work: Work) -> None:
-        """Drop what was made when somebody withdrew, or the permit fell, meanwhile; the charge stays (rule 10).
+        """Drop what was made when somebody withdrew, or approval or permit fell, meanwhile; the charge stays (rule 10).
 
         Raises:
             DataError: SB-308.
-            RefusedError: SB-217 or SB-218; outside SB-209, as everything after rows were read.
+            RefusedError: SB-203, SB-217 or SB-218; outside SB-209, as everything after rows were read.
         """
+        approved = read_approval(self._config, self._keys, work.order.header.study)
+        if approved.record != work.approval.record:
+            raise RefusedError("SB-203", "The study was approved anew while an order was worked on")
         check_consent_holds(self._config, work.units, now=self._clock())
         header, approval = work.order.header, work.approval
         check_permit(self._config, self._state, header, approval, now=self._clock())
@@ -384,6 +396,19 @@ class Vault:
         sealed, receipt_digest = write_result(receipt, answer.data, key=key, recipient=recipient)
         if self._outbox.manual:
             self._hold(work, answer, receipt, receipt_digest, len(sealed))
+        # Logged before it can leave: a death in between makes it again, and logs it once more.
+        event: Event = "held" if self._outbox.manual else "released"
+        self._decisions.append(
+            about_answer(
+                event,
+                work,
+                answer,
+                receipt,
+                digest=receipt_digest,
+                to=self._coordinator.key_id,
+            ),
+            now=self._clock(),
+        )
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(
@@ -405,18 +430,6 @@ class Vault:
                 self._store.note_strike(header.study)
         with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
             self._store.sweep()
-        event: Event = "held" if self._outbox.manual else "released"
-        self._decisions.append(
-            about_answer(
-                event,
-                work,
-                answer,
-                receipt,
-                digest=receipt_digest,
-                to=self._coordinator.key_id,
-            ),
-            now=self._clock(),
-        )
         self._log.write(event, now=self._clock(), work=work.digest, receipt=receipt_digest)
         if work.approval.document.secure_sum is not None:
             done = self.ledger.answered(header.study, header.run)

@@ -31,7 +31,7 @@ from solblom_client.site_log import SiteLog
 from solblom_client.state import hold_writes
 from solblom_client.vault_client import OPTIONS, SERVICE, address
 from solblom_client.vault_socket import SOCKET_MODE, SocketPlace
-from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.errors import ConfigurationError, SolblomError
 from solblom_protocol.seal import sealing_key_id
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ MOST_ORDERS = 4
 """One at work and those that wait for it; a link sends one at a time, so more is somebody's mistake."""
 THREADS = MOST_ORDERS + 4  # the rest answer questions
 STOP_SECONDS = 4.0
+PERMITS_SECONDS = 600.0
 """How long an order at work may still take once the process is asked to stop."""
 HUNG_STATUS = 75  # EX_TEMPFAIL: whoever supervises starts the process again
 FALLBACK_SECONDS = 30.0
@@ -187,7 +188,7 @@ def serve(
 
     Raises:
         ConfigurationError: SB-109 no keys; SB-610 the socket cannot be made.
-        IntegrityError: SB-402, the ledger cannot be trusted.
+        IntegrityError: SB-402 the ledger, or SB-406 the log cannot be trusted.
     """
     service, checks = VaultService(config, isolation), health.HealthServicer()
     server = _start(service, checks, place)
@@ -198,7 +199,9 @@ def serve(
     threading.Thread(target=end_when_paused, args=(config, at_work, ended), daemon=True).start()
     try:
         vault = _open_vault(config)
+        vault.end_permits()
         service.open(vault)
+        threading.Thread(target=_end_permits, args=(vault, ended), daemon=True).start()
         _set_health(checks, _Serving.SERVING)
         on_ready()
         stop.wait()
@@ -231,6 +234,13 @@ def _start(service: VaultService, checks: health.HealthServicer, place: SocketPl
         os.umask(before)
     server.start()
     return server
+
+
+def _end_permits(vault: "Vault", ended: threading.Event) -> None:
+    """Wipe noise roots when their permits end, orders or none (privacy.md rule 12)."""
+    while not ended.wait(PERMITS_SECONDS):
+        with contextlib.suppress(SolblomError):  # the next order, or hour, meets the same trouble
+            vault.end_permits()
 
 
 def _set_health(checks: health.HealthServicer, status: Any) -> None:

@@ -2,12 +2,14 @@
 
 An encoder file is code that somebody else made: TorchScript may read and write files, so it is loaded only where the
 hospital has listed it, from bytes whose digest was compared, and by a process without a network
-(client/solblom_client/slide_worker.py). Nothing of it is unpickled as Python: torch.jit reads TorchScript's own types,
-and onnxruntime a graph whose weights must lie in the file itself.
+(client/solblom_client/slides/worker.py). Nothing of it is unpickled as Python: torch.jit reads TorchScript's own types,
+and onnxruntime a graph whose weights must lie in the file itself: it looks for others in an empty folder only, for by
+itself it would take them from the current one, and the digest would pin the graph without its weights.
 """
 
 import hashlib
 import io
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ from solblom_protocol.errors import ConfigurationError, IntegrityError
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From tiles (B, P, P, 3) of bytes to features (B, own_dim)."""
+_OUTSIDE = "session.model_external_initializers_file_folder_path"
+"""Where onnxruntime looks for weights outside of a graph; it refuses paths that lead out of there (1.32)."""
 
 
 def open_encoder(encoder: Encoder, file: Path | None = None, *, device: str = "cpu") -> Encode:
@@ -133,8 +137,15 @@ def _onnx(data: bytes, encoder: Encoder) -> Encode:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its words hold names of the graph
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        with (
+            tempfile.TemporaryDirectory() as empty
+        ):  # weights are read while a session is made, and never after
+            options.add_session_config_entry(_OUTSIDE, empty)
+            session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"]
+            )
         name = session.get_inputs()[0].name
     except Exception:
         raise _not_loaded(encoder, "ONNX") from None

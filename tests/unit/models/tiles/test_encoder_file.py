@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -36,22 +37,22 @@ def torchscript() -> bytes:
     return stream.getvalue()
 
 
-def onnx_graph(*, outside: bool = False) -> bytes:
-    """Return a graph of channel means; `outside`: with a weight that lies in another file."""
+def onnx_graph(outside: str | None = None) -> bytes:
+    """Return a graph of channel means; `outside`: multiplied by weights that lie in another file."""
     shape = ["n", 3, TILE, TILE]
     given = helper.make_tensor_value_info("tiles", TensorProto.FLOAT, shape)
     made = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 3])
     axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
     weights = [axes]
     nodes = [helper.make_node("ReduceMean", ["tiles", "axes"], ["features"], keepdims=0)]
-    if outside:
-        weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3])
+    if outside is not None:
+        weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3, 3])
         weight.data_location = TensorProto.EXTERNAL
-        weight.external_data.add(key="location", value="../../secret.bin")
+        weight.external_data.add(key="location", value=outside)
         weights.append(weight)
         nodes = [
             helper.make_node("ReduceMean", ["tiles", "axes"], ["means"], keepdims=0),
-            helper.make_node("Add", ["means", "w"], ["features"]),
+            helper.make_node("MatMul", ["means", "w"], ["features"]),
         ]
     graph = helper.make_graph(nodes, "g", [given], [made], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -107,12 +108,36 @@ def test_a_pinned_file_that_is_no_encoder_is_refused_by_name_and_not_run(tmp_pat
     assert not Path("pickled").exists()
 
 
-def test_a_graph_whose_weights_lie_in_another_file_is_refused(tmp_path: Path) -> None:
-    data = onnx_graph(outside=True)
+OUTSIDE = ["w.bin", "./w.bin", "deeper/w.bin", "../w.bin", "{folder}/w.bin"]
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+@pytest.mark.parametrize("stands_in", ["beside", "elsewhere"])
+def test_a_graph_whose_weights_lie_in_another_file_is_refused_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, stands_in: str
+) -> None:
+    here = tmp_path / "here"
+    (here / "deeper").mkdir(parents=True)
+    data = onnx_graph(place.format(folder=here))
     onnx.load_from_string(data)  # it is a graph
-    with pytest.raises(ConfigurationError) as caught:
-        open_encoder(encoder("onnx", data), written(tmp_path, data))
-    assert caught.value.code == "SB-119"
+    file = written(here if stands_in == "beside" else tmp_path, data)
+    monkeypatch.chdir(here)
+    for scale in (1.0, 2.0):  # the digest does not tell one from the other
+        for folder in (here, here / "deeper", tmp_path):
+            (np.eye(3, dtype=np.float32) * np.float32(scale)).tofile(folder / "w.bin")
+        with pytest.raises(ConfigurationError) as caught:
+            open_encoder(encoder("onnx", data), file)
+        assert caught.value.code == "SB-119"
+
+
+def test_onnxruntime_by_itself_would_take_weights_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shows that the test above would notice: else it would pass for another reason."""
+    monkeypatch.chdir(tmp_path)
+    np.eye(3, dtype=np.float32).tofile(tmp_path / "w.bin")
+    session = onnxruntime.InferenceSession(onnx_graph("w.bin"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].name == "tiles"
 
 
 @pytest.mark.parametrize(("kind", "make"), [("torchscript", torchscript), ("onnx", onnx_graph)])

@@ -67,7 +67,7 @@ def _outlines(value: Any) -> Iterator[tuple[str, list[Ring]]]:
                 "MultiPolygon": geometry["coordinates"],
             }
             polygons = [[_ring(ring) for ring in rings] for rings in several[geometry["type"]]]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):  # a number of 400 digits
             raise SlideError("an annotation is no polygon with a class") from None
         for polygon in polygons:
             yield str(name), polygon

@@ -1,4 +1,9 @@
-"""From one slide to what a model sees of it: mask, tiles, stain, features. Memory does not grow with the slide."""
+"""From one slide to what a model sees of it: mask, tiles, stain, features.
+
+Pixels are read a few tiles at a time, but what a model sees of every tile stays in memory until the slide is done, so
+memory grows with the number of tiles and of views: 4 bytes a feature, three times as many with surroundings; or, where
+a model sees pixels, the tiles themselves.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

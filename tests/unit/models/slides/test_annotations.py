@@ -68,6 +68,7 @@ def test_tissue_without_an_outline_gets_the_code_that_the_contract_gives(tmp_pat
         [outline([[[0, 0], [1, 1]]])],
         [outline([[[0, 0], [1, "x"], [2, 2]]])],
         [outline([[[0, 0], [1, float("nan")], [2, 2]]])],
+        [outline([[[0, 0], [1, 10**400], [2, 2]]])],
         [outline([SQUARE], kind="Point")],
         [{**outline([SQUARE]), "properties": {"objectType": "annotation"}}],
     ],

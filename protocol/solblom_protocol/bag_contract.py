@@ -128,7 +128,18 @@ class BagContract(_Table):
             raise ValueError(
                 "[slides] belongs to an encoder that runs here, and this one is external"
             )
+        code = self.cutting.unannotated
+        if code is not None and code not in self.target.codes:
+            raise ValueError(f"slides.unannotated is {code}, which is no code of the target")
         return self
+
+    @property
+    def features_index(self) -> str:
+        """Name of the index of bags that a hospital's slides have for this contract: studies do not share one."""
+        target = self.target
+        codes = [target.column, *sorted(target.positive), "", *sorted(target.negative)]
+        told = canonical_json([self.recipe or "", *codes])
+        return f"index-{hashlib.sha256(told).hexdigest()[:16]}.csv"
 
     @property
     def cutting(self) -> SlidesTable:

@@ -6,6 +6,7 @@ from typing import Any
 from solblom_client.connectors.table import open_table
 from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_models.slide_mil.bags import BagIndex
+from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.contract import Contract
 from solblom_protocol.contracts import AnyContract
 from solblom_protocol.errors import ConfigurationError, DataError
@@ -27,7 +28,8 @@ def open_source(config: NodeConfig, dataset: DatasetTable, contract: AnyContract
     if dataset.connector == "bags":
         return BagIndex(config.path(dataset.path), dataset.patient)
     if dataset.connector == "slides":
-        index = config.path(dataset.source) / "index.csv"
+        name = contract.features_index if isinstance(contract, BagContract) else "index.csv"
+        index = config.path(dataset.source) / name
         if not index.is_file():
             raise DataError(
                 "SB-307",

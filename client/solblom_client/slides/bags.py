@@ -18,13 +18,21 @@ from typing import Any
 from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_client.slides.pool import Job, Setup, run_jobs
 from solblom_models.slide_mil.bag_file import BagFileError, read_facts
-from solblom_models.slide_mil.bags import FILE_COLUMN, SCANNER_COLUMN, BagIndex, index_rows
+from solblom_models.slide_mil.bags import (
+    FILE_COLUMN,
+    SCANNER_COLUMN,
+    BagIndex,
+    index_rows,
+    labels_of,
+    places_of,
+    scanners_of,
+)
 from solblom_models.slides.slide_features import SlideFacts
 from solblom_models.slides.slide_files import slide_digests
 from solblom_protocol.bag_contract import BagContract, Encoder
 from solblom_protocol.errors import ConfigurationError
 
-INDEX, BAGS = "index.csv", "bags"
+BAGS = "bags"
 ANNOTATIONS_COLUMN = "annotations"
 
 
@@ -106,7 +114,7 @@ def make_bags(
     folder = config.path(dataset.source)
     (folder / BAGS).mkdir(parents=True, exist_ok=True, mode=0o750)
     problems = {row.line: reason for row in rows if (reason := _missing(row, labelled_tiles))}
-    outs = _outs(rows, problems, folder / BAGS, str(contract.recipe))
+    outs = _outs(rows, problems, folder / BAGS, contract)
     facts = {line: known for line, out in outs.items() if (known := _known(out)) is not None}
     before = len(facts)
     # Two rows may name the same slide: it is read once.
@@ -121,7 +129,7 @@ def make_bags(
             problems[line] = str(answer["problem"])
         else:
             facts[line] = SlideFacts.from_json(answer["facts"])
-    index = folder / INDEX
+    index = folder / contract.features_index
     _write_index(index, dataset, contract, [row for row in rows if row.line in facts], outs)
     bags = {line: outs[line] for line in facts}
     return MadeBags(tuple(rows), facts, problems, before, bags, index)
@@ -157,21 +165,29 @@ def _rows(
         drawn = path.parent / cell if labelled_tiles and cell else None
         slide = path.parent / file if file else None
         rows.append(Row(line, patient, slide, "" if labelled_tiles else cell, scanner, drawn))
+    # What the vault would refuse at approval is refused here, before hours of reading.
+    patients = places_of(found)
+    scanners_of([row.scanner for row in rows], patients.values())
+    if not labelled_tiles:
+        labels_of(found, patients, contract.target)
     return rows
 
 
 def _missing(row: Row, labelled_tiles: bool) -> str | None:
-    if row.slide is None:
-        return "the index names no file"
-    if not row.slide.exists():
-        return "there is no such file"
-    if labelled_tiles and (row.annotations is None or not row.annotations.is_file()):
-        return "its annotations are missing"
+    try:
+        if row.slide is None:
+            return "the index names no file"
+        if not row.slide.is_file():
+            return "there is no such file"
+        if labelled_tiles and (row.annotations is None or not row.annotations.is_file()):
+            return "its annotations are missing"
+    except (OSError, ValueError):  # a name that no file can have, or a folder that may not be read
+        return "it cannot be looked up"
     return None
 
 
 def _outs(
-    rows: Sequence[Row], problems: dict[int, str], folder: Path, recipe: str
+    rows: Sequence[Row], problems: dict[int, str], folder: Path, contract: BagContract
 ) -> dict[int, Path]:
     """Return where each slide's features go; put slides that cannot be read into `problems`."""
     found: dict[int, Path] = {}
@@ -179,17 +195,18 @@ def _outs(
         if row.line in problems or row.slide is None:
             continue
         try:
-            found[row.line] = folder / f"{_digest(row.slide, row.annotations, recipe)[:40]}.h5"
+            found[row.line] = folder / f"{_digest(row.slide, row.annotations, contract)[:40]}.h5"
         except OSError:
             problems[row.line] = "it cannot be read"
     return found
 
 
-def _digest(slide: Path, annotations: Path | None, recipe: str) -> str:
-    """Return a digest of all files of a slide, of what was drawn on it, and of the recipe."""
-    state = hashlib.sha256(recipe.encode() + slide_digests(slide))
+def _digest(slide: Path, annotations: Path | None, contract: BagContract) -> str:
+    """Return a digest of all files of a slide, of the recipe, and of what was drawn and how it is read."""
+    state = hashlib.sha256(str(contract.recipe).encode() + slide_digests(slide))
     if annotations is not None:
-        state.update(annotations.read_bytes())
+        drawn = hashlib.sha256(annotations.read_bytes()).digest()
+        state.update(drawn + contract.features_index.encode())
     return state.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Workers that open slides, each a process that may die of one: the next slide gets a new one."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from solblom_protocol.errors import CODES, ConfigurationError, IntegrityError, S
 
 WORKER = "solblom_client.slides.worker"
 DIED = "it ended the process that read it"
+MOST_ANSWER = 1 << 20  # characters of a line
 HUNG = "it took longer than vault.order_minutes"
 
 
@@ -75,8 +77,9 @@ class _Worker:
             self._process = None
 
     def _running(self) -> "subprocess.Popen[str]":
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             return self._process
+        self.close()  # what died between two slides is no fault of the next one
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-m", WORKER],
             stdin=subprocess.PIPE,
@@ -93,7 +96,7 @@ class _Worker:
             "isolation": setup.isolation,
         }
         ready = self._exchange(self._process, first, minutes=setup.slide_minutes)
-        if ready is None:
+        if ready is None or "problem" in ready:
             raise ConfigurationError(
                 "SB-119",
                 "The process that opens slides does not start",
@@ -122,14 +125,15 @@ class _Worker:
         try:
             process.stdin.write(json.dumps(line) + "\n")
             process.stdin.flush()
-            answer = process.stdout.readline()
-        except OSError:
+            answer = process.stdout.readline(MOST_ANSWER)
+        except (OSError, ValueError):
             answer = ""
         finally:
             timer.cancel()
-        if answer:
-            found: dict[str, Any] = json.loads(answer)
-            return found
+        with contextlib.suppress(ValueError):  # half a line, of a process that died in it
+            found = json.loads(answer)
+            if isinstance(found, dict):
+                return found
         self.close()
         return {"problem": HUNG} if hung.is_set() else None
 

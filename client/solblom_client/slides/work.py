@@ -58,6 +58,8 @@ class SlideWork:
         assumed = cutting.assumed_microns_per_pixel
         with open_slide(slide, assumed_microns_per_pixel=assumed) as opened:
             found = slide_features(opened, self._contract, self._encode)
+        if found.values.dtype != np.uint8 and not bool(np.isfinite(found.values).all()):
+            raise SlideError("the encoder gives numbers that are not finite")
         labels = None
         if annotations is not None:
             found, codes = _labelled(found, self._codes(annotations, found))

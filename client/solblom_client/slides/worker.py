@@ -3,7 +3,7 @@
 It gets a line of JSON on stdin for each slide and answers with one: what became of it. Its words name nothing of a
 file. A slide that kills it is a slide that cannot be used; the others go on in a new process (pool.py).
 
-It is no jail: it may read what its user may read. What it cannot do is send.
+It is no jail: it may read and write what its user may. What it cannot do is open a network.
 """
 
 import json

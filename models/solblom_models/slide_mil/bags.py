@@ -136,7 +136,7 @@ def read_bags(index: BagIndex, contract: BagContract) -> BagUnits:
     """
     rows = index_rows(index, contract.target.column, optional=(SCANNER_COLUMN,))
     patients = places_of(rows)
-    labels = _labels(rows, patients, contract.target)
+    labels = labels_of(rows, patients, contract.target)
     paths = bag_paths(index.path.parent, [row[1] for row in rows])
     counts = _counts(paths)
     slides, thinned = [], 0
@@ -250,9 +250,14 @@ def scanners_of(codes: Sequence[str], patients: Iterable[Sequence[int]]) -> tupl
     return tuple(found.pop() if len(found) == 1 else SEVERAL for found in of)
 
 
-def _labels(
+def labels_of(
     rows: list[tuple[str, ...]], patients: dict[str, list[int]], target: Target
 ) -> NDArray[np.int64]:
+    """Return each patient's label, from the third cell of the patient's rows, shape (N,).
+
+    Raises:
+        DataError: SB-302, a cell is no code of the target, or slides of a patient disagree.
+    """
     codes = target.codes
     unknown = [number for number, row in enumerate(rows, start=2) if row[2] not in codes]
     if unknown:

@@ -96,12 +96,16 @@ def predict_slides(
         told = f"{counted(len(bag), 'tile')}; the contract asks for {contract.bag.min_tiles}"
         raise RunError("SB-506", f"The slides have {told}")
     kind = TASKS[model.task.name]
-    scores, probability = _scores(model, bag, kind, contract)
+    scores = _scores(model, bag, kind)
     parts = np.split(scores, np.cumsum([len(b) for b in bags])[:-1])
     slides = tuple(
         ScoredSlide(path, found, part.reshape(found.views, -1).mean(axis=0))
         for path, found, part in zip(paths, read, parts, strict=True)
     )
+    if kind == "probability":  # what the heatmap shows: of a tile's views their mean
+        probability = float(max(slide.scores.max() for slide in slides))
+    else:
+        probability = _probability(model, bag, contract)
     return SlidePrediction(probability, kind, slides, tuple(_warnings(slides, len(bag), contract)))
 
 
@@ -160,18 +164,19 @@ def _numbers(values: NDArray[Any]) -> NDArray[np.float32]:
     )
 
 
-def _scores(
-    model: LoadedModel, bag: torch.Tensor, kind: Kind, contract: BagContract
-) -> tuple[NDArray[np.float64], float]:
-    """Return a score for each row of the bag, and the patient's probability, thinned as in training."""
+def _scores(model: LoadedModel, bag: torch.Tensor, kind: Kind) -> NDArray[np.float64]:
+    """Return a score for each row of the bag."""
     if kind == "probability":
-        scores = tile_scores(model.net, bag)
-        return scores, float(scores[evenly(len(bag), contract.bag.max_tiles)].max())
-    scores, _ = tile_evidence(model.net, bag)
+        return tile_scores(model.net, bag)
+    return tile_evidence(model.net, bag)[0]
+
+
+def _probability(model: LoadedModel, bag: torch.Tensor, contract: BagContract) -> float:
+    """Return a patient's probability from the bag, thinned as in training."""
     thinned = bag[torch.from_numpy(evenly(len(bag), contract.bag.max_tiles))]
     with torch.no_grad():
         logit = model.net(thinned)[0]
-    return scores, float(torch.sigmoid(logit.double()))
+    return float(torch.sigmoid(logit.double()))
 
 
 def _warnings(slides: Sequence[ScoredSlide], tiles: int, contract: BagContract) -> list[str]:

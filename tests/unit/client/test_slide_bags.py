@@ -77,7 +77,9 @@ def test_other_settings_are_other_bags_and_the_old_ones_are_refused(hospital: La
         read_bags(source, fine)
     two = made(hospital, slide_study(contract=fine))
     assert not set(one.bags.values()) & set(two.bags.values())
-    assert read_bags(source, fine).notes["slides"] == 3
+    assert one.index != two.index
+    own = open_source(hospital.config, hospital.config.dataset[0], fine)
+    assert read_bags(own, fine).notes["slides"] == 3
 
 
 def test_bags_that_do_not_say_what_made_them_are_refused(
@@ -133,18 +135,16 @@ def test_slides_that_cannot_be_used_are_counted_by_line_and_left_out(tmp_path: P
     assert units.ids == ("patient-0",)
 
 
-def test_a_slide_that_ends_its_reader_is_left_out_and_the_next_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slide_that_ends_its_reader_is_left_out_and_the_next_is_read(tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "a.tiff", seed=1)
-    setup = Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0)
-    worker = _Worker(setup)
+    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
     try:
         assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
         process = worker._process
         assert process is not None
-        os.kill(process.pid, signal.SIGKILL)  # as a decoder that runs over its buffer would
-        process.wait()
+        os.kill(process.pid, signal.SIGSTOP)
+        # It dies while it has the slide, as of a decoder that runs over its buffer.
+        threading.Timer(0.3, process.kill).start()
         assert worker.ask(Job(slide, tmp_path / "b.h5")) == {"problem": DIED}
         assert "facts" in worker.ask(Job(slide, tmp_path / "c.h5"))
     finally:
@@ -241,6 +241,56 @@ def test_one_patient_with_200_slides_is_one_patient(tmp_path: Path) -> None:
     assert len(set(found.bags.values())) == 2  # read once, and named once in the index
     units = read_bags(BagIndex(found.index), slide_contract())
     assert [len(slides) for slides in units.slides] == [1, 1]
+
+
+def test_another_study_on_the_same_slides_leaves_the_first_as_it_was(tmp_path: Path) -> None:
+    hospital = slide_hospital(tmp_path / "north", patients=6)
+    first, second = slide_study(), slide_study(contract=slide_contract(encoder={"tile_px": 50}))
+    made(hospital, first)
+    hospital.approve(first)
+    made(hospital, second)
+    assert isinstance(hospital.ask(hospital.order(first)), Result)
+    hospital.approve(second)
+
+
+def test_what_the_vault_would_refuse_is_refused_before_a_slide_is_read(tmp_path: Path) -> None:
+    hospital = slide_hospital(tmp_path / "north", patients=2)
+    rows = [("a", "scans/0.tiff", "0"), ("b", "scans/1.tiff", "2")]
+    write_index(hospital.folder / "slides.csv", [tuple(row) for row in rows])
+    with pytest.raises(DataError, match="no known code"):
+        made(hospital, slide_study())
+    rows = [("a", "scans/0.tiff", "0"), ("a", "scans/1.tiff", "1")]
+    write_index(hospital.folder / "slides.csv", [tuple(row) for row in rows])
+    with pytest.raises(DataError, match="disagree"):
+        made(hospital, slide_study())
+    assert not list((hospital.folder / "features" / "bags").glob("*"))
+
+
+def test_names_that_no_file_can_have_are_counted(tmp_path: Path) -> None:
+    hospital = slide_hospital(tmp_path / "north", patients=1)
+    rows = [("a", "scans/0.tiff", "0"), ("b", "x" * 300, "1"), ("c", "scans", "1")]
+    write_index(hospital.folder / "slides.csv", [tuple(row) for row in rows])
+    found = made(hospital, slide_study())
+    assert found.problems == {3: "it cannot be looked up", 4: "there is no such file"}
+
+
+def test_a_code_for_unannotated_tissue_is_one_of_the_target() -> None:
+    with pytest.raises(ConfigurationError, match="no code of the target"):
+        slide_contract(slides={"unannotated": "healthy"})
+
+
+def test_a_worker_that_died_between_two_slides_is_no_fault_of_the_next(tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "a.tiff", seed=1)
+    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
+    try:
+        assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
+        process = worker._process
+        assert process is not None
+        process.kill()
+        process.wait()
+        assert "facts" in worker.ask(Job(slide, tmp_path / "b.h5"))
+    finally:
+        worker.close()
 
 
 def test_tiles_take_their_code_from_what_a_pathologist_drew(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One whole-slide image, read by microns per pixel and never by level; label and macro images are never read."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +13,11 @@ from solblom_models.slides.slide_error import SlideError
 
 FINEST, COARSEST = 0.05, 10.0  # microns per pixel that a light microscope's scanner can have
 SQUARE = 0.01  # how far a pixel's sides may differ
-NEAR = 0.02  # a level, or whole squares of its pixels, this close to the resolution asked for are taken as they are
+NEAR = 0.02  # a level, or whole squares of its pixels, this close to the resolution asked for lose no sharpness to it
+MOST_DRIFT = 0.6  # pixels at the far edge, below which they are taken as they are: 256 px of 0.499 microns at 0.5
 SLACK = 0.1  # a scan this much coarser than asked for is still enlarged; beyond, nothing could bring detail back
-BILINEAR = 2  # Pillow's Resampling.BILINEAR; Pillow is an extra
+BILINEAR, BOX = 2, 4  # Pillow's Resampling; Pillow is an extra
+REDUCING_GAP = 2.0  # Pillow averages whole squares first where it shrinks by twice this or more
 BLOCK_PX = 1024  # of an overview, read at once: bounds memory
 
 
@@ -82,20 +85,33 @@ class Slide:
             height: as `width`.
             microns_per_pixel: see `check_resolution`.
 
+        A pixel shows the place that it should to within one, however large the rectangle.
+
         Raises:
             SlideError: the file is damaged there.
         """
         factor = microns_per_pixel / self.microns_per_pixel
         number, level = self._level(factor)
         within = factor / level.shrink
-        corner = round(left), round(top)
         times = max(round(within), 1)
-        if abs(within / times - 1) <= NEAR:
+        error = abs(within / times - 1)
+        if error * max(width, height) < MOST_DRIFT:
+            corner = round(left), round(top)
             found = self.pixels.region(*corner, number, times * width, times * height)
             return np.asarray(found if times == 1 else found.reduce(times))
-        size = max(round(width * within), 1), max(round(height * within), 1)
-        found = self.pixels.region(*corner, number, *size)
-        return np.asarray(found.resize((width, height), BILINEAR))
+        across = _span(left / level.shrink, width * within, level.width, math.ceil(within))
+        down = _span(top / level.shrink, height * within, level.height, math.ceil(within))
+        corner = round(across.first * level.shrink), round(down.first * level.shrink)
+        found = self.pixels.region(*corner, number, across.count, down.count)
+        return np.asarray(
+            found.resize(
+                (width, height),
+                # As sharp as from a scan whose whole squares are exactly the resolution asked for.
+                BOX if error <= NEAR else BILINEAR,
+                (across.start, down.start, across.end, down.end),
+                REDUCING_GAP,
+            )
+        )
 
     def overview(self, microns_per_pixel: float) -> NDArray[np.uint8]:
         """Return the whole slide at a coarse resolution, shape (H, W, 3), read block by block.
@@ -147,6 +163,23 @@ class Slide:
     ) -> None:
         """Close the file."""
         self.pixels.close()
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Pixels of a level along one side: which are read, and what of them is meant, counted from the first."""
+
+    first: int
+    count: int
+    start: float
+    end: float
+
+
+def _span(start: float, length: float, side: int, around: int) -> _Span:
+    """Return what is meant with its neighbours, but none beyond the slide: white would be mixed into its edge."""
+    first, last = math.floor(start), math.ceil(start + length)
+    first, last = min(first, max(first - around, 0)), max(last, min(last + around, side))
+    return _Span(first, last - first, start - first, min(start - first + length, last - first))
 
 
 def open_slide(path: Path, *, assumed_microns_per_pixel: float | None = None) -> Slide:

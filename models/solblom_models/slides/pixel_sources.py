@@ -1,7 +1,7 @@
 """Where pixels come from: OpenSlide, or tifffile for TIFF files that OpenSlide does not know.
 
 OpenSlide shows 16-bit and greyscale files as if they were 8-bit RGB (measured with 4.0.1), so a TIFF's own tags are
-read first. Decoders are C libraries that meet files from outside: see client/solblom_client/slide_worker.py.
+read first. Decoders are C libraries that meet files from outside: see client/solblom_client/slides/worker.py.
 """
 
 import contextlib
@@ -34,6 +34,8 @@ IDENTIFYING = (
 """Words in the names of tags that may lead to a person. The tags' values are not read."""
 IDENTIFYING_TIFF = ("Artist", "HostComputer", "DateTime", "DocumentName", "Copyright")
 _CM, _INCH = 3, 2  # ResolutionUnit of TIFF 6.0
+_CONTIGUOUS = 1  # PlanarConfiguration of TIFF 6.0: a pixel's colours side by side
+_COLOURS = (2, 6)  # PhotometricInterpretation of TIFF 6.0: RGB and YCbCr
 
 
 def open_pixels(path: Path) -> Pixels:
@@ -122,6 +124,11 @@ class TiffPixels:
             self._file = unless_whole.enter_context(tifffile.TiffFile(path))
             self._pages = [level.keyframe for level in self._file.series[0].levels]
             first = self._pages[0]
+            largest = _largest(self._file)
+            if first.index != largest.index:
+                raise SlideError("its first image is not its largest")
+            for page in self._pages:
+                _check_page(page, path.stat().st_size)
             self.levels = tuple(
                 Level(p.imagewidth, p.imagelength, first.imagewidth / p.imagewidth)
                 for p in self._pages
@@ -192,22 +199,39 @@ def _check_tiff(path: Path) -> tuple[str, ...]:
         logging.CRITICAL
     )  # its words hold places of the file; ours are enough
     with _damaged(), tifffile.TiffFile(path) as file:
-        pages = [page.keyframe for page in file.pages]
-        largest = max(pages, key=lambda page: page.imagewidth * page.imagelength)
-        if max(largest.imagewidth, largest.imagelength) > LARGEST_SIDE:
-            raise SlideError("it claims an image beyond a million pixels a side")
-        if largest.samplesperpixel != 3:
-            raise SlideError(f"it has {largest.samplesperpixel} channels: only RGB slides are read")
-        bits = largest.bitspersample
-        if set(bits if isinstance(bits, tuple) else (bits,)) != {8}:
-            raise SlideError("its pixels are not 8-bit")
-        size = path.stat().st_size
-        ends = zip(largest.dataoffsets, largest.databytecounts, strict=True)
-        if len(largest.dataoffsets) < _segments(largest) or any(o + n > size for o, n in ends):
-            raise SlideError("it is cut short")
-        if any(name in page.tags for page in pages for name in IDENTIFYING_TIFF):
+        _check_page(_largest(file), path.stat().st_size)
+        if any(name in page.keyframe.tags for page in file.pages for name in IDENTIFYING_TIFF):
             return ("tags that may identify",)
     return ()
+
+
+def _largest(file: Any) -> Any:
+    """Return the first of a TIFF's largest images."""
+    return max(
+        (page.keyframe for page in file.pages), key=lambda page: page.imagewidth * page.imagelength
+    )
+
+
+def _check_page(page: Any, size: int) -> None:
+    """Check an image of a file of this size.
+
+    Raises:
+        SlideError: it is cut short or too large, or its pixels are not 8-bit RGB.
+    """
+    if max(page.imagewidth, page.imagelength) > LARGEST_SIDE:
+        raise SlideError("it claims an image beyond a million pixels a side")
+    if page.samplesperpixel != 3:
+        raise SlideError(f"it has {page.samplesperpixel} channels: only RGB slides are read")
+    bits = page.bitspersample
+    if set(bits if isinstance(bits, tuple) else (bits,)) != {8}:
+        raise SlideError("its pixels are not 8-bit")
+    if page.photometric not in _COLOURS:
+        raise SlideError("its colours are neither RGB nor YCbCr")
+    if page.planarconfig != _CONTIGUOUS:
+        raise SlideError("it has each colour in a plane of its own, which is not read")
+    ends = zip(page.dataoffsets, page.databytecounts, strict=True)
+    if len(page.dataoffsets) < _segments(page) or any(o + n > size for o, n in ends):
+        raise SlideError("it is cut short")
 
 
 def _segments(page: Any) -> int:

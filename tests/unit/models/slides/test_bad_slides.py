@@ -84,12 +84,35 @@ def test_a_resolution_that_cannot_be(tmp_path: Path, changes: dict[str, Any], sa
             "4 channels",
         ),
         (PICTURE.astype(np.float32), {"compression": "deflate"}, "not 8-bit"),
+        (
+            np.moveaxis(PICTURE, 2, 0),
+            {"compression": "deflate", "planarconfig": "separate"},
+            "in a plane of its own",
+        ),
+        (
+            np.moveaxis(PICTURE, 2, 0),
+            {"compression": None, "planarconfig": "separate", "tile": None},
+            "in a plane of its own",
+        ),
+        (PICTURE, {"compression": "deflate", "photometric": "cielab"}, "neither RGB nor YCbCr"),
     ],
 )
 def test_pixels_that_are_not_8_bit_rgb(
     tmp_path: Path, picture: Any, changes: dict[str, Any], said: str
 ) -> None:
     assert said in refusal(write(tmp_path / NAME, picture, **changes))
+
+
+@pytest.mark.parametrize(
+    "first", [PICTURE[:256, :256, 0], PICTURE[:256, :256]], ids=["grey", "RGB"]
+)
+def test_an_image_before_the_one_that_was_checked(tmp_path: Path, first: Any) -> None:
+    """A TIFF's first image would be read, and its largest is checked: they must be one."""
+    with tifffile.TiffWriter(tmp_path / NAME) as file:
+        for picture in (first, PICTURE):
+            kind = "minisblack" if picture.ndim == 2 else "rgb"
+            file.write(picture, photometric=kind, rowsperstrip=64, metadata=None, **HALF_MICRON)
+    assert refusal(tmp_path / NAME) == "its first image is not its largest"
 
 
 def zipped() -> bytes:

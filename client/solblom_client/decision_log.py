@@ -5,7 +5,8 @@
 
 An entry is canonical JSON with a sequence number, a time, an event, digests and codes. Whatever else
 somebody tries to write is refused here: no patient id, file name or exception text can stand in it.
-An entry is on disk before what it is about leaves. A log that is shorter than its checkpoint stops the node.
+An entry is on disk before what it is about leaves. A log that is shorter or longer than what was signed stops the
+node: its newest signed head stands in the vault's state before the log has it (`log_memory.py`).
 
 Anybody on the way can send garbage, and replay what was sent before. So what repeats is written once
 an hour and counted: the log grows with decisions and with hours, not with messages.
@@ -13,7 +14,6 @@ an hour and counted: the log grows with decisions and with hours, not with messa
 
 import datetime as dt
 import fcntl
-import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -25,6 +25,17 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from solblom_client.keys import NodeKeys
+from solblom_client.ledger import STATE_FILE
+from solblom_client.log_file import (
+    connect,
+    first_of,
+    kept_hash,
+    node_of,
+    pruned_to,
+    size_of,
+    write_whole,
+)
+from solblom_client.log_memory import Noted, has_charges, read_noted, write_noted
 from solblom_client.policy import NodeConfig
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.merkle import leaf_hash, node_hash
@@ -40,18 +51,8 @@ from solblom_protocol.transparency import (
 from solblom_verify.canonical import canonical_json
 
 FOLDER, LOG_FILE, CHECKPOINT_FILE = "log", "decisions.sqlite", "checkpoint.txt"
+LOCK_FILE = "decisions.lock"
 MOST_KINDS = 200  # of repeating decisions in an hour; what comes after them is counted together
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, entry TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS nodes (
-  level INTEGER NOT NULL, place INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, place)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS repeats (
-  name TEXT PRIMARY KEY, hour TEXT NOT NULL, event TEXT NOT NULL, code TEXT, count INTEGER NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-"""
-
 Event = Literal[
     "received",  # an order of the pinned coordinator arrived
     "accepted",  # it passed the gate
@@ -70,6 +71,7 @@ Event = Literal[
     "resumed",
     "pruned",
     "counted",  # how often a decision repeated within an hour
+    "log-accepted",  # a person says that the log that stands is the one to go on from
 ]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHAPES: dict[str, re.Pattern[str]] = {
@@ -109,6 +111,7 @@ class Decision:
     size: int | None = None  # bytes of an answer
     values: int | None = None  # numbers in it
     to: str | None = None  # the coordinator's key
+    first: int | None = None  # number of the oldest entry that is kept
 
     def to_json(self) -> dict[str, Any]:
         """Return the members that are set.
@@ -125,11 +128,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class LogPlace:
-    """Where a node's log stands, what it is called, and whose key signs it."""
+    """Where a node's log stands, what it is called, and where its newest head is noted besides.
+
+    `state` is the vault's state file. Without one, entries beyond the checkpoint are never taken, and nothing
+    tells that a whole log was removed.
+    """
 
     folder: Path
     site: str
     anchor: Path | None
+    state: Path | None = None
 
     @property
     def origin(self) -> str:
@@ -162,12 +170,12 @@ class DecisionLog:
         folder = self._place.folder
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with (folder / "decisions.lock").open("w") as lock:
+            with (folder / LOCK_FILE).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not (folder / LOG_FILE).exists():
                     self.close()  # what is open is not what stands there any more
                 if self._database is None:
-                    self._database = _connect(folder / LOG_FILE)
+                    self._database = connect(folder / LOG_FILE)
                 self._database.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._database
@@ -190,22 +198,25 @@ class DecisionLog:
             IntegrityError: SB-406, the log was cut or cannot be written.
         """
         with self._writing() as database:
-            _check_not_cut(database, self._place, self._key.public_key())
+            self._settle(database)
             before = size_of(database)
-            if not before and not self._place.checkpoints[0].exists():
-                self._sign(
-                    Head(0, root_from(0, nothing))
-                )  # from now on its absence means something
             if often:
                 _write_counts(database, now)
             for decision in decisions:
                 if not often or _is_new(database, decision, now):
                     _add(database, decision, now)
-            size = size_of(database)
-            head = None if size == before else Head(size, root_from(size, _node_of(database)))
-            database.execute("COMMIT")
-            if head is not None:
-                self._sign(head)
+            self._finish(database, before)
+
+    def accept(self, *, by: str, now: dt.datetime) -> None:
+        """Go on from the log as it stands, whatever was signed before: a person has found out why, and says so.
+
+        Raises:
+            IntegrityError: SB-406, the log cannot be written.
+        """
+        with self._writing() as database:
+            before = size_of(database)
+            _add(database, Decision("log-accepted", by=by, first=first_of(database)), now)
+            self._finish(database, before)
 
     def prune(self, before: dt.datetime, *, now: dt.datetime) -> int:
         """Forget entries older than a moment, keep the hashes over them; return how many went.
@@ -214,8 +225,9 @@ class DecisionLog:
             IntegrityError: SB-406.
         """
         with self._writing() as database:
-            _check_not_cut(database, self._place, self._key.public_key())
-            first, keep = first_of(database), first_of(database)
+            self._settle(database)
+            before_size = size_of(database)
+            first = keep = first_of(database)
             for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
                 if f'"time":"{timestamp(before)}"' <= _time_of(entry):
                     break
@@ -231,15 +243,57 @@ class DecisionLog:
                         "DELETE FROM nodes WHERE level = ? AND place = ?", (level, place)
                     )
             database.execute("INSERT OR REPLACE INTO facts VALUES ('first', ?)", (keep,))
-            _add(database, Decision("pruned", times=keep - first), now)
-            size = size_of(database)
-            head = Head(size, root_from(size, _node_of(database)))
-            database.execute("COMMIT")
-            self._sign(head)
+            _add(database, Decision("pruned", times=keep - first, first=keep), now)
+            self._finish(database, before_size)
         return keep - first
 
-    def _sign(self, head: Head) -> None:
-        note = write_checkpoint(self._place.origin, head, self._key)
+    def _settle(self, database: sqlite3.Connection) -> None:
+        """Check the log against everything that was signed, and finish what a crash left half done.
+
+        Raises:
+            IntegrityError: SB-406.
+        """
+        public, place = self._key.public_key(), self._place
+        noted = noted_of(place, public)
+        heads = [read_head(path, place, public) for path in place.checkpoints]
+        published = max((head.size for head in heads if head is not None), default=0)
+        missing: tuple[str, ...] = ()
+        if noted is not None and published <= size_of(database) == noted.before:
+            missing = noted.batch  # what was published had been committed: then it was cut instead
+        for entry in missing:
+            _put(database, entry)
+        _check_not_cut(database, place, noted, heads)
+        size = size_of(database)
+        if missing:
+            database.execute("COMMIT")
+            database.execute("BEGIN IMMEDIATE")
+        # An empty log is signed too: from then on the absence of its checkpoint means something.
+        if any((head.size if head is not None else -1) < size for head in heads):
+            self._publish(self._signed(database))
+
+    def _finish(self, database: sqlite3.Connection, before: int) -> None:
+        """Note the new head in the vault's state, commit the entries, publish the head: in this order."""
+        size = size_of(database)
+        if size == before:
+            database.execute("COMMIT")
+            return
+        note = self._signed(database)
+        if self._place.state is not None:
+            rows = database.execute(
+                "SELECT entry FROM entries WHERE seq >= ? ORDER BY seq", (before,)
+            )
+            there = [str(path) for path in self._place.checkpoints[1:] if path.exists()]
+            batch = [str(row[0]) for row in rows]
+            write_noted(self._place.state, note, batch, there[0] if there else None)
+        database.execute("COMMIT")
+        self._publish(note)
+
+    def _signed(self, database: sqlite3.Connection) -> str:
+        size = size_of(database)
+        head = Head(size, root_from(size, node_of(database)))
+        return write_checkpoint(self._place.origin, head, self._key)
+
+    def _publish(self, note: str) -> None:
         for path in self._place.checkpoints:
             write_whole(path, note)
 
@@ -247,7 +301,7 @@ class DecisionLog:
 def log_place(config: NodeConfig) -> LogPlace:
     """Return where a node's log of decisions stands."""
     anchor = config.path(config.node.anchor) if config.node.anchor else None
-    return LogPlace(config.state / FOLDER, config.node.site, anchor)
+    return LogPlace(config.state / FOLDER, config.node.site, anchor, config.state / STATE_FILE)
 
 
 def open_decisions(config: NodeConfig, keys: NodeKeys) -> DecisionLog:
@@ -275,29 +329,60 @@ def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -
         return [str(row[0]) for row in found]
 
 
-def _check_not_cut(database: sqlite3.Connection, place: LogPlace, public: Ed25519PublicKey) -> None:
-    """Refuse to go on with a log that lost or changed what was signed.
+def noted_of(place: LogPlace, public: Ed25519PublicKey) -> Noted | None:
+    """Return what the vault's state notes of a log; None for nothing, or where a log has no state beside it.
+
+    Raises:
+        IntegrityError: SB-406.
+    """
+    return None if place.state is None else read_noted(place.state, place.origin, public)
+
+
+def _check_not_cut(
+    database: sqlite3.Connection, place: LogPlace, noted: Noted | None, heads: list[Head | None]
+) -> None:
+    """Refuse to go on with a log that lost, changed or got more than what was signed.
 
     Raises:
         IntegrityError: SB-406.
     """
     size = size_of(database)
-    for path in place.checkpoints:
-        head = read_head(path, place, public)
-        if size and path == place.checkpoints[0] and not path.exists():
-            raise IntegrityError("SB-406", "The checkpoint of the log of decisions is gone")
-        if head is None:
-            continue
-        if head.size > size:
+    if not size and noted is None and place.state is not None and has_charges(place.state):
+        raise IntegrityError("SB-406", "The log of decisions is empty, and the ledger has charges")
+    if noted is not None:
+        _check_head(database, noted.head, size=size, oldest=size)
+    for path, head in zip(place.checkpoints, heads, strict=True):
+        if size and head is None and is_required(path, place, noted):
             raise IntegrityError(
-                "SB-406", f"The log of decisions has {size} entries; {head.size} were signed"
+                "SB-406", f"{path.name}: the checkpoint of the log of decisions is gone"
             )
-        if root_from(head.size, _node_of(database)) != head.root:
-            raise IntegrityError("SB-406", "The log of decisions is not the one that was signed")
+        if head is not None:
+            oldest = size if noted is None else noted.before
+            _check_head(database, head, size=size, oldest=oldest)
+    if first_of(database) > pruned_to(database):
+        raise IntegrityError(
+            "SB-406", "The log of decisions does not say why its oldest entries are gone"
+        )
+
+
+def _check_head(database: sqlite3.Connection, head: Head, *, size: int, oldest: int) -> None:
+    """Compare a signed head with a log of `size` entries; it must be at least `oldest` entries long."""
+    if not oldest <= head.size <= size:
+        raise IntegrityError(
+            "SB-406", f"The log of decisions has {size} entries; {head.size} were signed"
+        )
+    if root_from(head.size, node_of(database)) != head.root:
+        raise IntegrityError("SB-406", "The log of decisions is not the one that was signed")
+
+
+def is_required(path: Path, place: LogPlace, noted: Noted | None) -> bool:
+    """Tell whether a log with entries must have a checkpoint here: an anchor that was named later has no copy yet."""
+    known = noted is not None and noted.copied == str(path)
+    return path == place.checkpoints[0] or known or path.exists()
 
 
 def read_head(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | None:
-    """Return the head that a checkpoint signs; None where there is none, or a power cut left it empty.
+    """Return the head that a checkpoint signs; None where there is none, or it is empty.
 
     Raises:
         IntegrityError: SB-406, it is not signed by this key, or cannot be read.
@@ -309,7 +394,7 @@ def read_head(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | N
     except (OSError, UnicodeDecodeError):
         raise IntegrityError("SB-406", f"{path.name} cannot be read") from None
     if not note:
-        return None  # a power cut may leave it empty; `verify` says so
+        return None  # as good as none: it is synced before it takes its name
     try:
         return read_checkpoint(note, place.origin, public)
     except IntegrityError as error:
@@ -319,7 +404,12 @@ def read_head(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | N
 def _add(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> None:
     seq = size_of(database)
     members = {"seq": seq, "time": timestamp(now), **decision.to_json()}
-    entry = canonical_json(members).decode()
+    _put(database, canonical_json(members).decode())
+
+
+def _put(database: sqlite3.Connection, entry: str) -> None:
+    """Put an entry at the log's end, and the hashes of the subtrees that it completes."""
+    seq = size_of(database)
     database.execute("INSERT INTO entries VALUES (?, ?)", (seq, entry))
     found = leaf_hash(entry.encode())
     database.execute("INSERT INTO nodes VALUES (0, ?, ?)", (seq, found))
@@ -329,11 +419,16 @@ def _add(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> 
 
 
 def _is_new(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> bool:
-    """Tell whether a decision is the first of its kind in this hour; count it otherwise."""
-    name = f"{decision.event}/{decision.code}/{decision.order}"
+    """Tell whether a decision is the first of its kind in this hour; count it otherwise.
+
+    That bytes left again stands by itself, whatever flood came before: once an hour for each answer, of which
+    there are as many as charges.
+    """
+    left = decision.event == "again"
+    name = f"{decision.event}/{decision.code}/{decision.request if left else decision.order}"
     count = database.execute("SELECT count FROM repeats WHERE name = ?", (name,)).fetchone()
     kinds = database.execute("SELECT count(*) FROM repeats").fetchone()[0]
-    if count is None and kinds >= MOST_KINDS:
+    if count is None and kinds >= MOST_KINDS and not left:
         name = "others"
         count = database.execute("SELECT count FROM repeats WHERE name = 'others'").fetchone()
     event, code = ("others", None) if name == "others" else (decision.event, decision.code)
@@ -356,35 +451,6 @@ def _write_counts(database: sqlite3.Connection, now: dt.datetime) -> None:
     database.execute("DELETE FROM repeats WHERE hour <> ?", (hour,))
 
 
-def size_of(database: sqlite3.Connection) -> int:
-    """Return how many entries the log has had, pruned ones included."""
-    newest = database.execute("SELECT max(seq) FROM entries").fetchone()[0]
-    return first_of(database) if newest is None else int(newest) + 1
-
-
-def first_of(database: sqlite3.Connection) -> int:
-    """Return the number of the oldest entry that is kept."""
-    row = database.execute("SELECT value FROM facts WHERE name = 'first'").fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def kept_hash(database: sqlite3.Connection, level: int, place: int) -> bytes | None:
-    """Return the hash over 2^level entries, as it was kept."""
-    row = database.execute(
-        "SELECT hash FROM nodes WHERE level = ? AND place = ?", (level, place)
-    ).fetchone()
-    return None if row is None else bytes(row[0])
-
-
-def _node_of(database: sqlite3.Connection) -> Any:
-    return lambda level, place: kept_hash(database, level, place) or b""
-
-
-def nothing(level: int, place: int) -> bytes:
-    """Stand for the subtrees of an empty log: it has none."""
-    return b""
-
-
 def _time_of(entry: str) -> str:
     start = entry.index('"time":"')
     return entry[start : entry.index('"', start + 8) + 1]
@@ -398,33 +464,7 @@ def reading(place: LogPlace) -> Iterator[sqlite3.Connection]:
         IntegrityError: SB-406.
     """
     try:
-        with closing(_connect(place.folder / LOG_FILE)) as database:
+        with closing(connect(place.folder / LOG_FILE)) as database:
             yield database
-    except (sqlite3.Error, OverflowError):
+    except (sqlite3.Error, ValueError, OverflowError):
         raise IntegrityError("SB-406", "The log of decisions cannot be read") from None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open the file: a commit returns once its entries are on disk, at the cost of one sync (WAL)."""
-    is_new = not path.exists()
-    if is_new:
-        path.touch(mode=0o600)
-    database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    if is_new or not path.stat().st_size:
-        database.executescript(_SCHEMA)
-    return database
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all. What it says can be made anew, so it is not synced."""
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", encoding="utf-8", opener=_private) as file:
-        file.write(text)
-    partial.replace(path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -1,10 +1,9 @@
 """What the vault writes into the hospital's log of decisions, and asks it."""
 
-import json
-
 from solblom_client.answers import Answer
-from solblom_client.decision_log import Decision, Event, log_place, read_entries
+from solblom_client.decision_log import Decision, Event, log_place
 from solblom_client.ledger import Request
+from solblom_client.log_check import is_logged
 from solblom_client.policy import NodeConfig
 from solblom_client.work import Work
 from solblom_protocol.errors import SolblomError
@@ -14,8 +13,7 @@ from solblom_protocol.result import Receipt
 
 def has_left(config: NodeConfig, work: str) -> bool:
     """Tell whether the log says that an answer left without anybody having to release it."""
-    entries = (json.loads(entry) for entry in read_entries(log_place(config)))
-    return any(e["event"] == "released" and e.get("work") == work for e in entries)
+    return is_logged(log_place(config), "released", work)
 
 
 def about_order(event: Event, order: Order, *, request: str | None = None) -> Decision:

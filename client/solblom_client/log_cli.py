@@ -92,6 +92,29 @@ def prune(node: Path = NODE_OPTION, as_json: bool = JSON_OPTION) -> None:
     )
 
 
+@app.command("accept")
+@command
+def accept(
+    node: Path = NODE_OPTION,
+    by: str = typer.Option(..., "--by", help="Your name: it stands in the log of decisions"),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Go on from the log as it stands: it was restored or lost, and you know why. Keep the old checkpoints first."""
+    from solblom_client.decision_log import open_decisions
+    from solblom_client.keys import read_node_keys
+    from solblom_client.node import check_user
+    from solblom_client.vault import utc_now
+
+    config = _config(node)
+    check_user(config)
+    log = open_decisions(config, read_node_keys(config.state))
+    log.accept(by=by, now=utc_now())
+    log.close()
+    if as_json:
+        print_json("solblom.node.log.accept/1", {"site": config.node.site, "by": by})
+    say(f"{config.node.site}: the log goes on from what stands there, on the word of {by}")
+
+
 @app.command("forward")
 @command
 def forward(

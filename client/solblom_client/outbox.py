@@ -7,6 +7,7 @@ and then the whole gate, consent and cohort are checked anew (privacy.md rule 10
 the charge stays, because the patients' data were used.
 """
 
+import contextlib
 import datetime as dt
 import math
 import re
@@ -21,8 +22,11 @@ from pydantic import Field
 from solblom_client.answers import Answer
 from solblom_client.approval import read_approval
 from solblom_client.cohort import read_consent_now
-from solblom_client.decision_log import Decision, DecisionLog, write_whole
+from solblom_client.decision_log import Decision, DecisionLog, LogPlace, log_place
 from solblom_client.keys import NodeKeys
+from solblom_client.ledger import STATE_FILE, open_ledger
+from solblom_client.log_check import is_logged
+from solblom_client.log_file import write_whole
 from solblom_client.opening_hours import WaitingError
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
@@ -34,6 +38,9 @@ from solblom_protocol.messages import Digest, Message, parse_message, timestamp
 from solblom_protocol.result import Receipt
 
 FOLDER = "outbox"
+_LOST = (
+    "Its answer stays inside. Restore the file, or move it away: nobody can release the answer then"
+)
 Status = Literal["waiting", "released", "rejected"]
 
 
@@ -81,11 +88,12 @@ class Outbox:
 
     folder: Path
     manual: bool
+    log: LogPlace
 
     @classmethod
     def of(cls, config: NodeConfig) -> "Outbox":
         """Return a node's outbox."""
-        return cls(config.state / FOLDER, config.policy.release == "manual")
+        return cls(config.state / FOLDER, config.policy.release == "manual", log_place(config))
 
     def check(self, request: str) -> None:
         """Refuse what was rejected, and what still waits; asked before anything is charged or read.
@@ -104,16 +112,20 @@ class Outbox:
     def check_stored(self, request: str, work: str, *, has_left: Callable[[], bool]) -> None:
         """Refuse to hand out stored bytes that nobody has released, where a person must.
 
-        `has_left` tells whether the log says that they left earlier, before a person had to.
+        A record is a file like any other, and who can write it is no person who decided: the log must say so
+        too. `has_left` tells whether the log says that they left earlier, before a person had to.
 
         Raises:
             WaitingError: SB-219.
+            IntegrityError: SB-405 or SB-406, record or log cannot be read.
         """
         held = self.find(request)
         if not self.manual or (held is None and has_left()):
             return
         if held is None or held.work != work or held.status != "released":
             raise WaitingError("Nobody has released these bytes")
+        if not is_logged(self.log, "manual-release", work):
+            raise WaitingError("The log of decisions names nobody who released these bytes")
 
     def find(self, request: str) -> HeldAnswer | None:
         """Return what is known about the answer to a request.
@@ -122,31 +134,59 @@ class Outbox:
             IntegrityError: SB-405, it cannot be read: then nothing is handed out.
         """
         path = self._path(request)
-        if not path.is_file():
-            return None
-        found = parse_message(HeldAnswer, path.read_bytes())
-        if found.request != request:
-            raise IntegrityError("SB-405", "A held answer is filed under another's name")
-        return found
+        return self._read(path) if path.exists() else None
 
     def all(self) -> list[HeldAnswer]:
-        """Return every answer that waited here, the oldest first."""
-        paths = self.folder.glob("*.json") if self.folder.is_dir() else ()
-        return sorted(
-            (parse_message(HeldAnswer, path.read_bytes()) for path in paths),
-            key=lambda held: (held.made, held.request),
-        )
+        """Return every answer that waited here and can be read, the oldest first; `broken` names the others."""
+        found = []
+        for path in self._paths():
+            with contextlib.suppress(IntegrityError):
+                found.append(self._read(path))
+        return sorted(found, key=lambda held: (held.made, held.request))
+
+    def broken(self) -> list[str]:
+        """Return the names of the records that cannot be read: their answers stay inside."""
+        names = []
+        for path in self._paths():
+            try:
+                self._read(path)
+            except IntegrityError:
+                names.append(path.name)
+        return names
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json")) if self.folder.is_dir() else []
+
+    def _read(self, path: Path) -> HeldAnswer:
+        """Return a record.
+
+        Raises:
+            IntegrityError: SB-405, it cannot be read, or lies under another's name.
+        """
+        try:
+            found = parse_message(HeldAnswer, path.read_bytes())
+        except OSError:
+            raise IntegrityError("SB-405", "A held answer cannot be read") from None
+        if self._path(found.request) != path:
+            raise IntegrityError("SB-405", "A held answer is filed under another's name")
+        return found
 
     def named(self, name: str) -> HeldAnswer:
         """Return the one answer whose request begins so.
 
         Raises:
             ConfigurationError: SB-103, none does, or several.
+            IntegrityError: SB-405, its record cannot be read.
         """
         wanted = name.removeprefix("sha256:")
         if not re.fullmatch(r"[0-9a-f]{4,64}", wanted):
             raise ConfigurationError("SB-103", "An answer is named by 4 or more hexadecimal digits")
         found = [h for h in self.all() if h.request.removeprefix("sha256:").startswith(wanted)]
+        lost = [name for name in self.broken() if name.startswith(wanted)]
+        if lost and not found:
+            raise IntegrityError(
+                "SB-405", f"The record {lost[0]} in the outbox cannot be read", _LOST
+            )
         if len(found) != 1:
             raise ConfigurationError(
                 "SB-103",
@@ -156,7 +196,7 @@ class Outbox:
         return found[0]
 
     def write(self, held: HeldAnswer) -> None:
-        """Write a record, whole or not at all."""
+        """Write a record, whole or not at all, and synced."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_whole(self._path(held.request), held.payload().decode())
 
@@ -223,15 +263,42 @@ def release(
     and at each patient, once more before the bytes leave.
 
     Raises:
-        RefusedError: the approval was withdrawn, the study has ended, or it was decided about already.
+        RefusedError: the approval was withdrawn, the study has ended, it was decided about already, or its
+            bytes are gone.
         DataError: SB-308, the consent source is stale.
     """
     outbox, held = _waiting(config, name)
     approval = read_approval(config, keys, held.study)
     if now.date() > approval.document.study.study.ends:
         raise RefusedError("SB-206", f"The study ended on {approval.document.study.study.ends}")
+    _check_there(config, held)
     read_consent_now(config, now=now)
     return _decide(outbox, held, log, "released", by=by, now=now)
+
+
+def _check_there(config: NodeConfig, held: HeldAnswer) -> None:
+    """Refuse to release what is no longer there: a later round erases the replies of earlier ones.
+
+    A charge that is not spent yet means a crash before the reply was stored: it is made anew, and waits again.
+
+    Raises:
+        RefusedError: SB-205.
+    """
+    state = VaultState(config.state / STATE_FILE)
+    try:
+        stored = Store(state).stored_reply(held.request)
+        charge = open_ledger(config, state).find(held.request)
+    finally:
+        state.close()
+    if stored is not None and stored.sealed is not None and stored.work == held.work:
+        return
+    if stored is None and charge is not None and charge.status != "spent":
+        return
+    raise RefusedError(
+        "SB-205",
+        f"The bytes of {held.kind} {held.round} of {held.run} are gone, so nothing could leave",
+        "A later round was answered since, or the file was lost. Reject it: it leaves the list",
+    )
 
 
 def reject(

@@ -36,10 +36,12 @@ def list_answers(
     from solblom_client.outbox import Outbox
 
     config = _config(node)
-    held = [h for h in Outbox.of(config).all() if everything or h.status == "waiting"]
+    outbox = Outbox.of(config)
+    held, broken = [h for h in outbox.all() if everything or h.status == "waiting"], outbox.broken()
     if as_json:
         rows = [_row(answer) for answer in held]
-        print_json("solblom.node.outbox.list/1", {"site": config.node.site, "answers": rows})
+        data = {"site": config.node.site, "answers": rows, "broken": broken}
+        print_json("solblom.node.outbox.list/1", data)
         return
     if not held:
         say(f"{config.node.site}: no answer waits for a person")
@@ -47,6 +49,9 @@ def list_answers(
         said = f"{answer.request[7:19]}  {answer.status:<9} {answer.kind} {answer.round} of {answer.run}"
         said += f"  {answer.size_bytes} bytes, epsilon {answer.epsilon}, since {answer.made}"
         out().print(said, markup=False, highlight=False, soft_wrap=True)
+    for name in broken:
+        said = f"WRONG: the record {name} cannot be read; its answer stays inside"
+        out().print(said, style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("show")

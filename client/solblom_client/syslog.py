@@ -12,13 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from solblom_client.decision_log import LogPlace, read_entries, write_whole
+from solblom_client.decision_log import LogPlace, read_entries
+from solblom_client.log_file import write_whole
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
 POSITION_FILE = "forwarded"
 AUDIT = 13  # facility "log audit" (RFC 5424 §6.2.1)
 NOTICE, WARNING = 5, 4
-WARNED_OF = frozenset({"refused", "manual-reject", "revoked", "ended", "clock-accepted", "pruned"})
+WARNED_OF = frozenset(
+    {
+        "refused",
+        "manual-reject",
+        "revoked",
+        "ended",
+        "clock-accepted",
+        "log-accepted",
+        "pruned",
+    }
+)
 SEND_SECONDS = 10.0
 MOST_SEQUENCE = 2**31 - 1  # RFC 5424 §7.3.1
 

@@ -2,20 +2,31 @@
 
 import datetime as dt
 import json
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab import NOW, LabHospital, study_document
 from security.observer import PLANTED
 from solblom_client.approval import revoke
-from solblom_client.decision_log import log_place, open_decisions, read_entries
+from solblom_client.decision_log import (
+    Decision,
+    DecisionLog,
+    _add,
+    log_place,
+    open_decisions,
+    read_entries,
+)
 from solblom_client.exchange import exchange_once
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import STATE_FILE
 from solblom_client.log_check import verify_log
+from solblom_client.log_file import size_of
 from solblom_client.opening_hours import is_open, vault_pause_file
 from solblom_client.outbox import HeldAnswer, Outbox, reject, release
 from solblom_client.policy import PolicyTable, load_node_config
@@ -151,10 +162,13 @@ def test_a_record_that_was_removed_or_changed_lets_nothing_out(
     order = careful.order(study)
     assert code(careful, order) == "SB-219"
     path = careful.config.state / "outbox" / f"{held(careful).request[7:]}.json"
-    path.write_bytes(b"{}")
-    with pytest.raises(IntegrityError):
-        held(careful)
-    assert isinstance(careful.ask(order), Refusal)
+    for broken in (b"{}", b""):
+        path.write_bytes(broken)
+        outbox = Outbox.of(careful.config)
+        assert (outbox.all(), outbox.broken()) == ([], [path.name])
+        with pytest.raises(IntegrityError):
+            outbox.named(path.stem)
+        assert isinstance(careful.ask(order), Refusal)
     path.unlink()
     assert code(careful, order) == "SB-219"
 
@@ -178,6 +192,82 @@ def test_a_study_without_privacy_cannot_wait_so_it_is_refused(tmp_path: Path) ->
     lab = LabHospital(tmp_path / "n", policy='release = "manual"\nallow_privacy_off = true')
     with pytest.raises(RefusedError, match="none can wait"):
         lab.approve(study_document(privacy={"epsilon": "off"}))
+
+
+def test_a_record_that_says_released_lets_nothing_out_unless_the_log_names_who_did_it(
+    careful: LabHospital, study: StudyDocument
+) -> None:
+    careful.ask(careful.order(study))
+    path = careful.config.state / "outbox" / f"{held(careful).request[7:]}.json"
+    waiting = path.read_bytes()
+    path.write_bytes(waiting.replace(b'"status":"waiting"', b'"status":"released"'))
+    assert code(careful, careful.order(study, attempt=2)) == "SB-219"
+    path.write_bytes(waiting)
+    let_go(careful)
+    assert isinstance(careful.ask(careful.order(study, attempt=3)), Result)
+
+
+def test_a_release_slipped_into_the_log_lets_nothing_out(
+    careful: LabHospital, study: StudyDocument
+) -> None:
+    careful.ask(careful.order(study))
+    place, record = log_place(careful.config), held(careful)
+    path = careful.config.state / "outbox" / f"{record.request[7:]}.json"
+    path.write_bytes(path.read_bytes().replace(b'"status":"waiting"', b'"status":"released"'))
+    database = sqlite3.connect(place.folder / "decisions.sqlite")
+    with database:  # the entry that says `held` now says that a person released it
+        database.execute(
+            "UPDATE entries SET entry = replace(entry, '\"held\"', '\"manual-release\"')"
+        )
+    database.close()
+    assert code(careful, careful.order(study, attempt=2)) == "SB-219"
+    forger = DecisionLog(replace(place, state=None), Ed25519PrivateKey.generate())
+    with pytest.raises(IntegrityError):
+        forger.append(Decision("manual-release", work=record.work, by=BY), now=NOW)
+    database = sqlite3.connect(place.folder / "decisions.sqlite")
+    with database:
+        seq = size_of(database)
+        _add(database, Decision("manual-release", work=record.work, by=BY), NOW)
+    database.close()
+    assert len(read_entries(place)) == seq + 1
+    assert isinstance(careful.ask(careful.order(study, attempt=3)), Refusal)
+
+
+def test_a_broken_record_hides_no_other_answer(careful: LabHospital, study: StudyDocument) -> None:
+    careful.ask(careful.order(study))
+    path = careful.config.state / "outbox" / f"{'0' * 64}.json"
+    path.write_bytes(b"")
+    assert held(careful).status == "waiting"
+    assert Outbox.of(careful.config).broken() == [path.name]
+    let_go(careful)
+    assert isinstance(careful.ask(careful.order(study, attempt=2)), Result)
+
+
+def test_an_answer_whose_bytes_a_later_round_erased_is_not_released(
+    careful: LabHospital, study: StudyDocument
+) -> None:
+    careful.ask(careful.order(study))
+    first = held(careful)
+    assert code(careful, careful.order(study, round=2)) == "SB-219"
+    config, keys = careful.config, read_node_keys(careful.config.state)
+    log = open_decisions(config, keys)
+    with pytest.raises(RefusedError, match="are gone"):
+        release(config, keys, log, first.request, by=BY, now=careful.clock())
+    second = next(h for h in Outbox.of(config).all() if h.round == 2)
+    assert release(config, keys, log, second.request, by=BY, now=NOW).status == "released"
+    assert isinstance(careful.ask(careful.order(study, round=2, attempt=2)), Result)
+    assert "manual-release" not in [e["event"] for e in logged(careful) if e.get("round") == 1]
+
+
+def test_leaving_again_is_logged_after_any_flood_of_orders(
+    careful: LabHospital, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solblom_client.decision_log.MOST_KINDS", 6)
+    for attempt in range(1, 8):
+        careful.ask(careful.order(study, attempt=attempt))
+    let_go(careful)
+    assert isinstance(careful.ask(careful.order(study, attempt=8)), Result)
+    assert "again" in [entry["event"] for entry in logged(careful)]
 
 
 # --- What a person sees

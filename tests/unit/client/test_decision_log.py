@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -17,39 +18,20 @@ from solblom_client.decision_log import (
     read_entries,
 )
 from solblom_client.log_check import verify_log
+from solblom_client.log_memory import write_noted
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.transparency import head_of, read_checkpoint
-
-NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-ORDER = "sha256:" + "a" * 64
+from unit.client.decision_lab import KEY, NOW, ORDER, change, fill, log_place_in, problems
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> LogPlace:
-    return LogPlace(tmp_path / "log", "north", tmp_path / "anchor" / "anchor.json")
+    return log_place_in(tmp_path)
 
 
 @pytest.fixture
 def log(place: LogPlace) -> DecisionLog:
     return DecisionLog(place, KEY)
-
-
-def fill(log: DecisionLog, count: int, *, days: int = 0) -> None:
-    for number in range(count):
-        moment = NOW + dt.timedelta(days=days, minutes=number)
-        log.append(Decision("accepted", order=ORDER, round=number + 1), now=moment)
-
-
-def change(place: LogPlace, sql: str, *values: Any) -> None:
-    database = sqlite3.connect(place.folder / LOG_FILE)
-    with database:
-        database.execute(sql, values)
-    database.close()
-
-
-def problems(place: LogPlace) -> tuple[str, ...]:
-    return verify_log(place, KEY.public_key()).problems
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 20])
@@ -123,7 +105,7 @@ def test_a_log_rolled_back_with_its_checkpoint_is_found_by_the_copy_beside_the_a
         fill(log, 1)
 
 
-def test_a_restored_log_goes_on_once_a_person_has_moved_the_copy_aside(
+def test_a_restored_log_goes_on_once_a_person_has_said_so(
     log: DecisionLog, place: LogPlace
 ) -> None:
     fill(log, 5)
@@ -133,11 +115,15 @@ def test_a_restored_log_goes_on_once_a_person_has_moved_the_copy_aside(
     log.close()
     for path, data in backup.items():
         path.write_bytes(data)
-    copy = place.checkpoints[1]
-    copy.rename(copy.with_suffix(".aside"))
+    place.checkpoints[1].unlink()
+    with pytest.raises(IntegrityError, match="5 entries; 7 were signed"):
+        fill(log, 1)
+    log.accept(by="Kari Nordmann", now=NOW)
     fill(log, 1)
     assert problems(place) == ()
-    assert len(read_entries(place)) == 6
+    entries = [json.loads(entry) for entry in read_entries(place)]
+    assert len(entries) == 7
+    assert (entries[5]["event"], entries[5]["by"]) == ("log-accepted", "Kari Nordmann")
 
 
 def test_a_log_that_is_gone_is_found(log: DecisionLog, place: LogPlace) -> None:
@@ -168,16 +154,81 @@ def test_a_changed_hash_of_a_subtree_is_found(log: DecisionLog, place: LogPlace)
         DecisionLog(place, KEY).append(Decision("paused"), now=NOW)
 
 
+# --- A crash
+
+
+class PowerCutError(Exception):
+    """The machine stops here."""
+
+
+def dies_at(
+    monkeypatch: pytest.MonkeyPatch, step: str, log: DecisionLog, before: Any = lambda *_: None
+) -> None:
+    """Append two entries, and stop at a step of the log's module, once `before` was done."""
+
+    def dies(*words: Any) -> None:
+        before(*words)
+        raise PowerCutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"solblom_client.decision_log.{step}", dies)
+        with pytest.raises(PowerCutError):
+            log.append(Decision("received"), Decision("accepted", order=ORDER), now=NOW)
+
+
 def test_an_entry_without_its_checkpoint_after_a_crash_is_no_fault(
-    log: DecisionLog, place: LogPlace
+    log: DecisionLog, place: LogPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(log, 4)
-    older = place.checkpoints[0].read_bytes()
-    fill(log, 1)
-    place.checkpoints[0].write_bytes(older)
+    dies_at(monkeypatch, "DecisionLog._publish", log)
+    assert len(read_entries(place)) == 6
     assert problems(place) == ()
+    log = DecisionLog(place, KEY)
+    for _ in range(2):  # a second crash at the same place
+        dies_at(monkeypatch, "write_noted", log)
     fill(log, 1)
     assert problems(place) == ()
+    assert len(read_entries(place)) == 7
+
+
+def test_a_batch_that_was_noted_before_a_crash_is_put_in_by_the_next_append(
+    log: DecisionLog, place: LogPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(log, 4)
+    dies_at(monkeypatch, "write_noted", log, before=write_noted)
+    assert len(read_entries(place)) == 4
+    assert problems(place) == ()
+    DecisionLog(place, KEY).append(Decision("paused"), now=NOW)
+    events = [json.loads(entry)["event"] for entry in read_entries(place)]
+    assert events[4:] == ["received", "accepted", "paused"]
+    assert problems(place) == ()
+
+
+def test_a_crash_before_the_tables_are_made_stops_nothing(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    place.folder.mkdir()
+    database = sqlite3.connect(place.folder / LOG_FILE, isolation_level=None)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.close()
+    fill(log, 1)
+    assert problems(place) == ()
+
+
+def test_a_checkpoint_is_synced_file_and_folder_before_an_append_returns(
+    log: DecisionLog, place: LogPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(log, 1)
+    synced, real = set(), os.fsync
+
+    def note(number: int) -> None:
+        synced.add(str(Path(f"/proc/self/fd/{number}").readlink()))
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", note)
+    fill(log, 1)
+    for path in place.checkpoints:
+        assert {str(path.parent), str(path.with_name(f".{path.name}.partial"))} <= synced
 
 
 # --- Only codes and digests
@@ -235,6 +286,23 @@ def test_a_flood_of_different_orders_is_bounded(log: DecisionLog, place: LogPlac
     log.append(Decision("paused"), now=NOW + dt.timedelta(hours=2), often=True)
     counted = json.loads(read_entries(place)[200])
     assert (counted["what"], counted["times"]) == ("others", 100)
+
+
+def test_bytes_that_left_again_are_named_after_any_flood(
+    log: DecisionLog, place: LogPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solblom_client.decision_log.MOST_KINDS", 9)
+    for number in range(20):
+        order = f"sha256:{number:064x}"
+        log.append(Decision("received", order=order), now=NOW, often=True)
+    for number in range(20):
+        order = f"sha256:{number:064x}"
+        log.append(Decision("again", order=order, request=ORDER), now=NOW, often=True)
+    events = [json.loads(entry)["event"] for entry in read_entries(place)]
+    assert events == ["received"] * 9 + ["again"]
+    log.append(Decision("paused"), now=NOW + dt.timedelta(hours=1), often=True)
+    counted = [json.loads(entry) for entry in read_entries(place)[10:-1]]
+    assert [(c["what"], c["times"]) for c in counted] == [("again", 19), ("others", 11)]
 
 
 # --- Retention

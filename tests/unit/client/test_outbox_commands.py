@@ -72,6 +72,28 @@ def test_a_rejected_answer_is_said_to_be_gone(careful: LabHospital) -> None:
     assert shown["status"] == "rejected"
 
 
+def test_a_record_that_cannot_be_read_is_named_beside_the_others(careful: LabHospital) -> None:
+    name = f"{'0' * 64}.json"
+    (careful.config.state / "outbox" / name).write_bytes(b"")
+    found = told(careful, "outbox", "list")
+    assert (len(found["answers"]), found["broken"]) == (1, [name])
+    assert name in run(careful, "outbox", "list").stdout
+    assert run(careful, "outbox", "show", "0000").exit_code == 5
+
+
+def test_a_person_accepts_a_log_by_name(careful: LabHospital) -> None:
+    assert run(careful, "log", "accept").exit_code == 2  # who says so?
+    place = log_place(careful.config)
+    careful.vault.close()
+    for path in (*place.folder.iterdir(), place.checkpoints[1]):
+        path.unlink()
+    assert run(careful, "log", "verify").exit_code == 5
+    assert run(careful, "pause").exit_code == 5
+    told(careful, "log", "accept", "--by", "Kari Nordmann")
+    assert told(careful, "log", "verify")["ok"] is True
+    assert run(careful, "pause").exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["ff", "zzzz", "../../etc/passwd", "0000000000"])
 def test_an_answer_that_is_not_there_is_a_wrong_word(careful: LabHospital, name: str) -> None:
     assert run(careful, "outbox", "show", name).exit_code == 3

@@ -1,0 +1,112 @@
+"""What the vault's state remembers of the log of decisions: its newest signed head, noted before the log has it.
+
+The log lies in a folder of its own, which can be emptied, set back or added to. So the signed head that an append
+leads to is put into `meta` of the vault's state first, with the entries that lead to it: the log can then be neither
+shorter nor longer than what is noted, but for that one batch after a crash, and the next append puts it in.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import Field
+
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.messages import Message, parse_message
+from solblom_protocol.transparency import Head, read_checkpoint
+
+KEY = "decision_log"
+
+
+class _Note(Message):
+    """The row in `meta`: a signed checkpoint, the entries that are new in it, and the copy that exists for sure."""
+
+    schema_: Literal["solblom.log-note/1"] = Field(alias="schema")
+    checkpoint: str
+    batch: list[str]
+    copied: str | None
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The newest head; `batch`: entries that a crash may have kept out of the log; `copied`: where a copy must be."""
+
+    head: Head
+    batch: tuple[str, ...]
+    copied: str | None
+
+    @property
+    def before(self) -> int:
+        """The size of the log without its newest batch."""
+        return self.head.size - len(self.batch)
+
+
+def read_noted(state: Path, origin: str, public: Ed25519PublicKey) -> Noted | None:
+    """Return what is noted of the log `origin`; None where nothing was logged yet.
+
+    Raises:
+        IntegrityError: SB-406, the state cannot be read, or this key did not sign what is noted.
+    """
+    with _opened(state) as database:
+        row = database.execute("SELECT value FROM meta WHERE key = ?", (KEY,)).fetchone()
+    if row is None:
+        return None
+    try:
+        note = parse_message(_Note, str(row[0]).encode())
+        head = read_checkpoint(note.checkpoint, origin, public)
+    except IntegrityError as error:
+        raise IntegrityError(
+            "SB-406", f"What the vault's state notes of the log does not hold: {error.message}"
+        ) from None
+    if len(note.batch) > head.size:
+        raise IntegrityError("SB-406", "The vault's state notes more entries than were signed")
+    return Noted(head, tuple(note.batch), note.copied)
+
+
+def write_noted(state: Path, checkpoint: str, batch: list[str], copied: str | None) -> None:
+    """Note a signed head, on disk, before the log has it.
+
+    Raises:
+        IntegrityError: SB-406, the disk does not take it.
+    """
+    note = _Note(
+        schema="solblom.log-note/1", checkpoint=checkpoint, batch=list(batch), copied=copied
+    )
+    with _opened(state) as database:
+        database.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (KEY, note.payload().decode())
+        )
+
+
+def has_charges(state: Path) -> bool:
+    """Tell whether the ledger has a charge: then there was a log.
+
+    Raises:
+        IntegrityError: SB-406, the state cannot be read.
+    """
+    with _opened(state) as database:
+        return database.execute("SELECT 1 FROM events LIMIT 1").fetchone() is not None
+
+
+@contextmanager
+def _opened(state: Path) -> Iterator[sqlite3.Connection]:
+    """Open the state through a connection of its own; it is never made here.
+
+    Raises:
+        IntegrityError: SB-406.
+    """
+    try:
+        address = f"{state.absolute().as_uri()}?mode=rw"
+        with closing(
+            sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)
+        ) as database:
+            database.execute("PRAGMA synchronous=EXTRA")
+            yield database
+    except sqlite3.Error:
+        raise IntegrityError(
+            "SB-406", "The vault's state cannot tell, or note, how long the log of decisions is"
+        ) from None

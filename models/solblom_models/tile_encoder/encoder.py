@@ -22,6 +22,8 @@ NAME = "solblom-texture-1"
 CONSTANTS = "constants.safetensors"
 LIMIT_RAW, LIMIT = 8.0, 8.0  # standard deviations of public tiles
 AT_ONCE = 256  # tiles; bounds memory
+FEW = 4096  # tiles; for so many each pair is weighted, which grows with their square
+COLUMNS = 16  # features whose surroundings are worked out at once on a grid; bounds memory
 REACH = 4.0  # of a tile's neighbourhood, in tiles: the spread of its Gaussian weights
 
 
@@ -61,7 +63,8 @@ def with_surroundings(
     """Return each tile's features beside those of its neighbours and of its whole bag, shape (N, 3 K).
 
     Neighbours are weighted by a Gaussian of four tiles' width; a tile without any stands in for them itself. All is
-    of one patient, so a patient's gradient depends on that patient only.
+    of one patient, so a patient's gradient depends on that patient only. Beyond FEW tiles on a grid, as tile_grid cuts
+    them, the same comes of far fewer steps; tiles at places without order take a time that grows with their square.
 
     Args:
         features: of one patient's tiles on one slide, shape (N, K).
@@ -70,18 +73,73 @@ def with_surroundings(
     """
     if not len(features):
         return np.zeros((0, 3 * features.shape[1]), dtype=np.float32)
+    places, spread = coords.astype(np.float64), REACH * tile_px
+    (x, columns), (y, rows) = (np.unique(side, return_inverse=True) for side in places.T)
+    on_grid = len(x) * len(y) * (len(x) + len(y)) < len(features) ** 2
+    if len(features) > FEW and on_grid:
+        near = _near_on_grid(features, _falloff(x, spread), _falloff(y, spread), columns, rows)
+    else:
+        near = _near(features, places, spread)
+    whole = np.broadcast_to(features.mean(axis=0), features.shape)
+    return np.concatenate([features, near, whole], axis=1).astype(np.float32)
+
+
+def _near(
+    features: NDArray[np.float32], places: NDArray[np.float64], spread: float
+) -> NDArray[np.float32]:
+    """Return the weighted mean of each tile's neighbours, pair by pair."""
     near = np.empty_like(features)
-    places = coords.astype(np.float64)
     for start in range(0, len(features), AT_ONCE):
         part = slice(start, start + AT_ONCE)
         square = ((places[part, None] - places[None]) ** 2).sum(axis=2)
-        weights = np.exp(-square / (2 * (REACH * tile_px) ** 2))
+        weights = np.exp(-square / (2 * spread**2))
         weights[np.arange(len(weights)), np.arange(start, start + len(weights))] = 0.0
         total = weights.sum(axis=1, keepdims=True)
         mean = (weights / np.maximum(total, 1e-9)) @ features
         near[part] = np.where(total > 1e-3, mean, features[part])
-    whole = np.broadcast_to(features.mean(axis=0), features.shape)
-    return np.concatenate([features, near, whole], axis=1).astype(np.float32)
+    return near
+
+
+def _near_on_grid(
+    features: NDArray[np.float32],
+    across: NDArray[np.float64],
+    down: NDArray[np.float64],
+    columns: NDArray[np.intp],
+    rows: NDArray[np.intp],
+) -> NDArray[np.float32]:
+    """Return what `_near` does, rounding apart: a Gaussian is the product of one across and one down a grid.
+
+    So nothing is cut off, and R rows of C columns take R C (R + C) steps a feature in place of N^2.
+
+    Args:
+        features: shape (N, K).
+        across: weight of each column for each, shape (C, C).
+        down: as `across`, of rows, shape (R, R).
+        columns: of the tiles, shape (N,).
+        rows: as `columns`.
+    """
+
+    def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return for each tile the weighted sum over all others, shape (N, k)."""
+        cells = np.zeros((len(down), len(across), values.shape[1]))
+        np.add.at(cells, (rows, columns), values)
+        cells = (down @ cells.reshape(len(down), -1)).reshape(cells.shape)
+        found: NDArray[np.float64] = (across @ cells)[rows, columns] - values
+        return found
+
+    near = np.empty_like(features)
+    total = summed(np.ones((len(features), 1)))
+    for start in range(0, features.shape[1], COLUMNS):
+        part = features[:, start : start + COLUMNS]
+        mean = summed(part.astype(np.float64)) / np.maximum(total, 1e-9)
+        near[:, start : start + COLUMNS] = np.where(total > 1e-3, mean, part)
+    return near
+
+
+def _falloff(places: NDArray[np.float64], spread: float) -> NDArray[np.float64]:
+    """Return a Gaussian of the distance between each two places along one side, shape (n, n)."""
+    found: NDArray[np.float64] = np.exp(-((places[:, None] - places) ** 2) / (2 * spread**2))
+    return found
 
 
 def encoder_digest() -> str:

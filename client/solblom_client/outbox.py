@@ -120,7 +120,9 @@ class Outbox:
             IntegrityError: SB-405 or SB-406, record or log cannot be read.
         """
         held = self.find(request)
-        if not self.manual or (held is None and has_left()):
+        # What was held stays held, also when the policy has changed since and its record is gone.
+        asked = self.manual or is_logged(self.log, "held", work)
+        if not asked or (held is None and has_left()):
             return
         if held is None or held.work != work or held.status != "released":
             raise WaitingError("Nobody has released these bytes")

@@ -207,6 +207,18 @@ def test_a_record_that_says_released_lets_nothing_out_unless_the_log_names_who_d
     assert isinstance(careful.ask(careful.order(study, attempt=3)), Result)
 
 
+def test_a_held_answer_stays_held_when_its_record_is_lost_and_the_policy_changes(
+    careful: LabHospital, study: StudyDocument
+) -> None:
+    careful.ask(careful.order(study))
+    (careful.config.state / "outbox" / f"{held(careful).request[7:]}.json").unlink()
+    toml = careful.folder / "node.toml"
+    toml.write_text(toml.read_text().replace('release = "manual"', 'release = "automatic"'))
+    careful.config = load_node_config(careful.folder)
+    careful.restart()
+    assert code(careful, careful.order(study, attempt=2)) == "SB-219"
+
+
 def test_a_release_slipped_into_the_log_lets_nothing_out(
     careful: LabHospital, study: StudyDocument
 ) -> None:

@@ -2,7 +2,8 @@
 
 * A new notice at most every `notice_days`; asked for again before that, the same bytes.
 * Every run to which an update was given is listed, whether or not anybody withdrew. All manifests are read,
-  whatever the first ones say: neither size nor work depends on the answer.
+  whatever the first ones say: neither size nor work depends on the answer. An update that waits for a person, or
+  that a person rejected, was not given.
 * Once affected, always: coming back, or a second withdrawal, shows nothing.
 
 Only what stands behind a person's will counts. An expiry, a death or a birthday is no withdrawal.
@@ -16,6 +17,7 @@ from solblom_client.cohort_record import FrozenCohort, frozen_cohorts, read_mani
 from solblom_client.consent import ConsentState
 from solblom_client.consent_rules import BECAUSE_OF_TIME
 from solblom_client.keys import NodeKeys
+from solblom_client.outbox import Outbox
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError
@@ -63,9 +65,9 @@ def notice_of(
 
     Raises:
         DataError: SB-308, consent cannot be read now.
-        IntegrityError: SB-402 or SB-407.
+        IntegrityError: SB-402, SB-405 or SB-407.
     """
-    records = [r for r in frozen_cohorts(state) if r.kind == "train" and r.receipt is not None]
+    records = _given(config, state)
     runs = sorted({(record.study, record.run) for record in records})
     last, wait = _last(state), dt.timedelta(days=config.consent.notice_days)
     if last is not None and now < last.issued_at + wait:
@@ -93,6 +95,17 @@ def notice_of(
             (timestamp(now), text, sealed),
         )
     return Notice(sealed, False, len(runs), now + wait)
+
+
+def _given(config: NodeConfig, state: VaultState) -> list[FrozenCohort]:
+    """Return the cohorts of updates that left, or that the coordinator may have: released counts as left.
+
+    Raises:
+        IntegrityError: SB-402 or SB-405.
+    """
+    kept = {held.work for held in Outbox.of(config).all() if held.status != "released"}
+    records = (r for r in frozen_cohorts(state) if r.kind == "train" and r.receipt is not None)
+    return [record for record in records if record.work not in kept]
 
 
 def affected_runs(

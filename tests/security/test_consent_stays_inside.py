@@ -17,7 +17,9 @@ from solblom_client import vault as vault_module
 from solblom_client.cli import app
 from solblom_client.cohort_record import frozen_cohorts, read_manifest
 from solblom_client.consent_notices import Notice, notice_of
+from solblom_client.decision_log import open_decisions
 from solblom_client.keys import read_node_keys
+from solblom_client.outbox import Outbox, reject, release
 from solblom_protocol.errors import DataError, IntegrityError
 from solblom_protocol.messages import unframe
 from solblom_protocol.result import BANDS, Result
@@ -337,7 +339,7 @@ def test_a_notice_reads_every_manifest_whatever_the_first_one_says(
 
     hospital = north.hospital
     hospital.ask(hospital.order(STUDY, round=1))
-    hospital.write_rows(hospital.rows[2:])
+    hospital.write_rows(hospital.rows[20:])
     hospital.ask(hospital.order(STUDY, round=2))
     read: list[str] = []
     real = consent_notices.read_manifest
@@ -350,6 +352,59 @@ def test_a_notice_reads_every_manifest_whatever_the_first_one_says(
         hospital.clock.advance(days=31)
     assert len(read) == 4
     assert read[:2] == read[2:]
+
+
+@pytest.fixture
+def careful(tmp_path: Path) -> Observer:
+    """A hospital where a person releases each answer."""
+    hospital = LabHospital(tmp_path / "north", policy='release = "manual"')
+    hospital.approve(STUDY)
+    return Observer(hospital)
+
+
+def decide(hospital: LabHospital, what: str) -> None:
+    """Release or reject the one answer that waits."""
+    config, state = hospital.config, hospital.vault._state
+    keys, now = read_node_keys(config.state), hospital.clock()
+    log = open_decisions(config, keys)
+    (name,) = [held.request for held in Outbox.of(config).all() if held.status == "waiting"]
+    if what == "released":
+        release(config, keys, log, name, by="Kari", now=now)
+    else:
+        reject(config, log, name, state=state, by="Kari", now=now)
+
+
+@pytest.mark.parametrize(
+    ("decided", "runs"), [("waiting", []), ("rejected", []), ("released", [("lab-1", 1)])]
+)
+def test_a_notice_lists_no_run_of_which_nothing_was_given(
+    careful: Observer, decided: str, runs: list[tuple[str, int]]
+) -> None:
+    hospital = careful.hospital
+    hospital.ask(hospital.order(STUDY))
+    if decided != "waiting":
+        decide(hospital, decided)
+    hospital.write_consent([f"{inside(careful)[0]},withdrawn,"])
+    found = opened(careful, notice(careful).sealed)
+    assert [(run.run, run.affected) for run in found.runs] == runs
+
+
+@pytest.mark.parametrize(("second", "affected"), [("rejected", 0), ("released", 1)])
+def test_who_was_in_a_rejected_answer_alone_affects_no_run(
+    careful: Observer, second: str, affected: int
+) -> None:
+    hospital, everybody = careful.hospital, careful.hospital.rows
+    hospital.write_rows(everybody[20:])
+    hospital.ask(hospital.order(STUDY, round=1))
+    decide(hospital, "released")
+    hospital.write_rows(everybody)
+    hospital.ask(hospital.order(STUDY, round=2))
+    decide(hospital, second)
+    state = hospital.vault._state
+    one, two = (set(read_manifest(state, record)) for record in frozen_cohorts(state))
+    hospital.write_consent([f"{patient},withdrawn," for patient in two - one])
+    assert two - one
+    assert [run.affected for run in opened(careful, notice(careful).sealed).runs] == [affected]
 
 
 def test_a_notice_tells_the_day_and_not_the_hour(north: Observer) -> None:

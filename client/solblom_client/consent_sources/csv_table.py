@@ -82,6 +82,10 @@ def _read_rows(reader: Iterator[list[str]], more: tuple[str, ...]) -> Snapshot:
             raise DataError(
                 "SB-308", "The consent source has a row of another length than its header"
             )
+        text = "".join(row)
+        if "\n" in text or "\r" in text:
+            # A quote that was left open takes the next row into its cell, and that may be a withdrawal.
+            raise DataError("SB-308", "The consent source has a cell with a line break")
         patient = patient_id(row[0])
         if not patient:
             raise DataError("SB-308", "The consent source has a row without a patient")

@@ -6,44 +6,46 @@ share takes part under no rule.
 """
 
 import datetime as dt
+import re
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from solblom_client.consent_sources.fhir_consent import (
-    FhirConsent,
     FhirSettings,
     identifiers_of,
+    logical_id,
     read_consent_resource,
+)
+from solblom_client.consent_sources.fhir_patients import (
+    ConsentEntry,
+    FhirPatient,
+    names_of,
+    resolve,
 )
 from solblom_client.consent_sources.json_stream import members
 from solblom_client.consent_sources.record import (
     MAX_RECORDS,
-    ConsentRecord,
     Person,
     Snapshot,
     add_person,
     birth_date,
     start_of,
 )
+from solblom_models.patient_id import patient_id
 from solblom_protocol.errors import DataError
 
 # Tuples, which compare: a list in the place of a word has no hash.
 _TYPES = ("searchset", "collection")  # others hold requests, or older versions beside new
+_BASE = re.compile(r"(https?://.+)/Consent/[^/]+")
 _HARMLESS = ("information", "warning")
-
-
-class _FhirPatient(NamedTuple):
-    names: tuple[str, ...]
-    person: Person
-    merged: tuple[str, ...]  # logical ids with which the record was merged
 
 
 @dataclass
 class _Bundle:
     """What was read of a bundle so far."""
 
-    consents: list[FhirConsent] = field(default_factory=list)
-    patients: list[_FhirPatient] = field(default_factory=list)
+    consents: list[ConsentEntry] = field(default_factory=list)
+    patients: list[FhirPatient] = field(default_factory=list)
     by_reference: dict[str, int] = field(default_factory=dict)  # logical id or address → patient
     about: dict[str, Any] = field(default_factory=dict)  # the bundle's own members
     matches: int = 0
@@ -66,7 +68,8 @@ def read_fhir(data: bytes, settings: FhirSettings) -> Snapshot:
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         raise DataError("SB-308", "The consent source is not a FHIR bundle in JSON") from None
     _check_whole(bundle)
-    return _resolve(bundle, settings)
+    found = resolve(bundle.consents, bundle.patients, bundle.by_reference, settings)
+    return Snapshot(*found, _made(bundle.about))
 
 
 def _read_entry(entry: Any, bundle: _Bundle, settings: FhirSettings) -> None:
@@ -78,7 +81,9 @@ def _read_entry(entry: Any, bundle: _Bundle, settings: FhirSettings) -> None:
     bundle.matches += mode == "match"
     kind = resource.get("resourceType")
     if kind == "Consent":
-        bundle.consents.append(read_consent_resource(resource, settings))
+        consent = read_consent_resource(resource, settings)
+        address = _patient_address(consent.reference, entry.get("fullUrl"))
+        bundle.consents.append(ConsentEntry(consent, address))
     elif kind == "Patient":
         _read_patient(resource, entry.get("fullUrl"), bundle, settings)
     elif kind == "OperationOutcome":
@@ -87,6 +92,17 @@ def _read_entry(entry: Any, bundle: _Bundle, settings: FhirSettings) -> None:
         raise DataError("SB-308", "The consent source has a bundle inside a bundle")
     if len(bundle.consents) > MAX_RECORDS or len(bundle.patients) > MAX_RECORDS:
         raise DataError("SB-308", f"The consent source has over {MAX_RECORDS:,} records")
+
+
+def _patient_address(reference: str | None, url: Any) -> str | None:
+    """Return what a relative reference means in an entry with this address; None where that says nothing.
+
+    FHIR reads it from the address of the entry in which it stands (hl7.org/fhir/R4B/bundle.html#references).
+    """
+    base = _BASE.fullmatch(url) if isinstance(url, str) else None
+    if reference is None or ":" in reference or base is None:
+        return None
+    return f"{base[1]}/Patient/{reference}"
 
 
 def _check_outcome(resource: dict[str, Any]) -> None:
@@ -100,9 +116,10 @@ def _check_outcome(resource: dict[str, Any]) -> None:
 def _read_patient(
     resource: dict[str, Any], url: Any, bundle: _Bundle, settings: FhirSettings
 ) -> None:
-    logical = resource.get("id")
+    text = resource.get("id")
+    logical = patient_id(text) if isinstance(text, str) else ""
     identifiers = identifiers_of(resource.get("identifier"))
-    names = _names(logical if isinstance(logical, str) else None, identifiers, settings)
+    names = names_of(logical, identifiers, settings)
     dead = [resource.get("deceasedBoolean", False), resource.get("deceasedDateTime", False)]
     born = resource.get("birthDate")
     person = Person(
@@ -110,43 +127,57 @@ def _read_patient(
         birth_date(born) if isinstance(born, str) else None,
     )
     merged = _merged(resource.get("link"))
-    references = [text for text in (logical, url) if isinstance(text, str)]
+    # An address has a colon, and a logical id has none.
+    address = url if isinstance(url, str) and ":" in url else None
+    references = [text for text in (logical, address) if text]
+    found = FhirPatient(names, person, merged, address if _is_web(address) else None)
+    _add_patient(found, references, bundle)
+
+
+def _is_web(address: str | None) -> bool:
+    return address is not None and address.startswith(("http://", "https://"))
+
+
+def _add_patient(patient: FhirPatient, references: list[str], bundle: _Bundle) -> None:
+    """Add a Patient, or join it with what the bundle says of the same one: the more careful of both.
+
+    Raises:
+        DataError: SB-308, the two are not the same.
+    """
     places = {bundle.by_reference[text] for text in references if text in bundle.by_reference}
     if places:
-        # The same resource again: the more careful of what both say.
         before = bundle.patients[min(places)]
-        if len(places) > 1 or before.names != names:
+        addresses = {before.address, patient.address} - {None}
+        if len(places) > 1 or before.names != patient.names or len(addresses) > 1:
             raise DataError("SB-308", "The consent source has one Patient twice, in two ways")
         both = {"": before.person}
-        add_person(both, "", person)
-        bundle.patients[min(places)] = _FhirPatient(names, both[""], before.merged + merged)
+        add_person(both, "", patient.person)
+        bundle.patients[min(places)] = FhirPatient(
+            patient.names,
+            both[""],
+            before.merged + patient.merged,
+            before.address or patient.address,
+        )
     else:
-        bundle.patients.append(_FhirPatient(names, person, merged))
+        bundle.patients.append(patient)
     place = min(places, default=len(bundle.patients) - 1)
     bundle.by_reference |= dict.fromkeys(references, place)
 
 
 def _merged(links: Any) -> tuple[str, ...]:
-    """Return the logical ids of records with which a Patient was merged; `?` for one that cannot be read."""
-    found = []
+    """Return all that names a record with which a Patient was merged; `?` for one that cannot be read."""
+    found: list[str] = []
     for link in links if isinstance(links, list) else [] if links is None else [links]:
         if isinstance(link, dict) and link.get("type") == "seealso":
             continue
         other = link.get("other") if isinstance(link, dict) else None
         target = other.get("reference") if isinstance(other, dict) else None
-        found.append(target.rpartition("/")[2] if isinstance(target, str) else "?")
+        if isinstance(target, str):
+            found += [target, logical_id(target)]
+        if isinstance(other, dict):
+            found += [value for _, value in identifiers_of([other.get("identifier")])]
+        found.append("?")  # merged, whatever the link says
     return tuple(found)
-
-
-def _names(
-    logical: str | None, identifiers: tuple[tuple[str | None, str], ...], settings: FhirSettings
-) -> tuple[str, ...]:
-    """Return every name that a patient may have in the hospital's own tables."""
-    system = settings.identifier_system
-    if system is not None:
-        return tuple(dict.fromkeys(value for kind, value in identifiers if kind == system))
-    values = (value for _, value in identifiers)
-    return tuple(dict.fromkeys((*([logical] if logical else []), *values)))
 
 
 def _check_whole(bundle: _Bundle) -> None:
@@ -171,56 +202,6 @@ def _check_whole(bundle: _Bundle) -> None:
         raise DataError(
             "SB-308", f"The consent source has {bundle.matches} of {total} matches: it is not whole"
         )
-
-
-def _resolve(bundle: _Bundle, settings: FhirSettings) -> Snapshot:
-    """Give each consent its patient's names."""
-    owners: dict[str, str] = {}  # name → the patient whose it is
-    doubtful: set[str] = set()
-    people: dict[str, Person] = {}
-    for number, patient in enumerate(bundle.patients):
-        key = str(number)
-        for name in patient.names:
-            if owners.setdefault(name, key) != key:
-                doubtful.add(name)
-            add_person(people, name, patient.person)
-        if patient.merged:
-            doubtful.update(patient.names)
-            for other in patient.merged:
-                found = bundle.by_reference.get(other)
-                doubtful.update([other] if found is None else bundle.patients[found].names)
-    records: list[ConsentRecord] = []
-    for consent in bundle.consents:
-        key, names = _whose(consent, bundle, owners, settings)
-        if not names:
-            raise DataError("SB-308", "The consent source has a consent of an unknown patient")
-        for name in names:
-            if owners.setdefault(name, key) != key:
-                doubtful.add(name)
-            records.append(ConsentRecord(name, *consent[2:]))
-    made = _made(bundle.about)
-    return Snapshot(tuple(records), people, frozenset(doubtful), made)
-
-
-def _whose(
-    consent: FhirConsent, bundle: _Bundle, owners: dict[str, str], settings: FhirSettings
-) -> tuple[str, tuple[str, ...]]:
-    """Return who a consent's patient is, and by which names."""
-    reference = consent.reference
-    number = None if reference is None else bundle.by_reference.get(reference)
-    if reference is not None and number is None:
-        logical = None if reference.startswith("urn:") else reference
-        names = _names(logical, consent.identifiers, settings)
-        return f"Patient/{reference}", names
-    own = _names(None, consent.identifiers, settings)
-    if number is not None:
-        return str(number), tuple(dict.fromkeys((*bundle.patients[number].names, *own)))
-    # By identifier alone: a Patient of the bundle who has it, or nobody else's.
-    held = [owners[name] for name in own if name in owners]
-    key = held[0] if held else f"identifier/{own[0]}" if own else ""
-    if key.isdigit():
-        own = tuple(dict.fromkeys((*bundle.patients[int(key)].names, *own)))
-    return key, own
 
 
 def _made(about: dict[str, Any]) -> tuple[dt.datetime, ...]:

@@ -64,7 +64,12 @@ _NARROWING = frozenset(
     ["actor", "action", "securityLabel", "class", "code", "dataPeriod", "data", "provision"]
 )  # limits of a permission, among them exceptions to it (a provision in a provision)
 _SCOPES = frozenset(["research", "patient-privacy"])  # not treatment, not advance directives
-_REFERENCE = re.compile(r"(?:^|/)Patient/([A-Za-z0-9.-]{1,64})(?:/_history/[A-Za-z0-9.-]{1,64})?$")
+_ID = "[A-Za-z0-9.-]{1,64}"
+_RELATIVE = re.compile(rf"Patient/({_ID})(?:/_history/{_ID})?")
+_ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*:[^\s]+?)(?:/_history/{_ID})?")
+_KIND = re.compile(rf"(?:^|/)([A-Za-z]+)/({_ID})(?:/_history/{_ID})?$")
+_OWN = frozenset(["Patient", "Practitioner", "PractitionerRole", "Organization"])
+_GUARDIAN = "RelatedPerson"
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class FhirConsent(NamedTuple):
     """A Consent before its patient is known by name.
 
     Attributes:
-        reference: the logical id of its patient, or the address of an entry of the bundle.
+        reference: the logical id of its patient; or an address, which has a colon and must be an entry's.
         identifiers: (system, value) by which it names the patient itself.
     """
 
@@ -115,7 +120,10 @@ def read_consent_resource(resource: dict[str, Any], settings: FhirSettings) -> F
     if reference is None and not identifiers:
         raise DataError("SB-308", "The consent source has a consent without a patient")
     verdict, starts, ends = _verdict(resource, provision, settings)
-    return FhirConsent(reference, identifiers, verdict, starts, ends, _by_guardian(resource))
+    guardian = _by_guardian(resource)
+    if guardian is None and verdict == "granted":
+        verdict = "unclear"
+    return FhirConsent(reference, identifiers, verdict, starts, ends, bool(guardian))
 
 
 def _other_version(name: str, version: str) -> DataError:
@@ -131,11 +139,8 @@ def _patient(reference: dict[str, Any]) -> tuple[str | None, tuple[tuple[str | N
     target = reference.get("reference")
     found: str | None = None
     if isinstance(target, str):
-        match = _REFERENCE.search(target)
-        if match is not None:
-            found = match[1]
-        elif target.startswith("urn:"):
-            found = target
+        match = _RELATIVE.fullmatch(target) or _ADDRESS.fullmatch(target)
+        found = None if match is None else match[1]
     kind = reference.get("type", "Patient")
     if (target is not None and found is None) or kind != "Patient":
         return None, ()  # a Group, a contained resource, garbage
@@ -157,15 +162,21 @@ def identifiers_of(value: Any) -> tuple[tuple[str | None, str], ...]:
 def _verdict(
     resource: dict[str, Any], provision: Any, settings: FhirSettings
 ) -> tuple[Verdict, dt.datetime | None, dt.datetime | None]:
-    """Return what a Consent says, and from when until when; each doubt is `unclear`."""
+    """Return what a Consent says, and from when until when; each doubt is `unclear`.
+
+    `other-purpose` is the one reason that a permission outweighs, so it is given to nothing in doubt.
+    """
     kind = provision.get("type") if isinstance(provision, dict) else None
     if kind == "deny":
         return "withdrawn", None, None  # whatever its purpose, and whether or not it still holds
-    if kind == "permit" and _is_about_something_else(resource, provision, settings):
+    if isinstance(provision, dict) and "provision" in provision:
+        return "narrowed", None, None  # it may deny this purpose, whatever stands around it
+    ours = kind == "permit" and _is_for_the_study(resource, provision, settings)
+    if kind == "permit" and not ours and _is_surely_another(resource, provision, settings):
         return "other-purpose", None, None
     if resource.get("status") != "active":
         return "not-active", None, None
-    if kind != "permit" or not _known(resource, _MEMBERS) or _unverified(resource):
+    if not ours or not _known(resource, _MEMBERS) or _unverified(resource):
         return "unclear", None, None
     if not _NARROWING.isdisjoint(provision):
         return "narrowed", None, None
@@ -194,15 +205,49 @@ def _unverified(resource: dict[str, Any]) -> bool:
     return any(not isinstance(check, dict) or check.get("verified") is not True for check in checks)
 
 
-def _is_about_something_else(
+def _is_for_the_study(
     resource: dict[str, Any], provision: dict[str, Any], settings: FhirSettings
 ) -> bool:
-    """Tell whether a permission is for another scope or purpose than the study's."""
+    """Tell whether a permission plainly names a scope and, where node.toml names any, a purpose of the study's."""
     scope = resource.get("scope")
-    scopes = _codes(scope.get("coding") if isinstance(scope, dict) else None)
-    if not scopes & _SCOPES:
-        return True
-    return bool(settings.purposes) and not _codes(provision.get("purpose")) & settings.purposes
+    if not _codes(scope.get("coding") if isinstance(scope, dict) else None) & _SCOPES:
+        return False
+    return not settings.purposes or bool(_codes(provision.get("purpose")) & settings.purposes)
+
+
+def _is_surely_another(
+    resource: dict[str, Any], provision: dict[str, Any], settings: FhirSettings
+) -> bool:
+    """Tell whether a permission is for another purpose beyond doubt.
+
+    Without a purpose it is, in FHIR, for any. Scope and purpose must be there and be read to the last code,
+    and nothing else may change what they mean. Where node.toml names no purpose, the scope decides.
+    """
+    scope = resource.get("scope")
+    scopes = _plain_codes(scope.get("coding") if isinstance(scope, dict) else None)
+    purposes = _plain_codes(provision.get("purpose"))
+    if not scopes or not purposes:
+        return False
+    if not _known(resource, _MEMBERS) or not _known(provision, _PROVISION | _NARROWING):
+        return False
+    if not settings.purposes:
+        return scopes.isdisjoint(_SCOPES)
+    # Another system's code of the same name, or another case of it, is a doubt.
+    return purposes.isdisjoint(_plain(name.rpartition("|")[2]) for name in settings.purposes)
+
+
+def _plain_codes(codings: Any) -> set[str]:
+    """Return the bare codes of a list of Codings; none where one of them cannot be read."""
+    if not isinstance(codings, list):
+        return set()
+    codes = [coding.get("code") if isinstance(coding, dict) else None for coding in codings]
+    if not all(isinstance(code, str) and code.strip() for code in codes):
+        return set()
+    return {_plain(str(code)) for code in codes}
+
+
+def _plain(code: str) -> str:
+    return code.strip().casefold()
 
 
 def _codes(codings: Any) -> set[str]:
@@ -228,14 +273,45 @@ def _period(value: Any) -> tuple[dt.datetime | None, dt.datetime | None, bool]:
     return starts, ends, clear
 
 
-def _by_guardian(resource: dict[str, Any]) -> bool:
-    """Tell whether somebody else than the patient agreed: a performer that is a RelatedPerson."""
-    performers = resource.get("performer")
-    for performer in performers if isinstance(performers, list) else []:
-        if not isinstance(performer, dict):
-            continue
-        target = performer.get("reference")
-        named = isinstance(target, str) and "RelatedPerson/" in target
-        if named or performer.get("type") == "RelatedPerson":
-            return True
-    return False
+def _by_guardian(resource: dict[str, Any]) -> bool | None:
+    """Tell whether somebody else agreed for the patient: a performer that is a RelatedPerson; None: nobody can tell.
+
+    Each performer must say by the path of its reference, or by its type, what it is.
+    """
+    performers = resource.get("performer", [])
+    patient = resource.get("patient")
+    if not isinstance(performers, list) or not isinstance(patient, dict):
+        return None
+    guardian = False
+    for performer in performers:
+        kind = _kind(performer) if isinstance(performer, dict) else None
+        if kind == _GUARDIAN:
+            guardian = True
+        elif kind not in _OWN or (kind == "Patient" and _is_another_patient(performer, patient)):
+            return None
+    return guardian
+
+
+def _kind(reference: dict[str, Any]) -> str | None:
+    """Return the kind of resource to which a reference points; None where it does not say, or says two."""
+    target, kind = reference.get("reference"), reference.get("type")
+    path = _KIND.search(target) if isinstance(target, str) else None
+    named = {path[1]} if path is not None else set()
+    if kind is not None:
+        named.add(kind if isinstance(kind, str) else "")
+    return named.pop() if len(named) == 1 else None
+
+
+def _is_another_patient(performer: dict[str, Any], patient: dict[str, Any]) -> bool:
+    """Tell whether a performer is not the consent's own patient, as far as both say: a mother may be a Patient too."""
+    one, other = performer.get("reference"), patient.get("reference")
+    if one is not None and other is not None:
+        return logical_id(one) != logical_id(other)
+    one, other = (identifiers_of([who.get("identifier")]) for who in (performer, patient))
+    return bool(one and other) and one[0][1] != other[0][1]
+
+
+def logical_id(target: Any) -> str:
+    """Return the logical id at the end of a reference, or all of it."""
+    path = _KIND.search(target) if isinstance(target, str) else None
+    return str(target) if path is None else path[2]

@@ -277,6 +277,30 @@ def test_a_source_above_the_limit_is_not_read(
         read(tmp_path)
 
 
+@BOTH_RULES
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ('kari,granted,"2030-01-01', 'ola,withdrawn,"'),
+        ('kari,"granted', 'ola,withdrawn",'),
+        ('"kari', 'ola",withdrawn,'),
+        ('kari,granted,"2030-01-01\rola,withdrawn,"',),
+        ('kari,granted,"2030-01-01\r', 'ola,withdrawn,"'),
+    ],
+    ids=["last", "middle", "first", "cr", "crlf"],
+)
+def test_a_quote_that_is_left_open_hides_no_withdrawal(
+    tmp_path: Path, rows: tuple[str, ...], rule: Rule
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, *rows, header=",".join(COLUMNS), rule=rule)
+    assert caught.value.code == "SB-308"
+
+
+def test_quotes_around_a_cell_change_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path, '"ola","granted",""', header=",".join(COLUMNS)).includes("ola")
+
+
 @pytest.mark.parametrize(
     "line",
     ['"ola\nnordmann",granted,,,,,,', "o" * 200_000 + ",granted,,,,,,", "ola\x00,granted,,,,,,"],

@@ -1,7 +1,7 @@
 """Where there is tissue on a slide: saturated, not ink, not a speck; and whether a tile is in focus.
 
 Ink is told from stain by optical density: haematoxylin and eosin both absorb green most (Ruifrok & Johnston 2001), so a
-pixel that absorbs red more than green (blue and green ink), or all alike (black), was not stained. The mask is meant for
+pixel that absorbs red more than green (blue and green ink), or all alike (black), was not stained. The mask is for
 these two stains: methylene blue is taken for ink, and red ink for eosin.
 """
 

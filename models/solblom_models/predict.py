@@ -129,13 +129,14 @@ def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
     artefact, ref = verdict.artefact or "", f"{verdict.name}@{verdict.version}"
     if wanted.slides:
         return _slides(model, artefact, ref, wanted)
+    if isinstance(model.contract, BagContract):
+        raise RunError("SB-506", f"The task {model.task.name} takes --slide, and nothing else")
     ranks = isinstance(model.task, RankingTask)
     path = wanted.phenopackets if ranks else wanted.table
     other = wanted.table if ranks else wanted.phenopackets
     if path is None or other is not None:
-        raise RunError(
-            "SB-506", f"The task {model.task.name} takes {_option(model)}, and nothing else"
-        )
+        option = "--phenopacket" if ranks else "--input"
+        raise RunError("SB-506", f"The task {model.task.name} takes {option}, and nothing else")
     if not path.exists():
         raise RunError("SB-506", f"{path} does not exist")
     if ranks:
@@ -143,12 +144,6 @@ def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
             raise RunError("SB-506", "--recalibration belongs to a model of probabilities")
         return _ranked(model, artefact, ref, path, wanted.top)
     return _probabilities(model, artefact, ref, path, wanted)
-
-
-def _option(model: LoadedModel) -> str:
-    if isinstance(model.contract, BagContract):
-        return "--slide"
-    return "--phenopacket" if isinstance(model.task, RankingTask) else "--input"
 
 
 def _slides(model: LoadedModel, artefact: str, ref: str, wanted: Wanted) -> Predictions:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         patch.setattr(slides, "HOSPITALS", few)
         patch.setattr(slides, "SIDES_MM", (0.45, 0.5))
         patch.setenv("COLUMNS", "120")
+        patch.setattr(sys, "argv", ["solblom", "demo"])  # what the command's own help looks at
         done = CliRunner().invoke(
             app, ["demo", "histology", "--rounds", "2", "--out", str(home)], catch_exceptions=False
         )

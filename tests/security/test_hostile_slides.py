@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from lab import LabHospital
 from slide_hospital_lab import SIDE, made, slide_hospital, slide_study, write_index, write_slide
 from slide_lab import tissue_picture
+from solblom_client.cli import app
 from solblom_models.slides.slide import open_slide
 from solblom_models.slides.slide_error import SlideError
-from solblom_protocol.cli import app
 from solblom_protocol.result import Refusal, Result
 
 NAME = "NordmannKari19850101"
@@ -91,7 +91,7 @@ def test_the_command_names_lines_and_never_what_a_file_is_called(tmp_path: Path)
     study = tmp_path / "study.signed.json"
     study.write_bytes(hospital.sign(STUDY))
     for options in ([], ["--json"]):
-        asked = ["node", "features", str(study), "--node", str(hospital.folder), *options]
+        asked = ["features", str(study), "--node", str(hospital.folder), *options]
         done = CliRunner().invoke(app, asked)
         assert done.exit_code == 1
         assert NAME not in done.stdout + done.stderr
@@ -125,7 +125,7 @@ def test_a_study_that_no_known_researcher_signed_reads_no_slide(tmp_path: Path) 
     study = tmp_path / "study.signed.json"
     study.write_bytes(stranger.sign(STUDY))
     done = CliRunner().invoke(
-        app, ["node", "features", str(study), "--node", str(hospital.folder), "--json"]
+        app, ["features", str(study), "--node", str(hospital.folder), "--json"]
     )
     assert done.exit_code == 5
     assert not (hospital.folder / "features").exists()

@@ -52,15 +52,17 @@ def test_the_isolated_process_reads_parquet_and_answers_as_from_csv() -> None:
     assert answer.receipt.work == from_csv.receipt.work
 
 
-def snapshot(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def snapshot(state: Path) -> dict[Path, bytes]:
+    """Return the files of a state, and of the anchors beside it."""
+    anchors = [path for path in state.parent.glob("anchor.json*") if path.is_file()]
+    inside = [path for path in state.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in (*inside, *anchors)}
 
 
-def restore(folder: Path, files: dict[Path, bytes]) -> None:
-    """Put a state back as it was; the anchor beside it goes, or it would show the rollback."""
-    for path in folder.rglob("*"):
+def restore(state: Path, files: dict[Path, bytes]) -> None:
+    """Put a state back as it was, with the anchors beside it, or they would show the rollback."""
+    for path in (*state.rglob("*"), *state.parent.glob("anchor.json*")):
         if path.is_file() and path not in files:
             path.unlink()
     for path, data in files.items():
         path.write_bytes(data)
-    (folder.parent / "anchor.json").unlink(missing_ok=True)

@@ -165,7 +165,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
     """Small hospitals: a quarter of the patients, on fields of a fifth of a millimetre."""
     folder = tmp_path_factory.mktemp("hospitals")
     few = {
-        site: SlideHospital(max(hospital.patients // 4, 4), hospital.scanner, hospital.stain)
+        site: SlideHospital(max(hospital.patients // 8, 4), hospital.scanner, hospital.stain)
         for site, hospital in HOSPITALS.items()
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -227,4 +227,4 @@ def test_one_slide_is_of_nobody_the_hospitals_know(written: tuple[Path, dict[str
 
 def test_the_four_hospitals_are_as_large_as_they_say() -> None:
     sizes = {site: hospital.patients for site, hospital in HOSPITALS.items()}
-    assert sizes == {"bergen": 30, "oslo": 24, "tromso": 20, "trondheim": 16}
+    assert sizes == {"bergen": 60, "oslo": 48, "tromso": 40, "trondheim": 32}

@@ -5,7 +5,8 @@ Madabhushi 2016). Hospitals of 80, 60, 40 and 20 patients are simulated: the til
 
 Cut first, by HMAC of the patient: 96 development patients and 104 test patients. Figures are over test patients, each
 scored by models that were trained on other patients (5 folds by patient; a model sees development and test patients of
-other folds). Nothing was chosen on test patients or under the stain shift.
+other folds). Every setting was chosen on development patients, none under the stain shift; but that the recipe with
+privacy was replaced, and how many draws there are, came after a look at test patients, as said below.
 
 Chosen on development patients, without privacy: about 60 configurations, 5 folds among them: which raw features, that
 neighbours and the patient's mean are put beside a tile (.875 became .91 there), 80 components, scale, rounds, rates.
@@ -20,9 +21,11 @@ centre gave nothing. The first version of this bench was run on the test patient
 second recipe was then chosen on development patients and run on the test patients once.
 
 Draws of folds and hospitals are rotated: in each ten every patient is in the smallest hospital once. 20 of them for
-the federated model and each hospital alone, the first 5 for all else. Three other draws were seen first, under which
-the smallest hospital gained +.019 [-.001, +.048] under shift; the number of draws was fixed before these were run.
-Scores of the five folds' models are laid together here, which flatters a small hospital's gain: idc_sites.py does not.
+the federated model, the first 5 for all else. Three other draws were seen first; the number of draws was fixed after.
+
+What a hospital gains is in idc_sites.py only. Earlier versions of this bench had rows and a goal on it, with each
+hospital alone by the federation's untuned recipe and scores of the five folds' models laid together; both flatter a
+small hospital's gain.
 
 Shift: haematoxylin and eosin of each hospital scaled by (1, 1), (.70, 1.25), (1.35, .75), (.80, .70).
 
@@ -34,8 +37,8 @@ bench/shared_noise.py). Epsilon by PLD, adding or removing one patient, delta 1e
 Intervals resample test patients, 1,000 times: each resampling is used in all draws at once, on both sides of a
 difference. Permuted: training labels shuffled over all training tiles.
 
-GOALS: federated at least .92 without shift; not below pooled by more than .01 with certainty; the smallest hospital
-gains under shift with an interval above 0; at epsilon 3 within .01 of federated without privacy (missed if it is more).
+GOALS: federated at least .92 without shift; not below pooled by more than .01 with certainty; at epsilon 3 within .01
+of federated without privacy (missed if it is more).
 """
 
 import argparse
@@ -277,13 +280,10 @@ class Judge:
         self.tiles, self.test = tiles, study.test
         self.counts = Patients(tiles.labels, tiles.patients, study.test).counts()
 
-    def areas(self, scores: list[Floats], where: list[NDArray[np.bool_]] | None = None) -> Floats:
-        """Return AUROC under each resampling, the mean over draws, each on its tiles; (1 + R,)."""
-        chosen = where or [self.test] * len(scores)
-        each = [
-            areas(self.tiles.labels[w], s[w], self.counts[:, w])
-            for s, w in zip(scores, chosen, strict=True)
-        ]
+    def areas(self, scores: list[Floats]) -> Floats:
+        """Return AUROC under each resampling, the mean over draws; (1 + R,)."""
+        at = self.test
+        each = [areas(self.tiles.labels[at], s[at], self.counts[:, at]) for s in scores]
         found: Floats = np.nanmean(each, axis=0)
         return found
 
@@ -295,7 +295,6 @@ def evaluate(name: str, study: Study) -> tuple[list[Row], Found]:
         kind: [study.scores(split, kind) for split in range(splits)]
         for kind, splits in (
             ("federated", SPLITS),
-            ("own", SPLITS),
             ("pooled", FEW),
             ("permuted", FEW),
         )
@@ -312,13 +311,6 @@ def evaluate(name: str, study: Study) -> tuple[list[Row], Found]:
         (name, "federated minus pooled", "", text(found["pooled"], sign=True)),
         (name, "permuted labels", text(interval(whole["permuted"])), ""),
     ]
-    for site, size in enumerate(SIZES):
-        at = [study.test & (draw(study.tiles, n).hospitals == site) for n in range(SPLITS)]
-        gains = judge.areas(scores["federated"], at) - judge.areas(scores["own"], at)
-        found[f"site {site}"] = interval(gains)
-        gain = text(found[f"site {site}"], sign=True)
-        rows.append((name, f"hospital of {size}: federated minus alone", "", gain))
-        print(rows[-1], flush=True)
     rows += private_rows(name, study, few, found)
     if name == "no shift":
         rows += context_rows(name, study, scores["federated"])
@@ -393,14 +385,14 @@ def report(
             "clipping_norm": CLIPPING,
             "delta": DELTA,
             "positive_weight_private": POSITIVE,
-            "draws": {"federated and alone": SPLITS, "others": FEW, "noise": NOISES},
+            "draws": {"federated": SPLITS, "others": FEW, "noise": NOISES},
             "off": asdict(OFF),
             "private": [{**asdict(r), "noise_multiplier": r.noise_multiplier} for r in PRIVATE],
             "published": "F1 .718, BAC .842 (2014); F1 .765, BAC .847 (2016): other test patients and thresholds",
         },
         seeds=range(SPLITS),
         tables=[Table("AUROC over test patients, 95 % over patients", columns, tuple(rows))],
-        goals=goals(found, under, difference),
+        goals=goals(found, difference),
         notes=[
             "Hospitals are simulated. A guarantee for tiles would be no claim about patients, and none is given."
         ],
@@ -410,10 +402,9 @@ def report(
     )
 
 
-def goals(found: Found, under: Found, difference: float) -> list[Goal]:
+def goals(found: Found, difference: float) -> list[Goal]:
     """Return the goals of the bench's first lines."""
-    whole, pooled = found["federated"], found["pooled"]
-    smallest, three = under["site 3"], found["epsilon 3, shared noise"]
+    whole, pooled, three = found["federated"], found["pooled"], found["epsilon 3, shared noise"]
     return [
         Goal("federated, no shift", ">= 0.92", text(whole), whole[0] >= 0.92),
         Goal(
@@ -421,12 +412,6 @@ def goals(found: Found, under: Found, difference: float) -> list[Goal]:
             "not wholly below -0.01",
             text(pooled, sign=True),
             pooled[2] >= -0.01,
-        ),
-        Goal(
-            "hospital of 20 under shift, federated minus alone",
-            "interval above 0",
-            text(smallest, sign=True),
-            smallest[1] > 0,
         ),
         Goal(
             "epsilon 3, shared noise, minus no privacy",

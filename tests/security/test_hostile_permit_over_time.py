@@ -264,8 +264,8 @@ def test_a_training_set_below_the_permits_minimum_looks_like_every_refusal_about
 
 
 def test_a_study_below_the_permits_minimum_is_not_approved(lab: PermitLab) -> None:
-    with pytest.raises(Exception, match="below the permit's minimum of 50"):
-        lab.approve(lab.honest(min_cohort=50))
+    with pytest.raises(Exception, match="below the permit's minimum of 60"):
+        lab.approve(lab.honest(min_cohort=60))
 
 
 # --- What was approved, and what runs

@@ -10,16 +10,15 @@ from unittest import mock
 from schedules.machine import CAPS, NOISE, ONE, ORDER, SAME, TODAY, UNDER
 from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
-from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
+from solblom_client.anchor import EMPTY_HEAD, LedgerHead
 from solblom_client.ledger import Ledger
 from solblom_client.store import Store
 from solblom_client.vault import Vault
 from solblom_protocol.study import StudyDocument
 
 FIND, RESERVE, ENTRIES, DERIVE = Ledger.find, Ledger.reserve, Ledger.entries, answers_module.derive
-INIT, INIT_ANCHOR, STORED, WORK, PASS = (
+INIT, STORED, WORK, PASS = (
     Vault.__init__,
-    Anchor.__init__,
     Store.stored_reply,
     vault_module.work_digest,
     Vault._pass_gate,

@@ -11,6 +11,7 @@ from tcga_study import HOSPITALS, TARGET
 
 from solblom_client.keystream import KeyStream
 from solblom_client.training import TrainingSettings, train
+from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of, load_flat
 from solblom_models.study_document import resolve
 from solblom_models.tabular.data import TableUnits
@@ -22,7 +23,6 @@ from solblom_protocol.layout import unpack
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
-from solblom_server.optimisers import ServerState, step
 
 LIMIT = 3.0  # of a feature, as the product's tables have it
 

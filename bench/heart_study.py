@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from solblom_client.approval import ApprovalSummary
 from solblom_models import accountant, presets, study_document, task
+from solblom_models.aggregation.optimisers import ServerState
 from solblom_models.artefact import load
 from solblom_models.presets import DEFAULT_PRESET, Preset
 from solblom_models.study_document import resolve
@@ -33,7 +34,6 @@ from solblom_protocol.study import StudyDocument, load_study, sign_study
 from solblom_server import rounds
 from solblom_server.checkpoints import write_checkpoint
 from solblom_server.coordinator import Coordinator
-from solblom_server.optimisers import ServerState
 from solblom_server.rounds import PROGRESS
 from solblom_server.run_report import run_report
 from solblom_server.runs import FinishedRun, resume_run, start_run

@@ -30,6 +30,7 @@ from solblom_client.gradients import choose_path, prepared
 from solblom_client.keystream import KeyStream
 from solblom_client.optimizer import KeyedDPOptimizer
 from solblom_client.training import TrainingSettings, train
+from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of, load_flat
 from solblom_models.metrics import auroc
 from solblom_models.slide_mil.task import SlideMil
@@ -39,7 +40,6 @@ from solblom_protocol.layout import unpack
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
-from solblom_server.optimisers import ServerState, step
 
 DIM, HIDDEN, SEEDS, TUNING_SEED = 32, 16, 5, 100
 HOSPITALS, TEST = (80, 60, 40, 20), 600

@@ -19,6 +19,8 @@ from solblom_client.keys import derive
 from solblom_client.keystream import KeyStream
 from solblom_client.noise_share import on_grid, with_noise_share
 from solblom_client.training import TrainingSettings, clipped_sum, train
+from solblom_models.aggregation.opened_sum import mean_update
+from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of, load_flat
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.task import TabularClassification
@@ -26,8 +28,6 @@ from solblom_protocol.layout import unpack
 from solblom_protocol.ring import Ring
 from solblom_protocol.secure_sum import largest_value
 from solblom_protocol.study import StudyDocument
-from solblom_server.optimisers import ServerState, step
-from solblom_server.secure_sum import mean_update
 
 Group = dict[str, tuple[Floats, NDArray[np.int64]]]  # features and labels by hospital
 

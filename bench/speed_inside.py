@@ -18,8 +18,8 @@ from heart_study import Setting, no_evaluation, prepare
 from solblom_client import ledger
 from solblom_client.vault import Vault
 from solblom_models import accountant
+from solblom_models.aggregation.fold import Fold
 from solblom_protocol.layout import Float32, to_grid
-from solblom_server.aggregation import Fold
 from solblom_server.rounds import PROGRESS
 
 GATE_ROUNDS = 30

@@ -8,8 +8,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from solblom_models.aggregation.optimisers import ServerState
 from solblom_protocol.errors import IntegrityError
-from solblom_server.optimisers import ServerState
 from solblom_verify.canonical import canonical_json, digest
 
 

@@ -6,17 +6,18 @@ Whatever dies, the run resumes at its open round.
 import numpy as np
 from numpy.typing import NDArray
 
+from solblom_models.aggregation.fold import Fold
+from solblom_models.aggregation.opened_sum import mean_update
+from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of
 from solblom_models.task import find_task
 from solblom_protocol.layout import Layout, pack, unpack
 from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.study import StudyDocument
-from solblom_server.aggregation import Fold
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
 from solblom_server.dropout_sum import DropoutSum
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
-from solblom_server.optimisers import ServerState, step
-from solblom_server.secure_sum import ask_for_sum, collect_mask_keys, masked_sum, mean_update
+from solblom_server.secure_sum import ask_for_sum, collect_mask_keys, masked_sum
 from solblom_server.transports import PROGRESS
 from solblom_verify.canonical import digest
 from solblom_verify.wording import counted

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from lab import study_document
+from solblom_models.aggregation.optimisers import ServerState
 from solblom_protocol.layout import pack
 from solblom_protocol.order import Order, read_order
 from solblom_protocol.public_keys import PublicKeys
@@ -21,7 +22,6 @@ from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.database import Database
 from solblom_server.exchange import RunContext, utc_now
 from solblom_server.grids.local import LocalGrid, LocalNode
-from solblom_server.optimisers import ServerState
 from solblom_server.rounds import initial_model, run_rounds
 from solblom_verify.canonical import digest
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lab import study_document
+from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_protocol.study_tables import TrainingTable
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
-from solblom_server.optimisers import ServerState, step
 from solblom_server.rounds import PROGRESS, run_rounds
 from unit.server.house import HONEST, SITES, Hospital, House, local_grid
 

@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from solblom_models.aggregation.fold import MAX_ABSOLUTE, MAX_UPDATES, Fold
 from solblom_protocol.errors import IntegrityError
-from solblom_server.aggregation import MAX_ABSOLUTE, MAX_UPDATES, Fold
 
 STEP = 2.0**-24
 

@@ -57,6 +57,7 @@ from solblom_protocol.messages import (
 from solblom_protocol.order import OrderHeader
 from solblom_protocol.permit import SignedPermit, moment, open_permit
 from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.study import (
     StudyDocument,
     check_dates,
@@ -64,7 +65,7 @@ from solblom_protocol.study import (
     study_signatures,
 )
 from solblom_verify.canonical import canonical_json
-from solblom_verify.envelope import key_id, sign_envelope
+from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted
 
 ISOLATION_TOLERANCE = 1e-4  # of a gradient's norm: float32 rounding stays far below, a leak above

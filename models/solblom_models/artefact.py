@@ -30,9 +30,9 @@ from solblom_protocol.errors import IntegrityError
 from solblom_protocol.layout import Layout, unpack
 from solblom_protocol.messages import as_json, timestamp
 from solblom_protocol.result import Receipt
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.study import StudyDocument, parse_document
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
-from solblom_verify.envelope import sign_envelope
 
 STATEMENT_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "urn:solblom:attestation:model:1"

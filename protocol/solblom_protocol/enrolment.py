@@ -29,8 +29,9 @@ from solblom_protocol.messages import (
     timestamp,
 )
 from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.signing import sign_envelope
 from solblom_verify.canonical import digest, parse_canonical
-from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 INVITE_PAYLOAD_TYPE = "application/vnd.solblom.invite+json"
 JOIN_PAYLOAD_TYPE = "application/vnd.solblom.join+json"

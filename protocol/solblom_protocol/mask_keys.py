@@ -18,7 +18,8 @@ from pydantic import Field
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.messages import Digest, KeyId, Message, RunId, SiteName, parse_message
 from solblom_protocol.secure_sum import Roster
-from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_protocol.signing import sign_envelope
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 MASK_KEY_PAYLOAD_TYPE = "application/vnd.solblom.mask-key+json"
 

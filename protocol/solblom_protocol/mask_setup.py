@@ -33,9 +33,9 @@ from solblom_protocol.mask_shares import (
 from solblom_protocol.merkle import inclusion_proof, leaf_hash, root_of_proof, tree_root
 from solblom_protocol.messages import Digest, Message, RunId, SiteName, parse_message
 from solblom_protocol.secret_sharing import split_secret
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.sum_roster import SumRoster, SumRound, check_round
 from solblom_verify.canonical import canonical_json, digest
-from solblom_verify.envelope import sign_envelope
 
 SHARE_KEY_PAYLOAD_TYPE = "application/vnd.solblom.share-key+json"
 SETUP_PAYLOAD_TYPE = "application/vnd.solblom.mask-setup+json"

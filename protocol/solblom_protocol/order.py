@@ -33,8 +33,9 @@ from solblom_protocol.seal import (
     unlock,
     unseal,
 )
+from solblom_protocol.signing import sign_envelope
 from solblom_verify.canonical import digest
-from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 ORDER_PAYLOAD_TYPE = "application/vnd.solblom.order+json"
 

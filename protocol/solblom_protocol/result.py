@@ -30,10 +30,11 @@ from solblom_protocol.messages import (
 from solblom_protocol.order import NamedRelease, OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.seal import seal, unseal
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.survivors import SURVIVORS_PAYLOAD_TYPE
 from solblom_protocol.unmasking import RELEASE_PAYLOAD_TYPE
 from solblom_verify.canonical import digest
-from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 RECEIPT_PAYLOAD_TYPE = "application/vnd.solblom.receipt+json"
 REFUSAL_PAYLOAD_TYPE = "application/vnd.solblom.refusal+json"

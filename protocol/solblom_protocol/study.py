@@ -30,11 +30,12 @@ from solblom_protocol.secure_sum import (
     shared_event,
     training_sensitivity,
 )
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.study_checks import check_study
 from solblom_protocol.study_tables import Study, Table
 from solblom_protocol.toml_file import parse, read_toml
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
-from solblom_verify.envelope import EnvelopeError, open_envelope, sign_envelope
+from solblom_verify.envelope import EnvelopeError, open_envelope
 
 STUDY_PAYLOAD_TYPE = "application/vnd.solblom.study+json"
 MIN_NOISE = 0.25  # smallest noise multiplier of a study with privacy
@@ -139,6 +140,11 @@ class StudyDocument(Table):
         """
         split = self.study.evaluation.split
         return exact_decimal(split.test_fraction) if split.by == "patient" else everybody
+
+    @property
+    def keeps_updates(self) -> bool:
+        """Whether updates, or opened sums, are kept in the artefact; never without noise (privacy.md rule 10)."""
+        return self.study.training.keep_updates is True and self.study.privacy.epsilon != "off"
 
     @property
     def threshold(self) -> int:
@@ -271,7 +277,7 @@ def parse_document(payload: bytes) -> StudyDocument:
     """
     try:
         parse_canonical(payload)
-        document = StudyDocument.model_validate_json(payload)
+        document = _as_signed(StudyDocument.model_validate_json(payload))
     except (ValidationError, ValueError):
         raise ConfigurationError("SB-103", "The signed study has wrong members") from None
     if document.payload() != payload:
@@ -292,6 +298,15 @@ def parse_document(payload: bytes) -> StudyDocument:
                 "SB-105", f"The study's noise multiplier is {noise}, below {MIN_NOISE}"
             )
     return document
+
+
+def _as_signed(document: StudyDocument) -> StudyDocument:
+    """Return a study without what came after it was signed: its hospitals were not told that updates are kept."""
+    training = document.study.training
+    if "keep_updates" in training.model_fields_set:
+        return document
+    study = {"training": training.model_copy(update={"keep_updates": None})}
+    return document.model_copy(update={"study": document.study.model_copy(update=study)})
 
 
 def check_sum_plan(document: StudyDocument) -> None:

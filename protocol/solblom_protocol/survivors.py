@@ -14,9 +14,9 @@ from pydantic import Field
 from solblom_protocol.errors import IntegrityError, RefusedError, RunError
 from solblom_protocol.mask_setup import Participants
 from solblom_protocol.messages import Digest, Message, SiteName
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.sum_roster import SumRoster, SumRound, check_round
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
-from solblom_verify.envelope import sign_envelope
 
 SURVIVORS_PAYLOAD_TYPE = "application/vnd.solblom.survivors+json"
 

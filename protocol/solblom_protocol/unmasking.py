@@ -26,9 +26,9 @@ from solblom_protocol.mask_shares import (
 from solblom_protocol.messages import Digest, Message, SiteName, parse_message
 from solblom_protocol.ring import Ring, Words
 from solblom_protocol.secret_sharing import join_secret
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.sum_roster import SumRoster, SumRound, check_round
 from solblom_protocol.survivors import AgreedSurvivors
-from solblom_verify.envelope import sign_envelope
 
 RELEASE_PAYLOAD_TYPE = "application/vnd.solblom.share-release+json"
 

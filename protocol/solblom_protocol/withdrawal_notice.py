@@ -23,7 +23,8 @@ from solblom_protocol.messages import (
     unframe,
 )
 from solblom_protocol.seal import seal, unseal
-from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_protocol.signing import sign_envelope
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 NOTICE_PAYLOAD_TYPE = "application/vnd.solblom.withdrawal-notice+json"
 BLOCK_BYTES = 4096  # a payload fills whole blocks

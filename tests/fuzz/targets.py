@@ -38,6 +38,7 @@ from solblom_protocol.result import (
 from solblom_protocol.revocations import REVOCATIONS_TYPE, open_revocations
 from solblom_protocol.seal import lock, seal
 from solblom_protocol.secure_sum import Roster, read_roster, write_roster
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.study import STUDY_PAYLOAD_TYPE, load_study, open_study
 from solblom_protocol.transparency import Head, read_checkpoint, sign_note, write_checkpoint
 from solblom_protocol.withdrawal_notice import (
@@ -47,7 +48,7 @@ from solblom_protocol.withdrawal_notice import (
     read_notice,
     write_notice,
 )
-from solblom_verify.envelope import key_id, sign_envelope
+from solblom_verify.envelope import key_id
 from unit.protocol import samples
 
 JTI = "00000000-0000-4000-8000-000000000000"

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from solblom_protocol.signing import sign_envelope
 from solblom_verify.canonical import CanonicalError, canonical_json, digest, parse_canonical
-from solblom_verify.envelope import EnvelopeError, key_id, open_envelope, sign_envelope
+from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 LIMIT = 2**53 - 1
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))

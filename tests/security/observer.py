@@ -19,8 +19,9 @@ from solblom_protocol.messages import unframe
 from solblom_protocol.order import ORDER_PAYLOAD_TYPE, seal_order
 from solblom_protocol.result import REFUSAL_PAYLOAD_TYPE, Refusal, Result
 from solblom_protocol.seal import lock, unseal
+from solblom_protocol.signing import sign_envelope
 from solblom_verify.canonical import JsonValue, canonical_json
-from solblom_verify.envelope import key_id, open_envelope, sign_envelope
+from solblom_verify.envelope import key_id, open_envelope
 
 PLANTED = "SECRET-PATIENT-0042"
 REFUSAL_MEMBERS = {"schema", "site", "node", "order", "code"}

@@ -24,9 +24,10 @@ from solblom_protocol.issuing import Terms, permit_for
 from solblom_protocol.messages import as_json
 from solblom_protocol.permit import PERMIT_TYPE, Permit
 from solblom_protocol.revocations import REVOCATIONS_TYPE
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.study import StudyDocument
 from solblom_verify.canonical import digest
-from solblom_verify.envelope import key_id, sign_envelope
+from solblom_verify.envelope import key_id
 
 DAY = 86_400
 TERMS = Terms(sites=("north", "south"), days=30, rounds=6, runs=2, min_cohort=10)

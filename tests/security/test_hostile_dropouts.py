@@ -19,10 +19,11 @@ from solblom_protocol.mask_setup import (
 from solblom_protocol.order import RosterEntry
 from solblom_protocol.result import MaskReply, Refusal, Result
 from solblom_protocol.run_sums import sum_at, sum_roster
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.survivors import SURVIVORS_PAYLOAD_TYPE, SurvivorSet, join_cosignatures
 from solblom_server.rounds import initial_model
 from solblom_verify.canonical import canonical_json, digest
-from solblom_verify.envelope import key_id, sign_envelope
+from solblom_verify.envelope import key_id
 
 FOUR = ("east", "north", "south", "west")
 STUDY: dict[str, Any] = {

@@ -28,8 +28,8 @@ from solblom_client.policy import load_node_config
 from solblom_client.vault import Vault
 from solblom_protocol.errors import ConfigurationError, IntegrityError, SolblomError
 from solblom_protocol.result import Refusal, Result, write_refusal
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.study import STUDY_PAYLOAD_TYPE, StudyDocument
-from solblom_verify.envelope import sign_envelope
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from solblom_protocol.mask_setup import (
     read_dealt_setup,
 )
 from solblom_protocol.ring import Ring, Words
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.sum_roster import SumRoster
 from solblom_protocol.survivors import (
     SurvivorSet,
@@ -37,7 +38,6 @@ from solblom_protocol.survivors import (
 )
 from solblom_protocol.unmasking import join_releases, read_release, unmask_sum
 from solblom_verify.canonical import canonical_json
-from solblom_verify.envelope import sign_envelope
 from sum_lab import (
     MODEL,
     STUDY,

@@ -9,31 +9,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import (  # type: ignore[attr-defined]  # public, not in __all__
-    CryptoSigner,
     Signature,
     SSlibKey,
 )
 
-from solblom_verify.canonical import MAX_BYTES, CanonicalError, canonical_json, parse_canonical
+from solblom_verify.canonical import MAX_BYTES, CanonicalError, parse_canonical
 from solblom_verify.shape import JsonObject, ShapeError
 
 __all__ = [
     "EnvelopeError",
     "OpenedEnvelope",
+    "decode_base64",
     "key_id",
     "open_envelope",
     "public_key_from_pem",
     "public_key_to_pem",
-    "sign_envelope",
 ]
 
 _SPKI = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -76,24 +75,6 @@ def public_key_from_pem(pem: str) -> Ed25519PublicKey:
     if public_key_to_pem(public) != pem:
         raise EnvelopeError("the PEM has text or line breaks that do not belong")
     return public
-
-
-def sign_envelope(payload: bytes, payload_type: str, keys: Sequence[Ed25519PrivateKey]) -> bytes:
-    """Sign `payload` with every key and give the canonical bytes of the envelope.
-
-    Raises:
-        EnvelopeError: no payload, no key, or one key given twice.
-
-    Source: DSSE protocol.md, "Signing".
-    """
-    signers = {key_id(key.public_key()): key for key in keys}
-    if not payload or not keys or len(signers) != len(keys):
-        raise EnvelopeError("signing needs a payload and at least one key, each key once")
-    envelope = Envelope(payload, payload_type, {})
-    for keyid, key in sorted(signers.items()):
-        # securesystemslib has a key id rule of its own; ours is passed in.
-        envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(key.public_key(), keyid=keyid)))
-    return canonical_json(envelope.to_dict())
 
 
 def open_envelope(
@@ -148,12 +129,17 @@ def _read_envelope(members: JsonObject, payload_type: str) -> Envelope:
         keyid = entry.sha256("keyid")
         if keyid <= previous:
             raise EnvelopeError("signatures are not in order of key id, each once")
-        signatures[keyid] = Signature(keyid, _decode_base64(entry.text("sig")).hex())
+        signatures[keyid] = Signature(keyid, decode_base64(entry.text("sig")).hex())
         previous = keyid
-    return Envelope(_decode_base64(members.text("payload")), payload_type, signatures)
+    return Envelope(decode_base64(members.text("payload")), payload_type, signatures)
 
 
-def _decode_base64(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
+    """Read base64 in its one spelling.
+
+    Raises:
+        EnvelopeError: another alphabet, padding or spare bits.
+    """
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except ValueError as error:

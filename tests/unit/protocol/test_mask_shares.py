@@ -35,9 +35,9 @@ from solblom_protocol.mask_shares import (
 from solblom_protocol.merkle import tree_root
 from solblom_protocol.seal import unseal
 from solblom_protocol.secret_sharing import PRIME, join_secret, split_secret
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.sum_roster import SumRoster, SumRound
 from solblom_verify.canonical import canonical_json
-from solblom_verify.envelope import sign_envelope
 from sum_lab import (
     STUDY,
     SumLab,

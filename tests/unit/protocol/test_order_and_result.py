@@ -20,8 +20,9 @@ from solblom_protocol.result import (
     write_result,
 )
 from solblom_protocol.seal import lock, seal
+from solblom_protocol.signing import sign_envelope
 from solblom_verify.canonical import canonical_json, digest
-from solblom_verify.envelope import key_id, sign_envelope
+from solblom_verify.envelope import key_id
 from unit.protocol.samples import (
     ARRAY,
     COORDINATOR,

@@ -6,6 +6,7 @@ import pytest
 
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, DealtSetup, participants_of
+from solblom_protocol.signing import sign_envelope
 from solblom_protocol.survivors import (
     SURVIVORS_PAYLOAD_TYPE,
     MaskedWork,
@@ -25,7 +26,6 @@ from solblom_protocol.unmasking import (
     write_release,
 )
 from solblom_verify.canonical import canonical_json
-from solblom_verify.envelope import sign_envelope
 from sum_lab import MODEL, OTHER_MODEL, SumLab, signing_key, sum_roster
 
 LAB = SumLab(sum_roster(5))

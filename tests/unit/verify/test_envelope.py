@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from solblom_protocol.signing import sign_envelope
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import (
     EnvelopeError,
@@ -26,7 +27,6 @@ from solblom_verify.envelope import (
     open_envelope,
     public_key_from_pem,
     public_key_to_pem,
-    sign_envelope,
 )
 
 TYPE = "application/vnd.solblom.test+json"

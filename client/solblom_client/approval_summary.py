@@ -245,6 +245,8 @@ def what_leaves(document: StudyDocument, task: Task, *, lang: Lang = "en") -> li
             noise=noise,
         )
     ]
+    if document.keeps_updates:
+        found.append(text(lang, "updates kept" if document.secure_sum is None else "sums kept"))
     evaluation = study.evaluation
     if evaluation.releases:
         kind = "rank histogram" if document.ranks else "score histogram"

@@ -75,6 +75,18 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "{updates} på {size} {noise}, hver med en signert kvittering som gir antall pasienter som "
         "et intervall, for eksempel 100-199",
     ),
+    "updates kept": (
+        "your updates with their noise are kept in the model folder, for all who have the model: with them "
+        "anybody can work out again how it was made",
+        "deres oppdateringer, med støyen, blir liggende i modellmappen for alle som har modellen: med dem kan "
+        "hvem som helst regne ut på nytt hvordan den ble til",
+    ),
+    "sums kept": (
+        "the opened sums of all hospitals are kept in the model folder, for all who have the model; your part "
+        "alone is not",
+        "de åpnede summene over alle sykehus blir liggende i modellmappen for alle som har modellen; deres "
+        "del alene gjør det ikke",
+    ),
     "histograms": (
         "{what} of the test patients, {cells} counts with noise",
         "{what} av testpasientene, {cells} antall med støy",

@@ -3,7 +3,13 @@
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from solblom_protocol.order import NamedRelease
 
@@ -56,6 +62,16 @@ class TrainingTable(Table):
     tau: Annotated[float, Field(ge=1e-8, le=1e3)] | None = None  # in the update's unit
     averaging: Literal["none", "second-half"] = "none"  # mean of the later rounds' models
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0  # initial weights and simulated splits only
+    # Into the artefact, so that anybody can add them up again; None: signed before there was the choice.
+    keep_updates: bool | None = True
+
+    @model_serializer(mode="wrap")
+    def _as_signed(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a study of before lacks: it keeps its digest, and promises nothing new."""
+        members: dict[str, Any] = write(self)
+        if self.keep_updates is None:
+            members.pop("keep_updates", None)
+        return members
 
 
 class PrivacyTable(Table):

@@ -26,28 +26,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from solblom_client.keys import NodeKeys
 from solblom_client.ledger import STATE_FILE
-from solblom_client.log_file import (
-    connect,
-    first_of,
-    kept_hash,
-    node_of,
-    pruned_to,
-    size_of,
-    write_whole,
-)
+from solblom_client.log_file import connect, first_of, pruned_to, size_of
 from solblom_client.log_memory import Noted, has_charges, read_noted, write_noted
 from solblom_client.policy import NodeConfig
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.merkle import leaf_hash, node_hash
 from solblom_protocol.messages import timestamp
 from solblom_protocol.transparency import (
     Head,
-    completed,
     read_checkpoint,
-    root_from,
     subtrees,
     write_checkpoint,
 )
+from solblom_protocol.tree_file import head_at, put, write_whole
 from solblom_verify.canonical import canonical_json
 
 FOLDER, LOG_FILE, CHECKPOINT_FILE = "log", "decisions.sqlite", "checkpoint.txt"
@@ -71,6 +61,8 @@ Event = Literal[
     "resumed",
     "pruned",
     "counted",  # how often a decision repeated within an hour
+    "witnessed",  # a new head of the coordinator's log, which only grew since the last one
+    "cosigned",  # a signature on such a head left
     "log-accepted",  # a person says that the log that stands is the one to go on from
 ]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -80,6 +72,7 @@ _SHAPES: dict[str, re.Pattern[str]] = {
     "request": _DIGEST,
     "work": _DIGEST,
     "receipt": _DIGEST,
+    "head": _DIGEST,
     "run": re.compile(r"[a-z0-9][a-z0-9-]{0,94}"),
     "kind": re.compile(r"[a-z]{1,16}"),
     "what": re.compile(r"[a-z-]{1,16}"),
@@ -111,6 +104,8 @@ class Decision:
     size: int | None = None  # bytes of an answer
     values: int | None = None  # numbers in it
     to: str | None = None  # the coordinator's key
+    entries: int | None = None  # of the coordinator's log
+    head: str | None = None  # root over them
     first: int | None = None  # number of the oldest entry that is kept
 
     def to_json(self) -> dict[str, Any]:
@@ -261,7 +256,7 @@ class DecisionLog:
         if noted is not None and published <= size_of(database) == noted.before:
             missing = noted.batch  # what was published had been committed: then it was cut instead
         for entry in missing:
-            _put(database, entry)
+            put(database, size_of(database), entry)
         _check_not_cut(database, place, noted, heads)
         size = size_of(database)
         if missing:
@@ -289,8 +284,7 @@ class DecisionLog:
         self._publish(note)
 
     def _signed(self, database: sqlite3.Connection) -> str:
-        size = size_of(database)
-        head = Head(size, root_from(size, node_of(database)))
+        head = head_at(database, size_of(database))
         return write_checkpoint(self._place.origin, head, self._key)
 
     def _publish(self, note: str) -> None:
@@ -371,7 +365,7 @@ def _check_head(database: sqlite3.Connection, head: Head, *, size: int, oldest: 
         raise IntegrityError(
             "SB-406", f"The log of decisions has {size} entries; {head.size} were signed"
         )
-    if root_from(head.size, node_of(database)) != head.root:
+    if head_at(database, head.size) != head:
         raise IntegrityError("SB-406", "The log of decisions is not the one that was signed")
 
 
@@ -404,18 +398,7 @@ def read_head(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | N
 def _add(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> None:
     seq = size_of(database)
     members = {"seq": seq, "time": timestamp(now), **decision.to_json()}
-    _put(database, canonical_json(members).decode())
-
-
-def _put(database: sqlite3.Connection, entry: str) -> None:
-    """Put an entry at the log's end, and the hashes of the subtrees that it completes."""
-    seq = size_of(database)
-    database.execute("INSERT INTO entries VALUES (?, ?)", (seq, entry))
-    found = leaf_hash(entry.encode())
-    database.execute("INSERT INTO nodes VALUES (0, ?, ?)", (seq, found))
-    for level in completed(seq):
-        found = node_hash(kept_hash(database, level - 1, (seq >> level - 1) - 1) or b"", found)
-        database.execute("INSERT INTO nodes VALUES (?, ?, ?)", (level, seq >> level, found))
+    put(database, seq, canonical_json(members).decode())
 
 
 def _is_new(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> bool:

@@ -9,6 +9,7 @@ from solblom_client.work import Work
 from solblom_protocol.errors import SolblomError
 from solblom_protocol.order import Order
 from solblom_protocol.result import Receipt
+from solblom_protocol.transparency import Head
 
 
 def has_left(config: NodeConfig, work: str) -> bool:
@@ -28,6 +29,12 @@ def about_order(event: Event, order: Order, *, request: str | None = None) -> De
         order=order.digest,
         request=request,
     )
+
+
+def about_head(event: Event, order: Order, head: Head) -> Decision:
+    """Return that a head of the coordinator's log was seen, or cosigned."""
+    header = order.header
+    return Decision(event, run=header.run, order=order.digest, entries=head.size, head=head.text)
 
 
 def about_refusal(order: Order | None, error: Exception, outside: str) -> list[Decision]:

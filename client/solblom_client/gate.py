@@ -71,14 +71,23 @@ def check_times(
     Raises:
         RefusedError: SB-206.
     """
+    check_order_times(header, now=now, latest=latest)
+    if now.date() > document.study.study.ends:
+        raise RefusedError("SB-206", f"The study ended on {document.study.study.ends}")
+
+
+def check_order_times(header: OrderHeader, *, now: dt.datetime, latest: dt.datetime | None) -> None:
+    """Refuse an expired or future order, and a clock that ran backwards.
+
+    Raises:
+        RefusedError: SB-206.
+    """
     if latest is not None and now < latest - CLOCK_TOLERANCE:
         raise RefusedError("SB-206", "This node's clock has gone backwards since its last order")
     if now > parse_timestamp(header.expires):
         raise RefusedError("SB-206", f"The order expired at {header.expires}")
     if parse_timestamp(header.issued) > now + CLOCK_TOLERANCE:
         raise RefusedError("SB-206", f"The order was issued in the future, at {header.issued}")
-    if now.date() > document.study.study.ends:
-        raise RefusedError("SB-206", f"The study ended on {document.study.study.ends}")
 
 
 def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
@@ -234,6 +243,7 @@ def check_round(header: OrderHeader, document: StudyDocument) -> None:
         "setup": sums,
         "agree": sums,
         "open": sums,
+        "witness": 1,
     }[header.kind]
     if header.round > approved:
         raise RefusedError(

@@ -19,14 +19,7 @@ from solblom_client.decision_log import (
     read_head,
     reading,
 )
-from solblom_client.log_file import (
-    first_of,
-    kept_hash,
-    node_of,
-    nothing,
-    pruned_to,
-    size_of,
-)
+from solblom_client.log_file import first_of, pruned_to, size_of
 from solblom_client.log_memory import Noted, has_charges
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.merkle import leaf_hash, node_hash
@@ -38,6 +31,7 @@ from solblom_protocol.transparency import (
     subtrees,
     verify_inclusion,
 )
+from solblom_protocol.tree_file import kept_hash, node_of, nothing
 
 
 @dataclass(frozen=True)

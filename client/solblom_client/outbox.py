@@ -26,7 +26,6 @@ from solblom_client.decision_log import Decision, DecisionLog, LogPlace, log_pla
 from solblom_client.keys import NodeKeys
 from solblom_client.ledger import STATE_FILE, open_ledger
 from solblom_client.log_check import is_logged
-from solblom_client.log_file import write_whole
 from solblom_client.opening_hours import WaitingError
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
@@ -36,6 +35,7 @@ from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
 from solblom_protocol.messages import Digest, Message, parse_message, timestamp
 from solblom_protocol.result import Receipt
+from solblom_protocol.tree_file import write_whole
 
 FOLDER = "outbox"
 _LOST = (

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from solblom_client.decision_log import LogPlace, read_entries
-from solblom_client.log_file import write_whole
 from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.tree_file import write_whole
 
 POSITION_FILE = "forwarded"
 AUDIT = 13  # facility "log audit" (RFC 5424 §6.2.1)

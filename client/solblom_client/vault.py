@@ -25,39 +25,27 @@ from solblom_client.decisions import (
     about_accepted,
     about_answer,
     about_charged,
+    about_head,
     about_order,
     about_refusal,
     has_left,
 )
 from solblom_client.keys import read_node_keys
-from solblom_client.ledger import (
-    STATE_FILE,
-    Request,
-    Reservation,
-    StudyLimits,
-    open_ledger,
-)
+from solblom_client.ledger import STATE_FILE, Request, Reservation, StudyLimits, open_ledger
 from solblom_client.mask_key_file import erase_when_done, own_mask_key
 from solblom_client.mask_steps import ABOUT_MASKS, MaskSteps
 from solblom_client.opening_hours import WaitingError, check_open
 from solblom_client.outbox import Outbox, held_answer
 from solblom_client.permits import check_cohort
 from solblom_client.policy import NodeConfig, load_node_config
-from solblom_client.queries import (
-    exact_counts,
-)
+from solblom_client.queries import exact_counts
 from solblom_client.secure_answer import check_one_masked_answer
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_client.training import TrainingTrace
-from solblom_client.work import (
-    Work,
-    read_model,
-    request_of,
-    run_key,
-    work_digest,
-)
+from solblom_client.witness import OUTSIDE_CODE, HistoryError, Witness, cosigned, pass_witness_gate
+from solblom_client.work import Work, read_model, request_of, run_key, work_digest
 from solblom_models.task import Units, has_one_label
 from solblom_protocol.errors import (
     REFUSAL_CODES,
@@ -76,6 +64,7 @@ from solblom_protocol.result import (
     write_key_reply,
     write_refusal,
     write_result,
+    write_witnessed,
 )
 from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.seal import sealing_key_id
@@ -103,6 +92,7 @@ class Vault:
         self._answers = Answers(config, self._state, self._log, signing=signing, clock=clock)
         self._decisions = open_decisions(config, self._keys)
         self._outbox = Outbox.of(config)
+        self._witness = Witness(self._state, self._coordinator.signing)
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
@@ -179,6 +169,8 @@ class Vault:
         """
         if isinstance(error, WaitingError):  # the same whatever the data, and no refusal
             return error.code
+        if isinstance(error, HistoryError):
+            return OUTSIDE_CODE
         if self._rows_read or isinstance(error, DataError):
             if order is not None:
                 self._strike(order.header.study)
@@ -195,6 +187,8 @@ class Vault:
             self._stopped.add(study)
 
     def _answer(self, order: Order) -> bytes:
+        if order.header.kind == "witness":
+            return self._answer_as_witness(order)
         approval = self._pass_gate(order)
         if order.header.kind in ABOUT_MASKS:
             return self._answer_about_masks(order, approval)
@@ -268,14 +262,37 @@ class Vault:
         gate.check_round(header, approval.document)
         gate.check_roster(approval.document, site=header.site, node=self._node)
         self._participants = gate.check_secure_sum(header, approval.document)
-        gate.check_chain(header, self._store.history(order))
+        history = self._store.history(order)
+        gate.check_chain(header, history)
         if header.study in self._stopped:
             raise RefusedError("SB-210", "The study was stopped: a data refusal could not be noted")
         if self._store.strikes(header.study) >= gate.MAX_DATA_REFUSALS:
             raise RefusedError("SB-210", "The study was stopped after three data refusals")
+        self._remember(order, seen=history.seen, now=now)
+        return approval
+
+    def _remember(self, order: Order, *, seen: bool, now: dt.datetime) -> None:
+        """Remember an order with the head that it shows of the coordinator's log; one that was `seen` shows none anew.
+
+        Raises:
+            HistoryError: the log is not the one that this node has seen grow.
+        """
+        head = None if seen else self._witness.check(order.header)
         with self._state.transaction():
             self._store.remember_order(order, now=now)
-        return approval
+            if head is not None:
+                self._witness.remember(order.header)
+        if head is not None:
+            self._note(about_head("witnessed", order, head))
+
+    def _answer_as_witness(self, order: Order) -> bytes:
+        """Cosign the head of the coordinator's log: no patient, no study and no budget is touched."""
+        now = self._clock()
+        seen = pass_witness_gate(order, self._config, self._state, node=self._node, now=now)
+        self._remember(order, seen=seen, now=now)
+        message, head = cosigned(order, self._keys.signing, now=now)
+        self._note(about_head("cosigned", order, head))
+        return write_witnessed(message, key=self._keys.signing, recipient=self._coordinator.sealing)
 
     def end_permits(self) -> None:
         """Wipe the noise roots whose permit's date has come, without waiting for an order (privacy.md rule 12)."""

@@ -81,6 +81,7 @@ def event_of(order: Order, approval: Approval) -> PrivacyEvent:
         "setup": None,
         "agree": None,
         "open": None,
+        "witness": None,
         "train": document.round_event,
         "evaluate": document.evaluation_event,
         "describe": document.table_one_event,

@@ -179,6 +179,11 @@ CODES: dict[str, ErrorCode] = {
         4,
         "Ask the hospital; the charge stays",
     ),
+    "SB-221": ErrorCode(
+        "The coordinator's log is not the one that this hospital has seen",
+        5,
+        "Compare log/checkpoint.txt of the models with other hospitals; the hospital's own log says why",
+    ),
     # Data, inside the hospital
     "SB-301": ErrorCode("A column is missing", 1, "Compare the table's header with the contract"),
     "SB-302": ErrorCode("A value has the wrong type", 1, "Correct it or declare a missing code"),
@@ -239,6 +244,85 @@ CODES: dict[str, ErrorCode] = {
         "The record of a cohort does not hold",
         5,
         "Restore the node's state folder; without the manifest the cohort cannot be named again",
+    ),
+    "SB-410": ErrorCode(
+        "The coordinator's log cannot be trusted",
+        5,
+        "Run `solblom audit log`, and restore the newest log: hospitals refuse one that went back",
+    ),
+    "SB-411": ErrorCode(
+        "The coordinator's log has two histories",
+        5,
+        "Keep both checkpoints and tell the other hospitals: they prove that the coordinator signed both",
+    ),
+    "SB-412": ErrorCode(
+        "The coordinator's log went back",
+        5,
+        "Once: an order may have been overtaken by a newer one. Again: ask the coordinator's operator",
+    ),
+    "SB-413": ErrorCode(
+        "The coordinator does not prove that its log only grew",
+        5,
+        "Ask the coordinator's operator; `solblom audit log` there shows the log",
+    ),
+    "SB-414": ErrorCode(
+        "The order shows no checkpoint of the coordinator's log",
+        5,
+        "An older coordinator, or one that hides its log: ask its operator",
+    ),
+    "SB-415": ErrorCode(
+        "A checkpoint of the coordinator's log does not hold",
+        5,
+        "Compare the coordinator's key fingerprint by phone",
+    ),
+    # Replay
+    "SB-440": ErrorCode(
+        "What a run keeps for replay could not be written",
+        3,
+        "Free disk space at the coordinator, then run `solblom run resume RUN`",
+    ),
+    "SB-441": ErrorCode(
+        "The model keeps nothing that could be replayed",
+        1,
+        "Verify it with `solblom model verify`; the model's study says what is kept",
+    ),
+    "SB-442": ErrorCode(
+        "The replay leads to something else than the model says",
+        5,
+        "Do not use the model; ask its coordinator what happened in the round that the message names",
+    ),
+    "SB-443": ErrorCode(
+        "The round's patients or their consent are no longer the same",
+        4,
+        "Nothing can be done, and nothing should: a withdrawal holds for replays too",
+    ),
+    "SB-444": ErrorCode(
+        "The study's noise root is gone",
+        4,
+        "Nothing can be done: the root is destroyed at the permit's date, or when an approval is revoked",
+    ),
+    "SB-445": ErrorCode(
+        "A masked round cannot be worked on again",
+        4,
+        "Run `solblom model replay REF`: it adds up the opened sums",
+    ),
+    "SB-446": ErrorCode(
+        "Code, approval or data set are not those of the round",
+        4,
+        "Install the version that the model's receipts name, and approve the study with it",
+    ),
+    "SB-447": ErrorCode(
+        "The round worked on again gives another update",
+        5,
+        "Do not let the study go on here; compare code/environment.json of the model with this machine's",
+    ),
+    "SB-448": ErrorCode(
+        "The noise in the update is not what the study promises",
+        5,
+        "Stop the node and report it: patients may have less protection than they were promised",
+    ),
+    "SB-449": ErrorCode(
+        "This hospital has no update in the round", 3, "See `solblom model show REF`"
     ),
     # Runs
     "SB-501": ErrorCode(

@@ -6,7 +6,7 @@ round; its key is sealed to each beside the header.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -34,19 +34,23 @@ from solblom_protocol.seal import (
     unseal,
 )
 from solblom_protocol.signing import sign_envelope
+from solblom_protocol.transparency import MAX_NOTE_BYTES
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 ORDER_PAYLOAD_TYPE = "application/vnd.solblom.order+json"
 
 
-OrderKind = Literal["keys", "setup", "train", "evaluate", "describe", "agree", "open"]
+OrderKind = Literal["keys", "setup", "train", "evaluate", "describe", "agree", "open", "witness"]
 """What is asked.
 
 An update, a score histogram of a model on the test patients, or Table 1. With shared noise also a key for
 the masks of a run; where hospitals may drop out, the setup of a sum's masks, a signature on whose vectors a
-sum has, and the shares that open it.
+sum has, and the shares that open it. After a run, a cosignature of the head of the coordinator's log.
 """
+
+MAX_PROOF_HASHES = 128
+"""In a consistency proof: twice the height of a tree that no log outgrows (2^53 entries)."""
 
 NamedRelease = Literal["site-auroc"]
 """What may leave without noise where study and policy both name it; printed as outside epsilon."""
@@ -75,6 +79,10 @@ class OrderHeader(Message):
         survivor set to be signed, or that set and its signatures. An order for keys has none.
         last_receipt: digest of this node's newest receipt, as far as the coordinator knows; an
         unknown one means that the node's state was rolled back.
+        checkpoint: signed head of the coordinator's log, as a C2SP signed note; once a node has seen
+        one, every order has one.
+        consistency: base64 hashes which prove that the log only grew since the head that this node is
+        known to have seen; empty where there is none.
     """
 
     schema_: Literal["solblom.order/1"] = Field(alias="schema")
@@ -95,6 +103,8 @@ class OrderHeader(Message):
     previous_order: Digest | None
     last_receipt: Digest | None
     masking: tuple[str, ...]
+    checkpoint: Annotated[str, Field(max_length=MAX_NOTE_BYTES)] | None = None
+    consistency: Annotated[tuple[str, ...], Field(max_length=MAX_PROOF_HASHES)] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +172,8 @@ def read_order(sealed: bytes, *, key: X25519PrivateKey, coordinator: Ed25519Publ
         raise RefusedError("SB-201", f"The order's signature does not hold: {error}") from None
     try:
         header = parse_message(OrderHeader, opened.payload)
+        if header.payload() != opened.payload:  # a member with a default may not be left out
+            raise IntegrityError("SB-405", "The order's header has another spelling than its own")
         parse_timestamp(header.issued)
         parse_timestamp(header.expires)
     except IntegrityError as error:

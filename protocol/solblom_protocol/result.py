@@ -1,4 +1,4 @@
-"""A reply: a result (update and signed receipt), a mask key, or a refusal (a code, no details). Signed, then sealed.
+"""A reply: a result (update and signed receipt), a mask key, a cosignature, or a refusal (a code). Signed, then sealed.
 
 The receipt is what the artefact keeps for ever: which work was done on whose order, under which
 study, at which price in privacy. It carries no count of patients, only a band, and only keyed
@@ -38,6 +38,7 @@ from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 RECEIPT_PAYLOAD_TYPE = "application/vnd.solblom.receipt+json"
 REFUSAL_PAYLOAD_TYPE = "application/vnd.solblom.refusal+json"
+WITNESSED_PAYLOAD_TYPE = "application/vnd.solblom.witnessed+json"
 
 _BANDS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
@@ -118,6 +119,22 @@ class Refusal(Message):
     code: str
 
 
+class Witnessed(Message):
+    """What a node answers to an order to witness: a cosignature of the order's checkpoint, as a note's line.
+
+    Attributes:
+        order: digest of the order that is answered.
+        cosignature: line of a C2SP cosignature/v1, by the site's name and the node's signing key.
+    """
+
+    schema_: Literal["solblom.witnessed/1"] = Field(alias="schema")
+    site: SiteName
+    node: KeyId
+    run: RunId
+    order: Digest
+    cosignature: Annotated[str, Field(max_length=512)]
+
+
 @dataclass(frozen=True)
 class Result:
     """A checked result: the receipt, its signed envelope, and the update's bytes."""
@@ -155,6 +172,14 @@ class MaskReply:
     envelope: bytes
 
 
+@dataclass(frozen=True)
+class WitnessReply:
+    """A checked answer to an order to witness: what the node signed, and its envelope as it arrived."""
+
+    message: Witnessed
+    envelope: bytes
+
+
 MASK_REPLIES: dict[OrderKind, str] = {
     "keys": SHARE_KEY_PAYLOAD_TYPE,
     "setup": DEALT_PAYLOAD_TYPE,
@@ -166,6 +191,14 @@ MASK_REPLIES: dict[OrderKind, str] = {
 
 def seal_mask_reply(envelope: bytes, *, recipient: X25519PublicKey) -> bytes:
     """Seal what a node has signed about masks."""
+    return seal(frame(envelope, b""), kind="reply", recipient=recipient)
+
+
+def write_witnessed(
+    message: Witnessed, *, key: Ed25519PrivateKey, recipient: X25519PublicKey
+) -> bytes:
+    """Sign and seal a cosignature."""
+    envelope = sign_envelope(message.payload(), WITNESSED_PAYLOAD_TYPE, [key])
     return seal(frame(envelope, b""), kind="reply", recipient=recipient)
 
 
@@ -186,7 +219,7 @@ def write_refusal(refusal: Refusal, *, key: Ed25519PrivateKey, recipient: X25519
 
 def read_reply(
     sealed: bytes, *, key: X25519PrivateKey, node: Ed25519PublicKey
-) -> Result | Refusal | KeyReply | MaskReply:
+) -> Result | Refusal | KeyReply | MaskReply | WitnessReply:
     """Open a node's reply and check that node's signature.
 
     Raises:
@@ -200,6 +233,7 @@ def read_reply(
         return (
             _read_key(envelope, array, keys)
             or _read_mask_reply(envelope, array, keys)
+            or _read_witnessed(envelope, array, keys)
             or _read_refusal(envelope, array, keys)
         )
     receipt = parse_message(Receipt, opened.payload)
@@ -238,6 +272,20 @@ def _read_mask_reply(
             raise IntegrityError("SB-404", "More came with an answer about masks")
         return MaskReply(payload_type, envelope)
     return None
+
+
+def _read_witnessed(
+    envelope: bytes, array: memoryview, keys: dict[str, Ed25519PublicKey]
+) -> WitnessReply | None:
+    """Return a signed cosignature; None when the reply is something else."""
+    try:
+        opened = open_envelope(envelope, payload_type=WITNESSED_PAYLOAD_TYPE, keys=keys)
+    except EnvelopeError:
+        return None
+    message = parse_message(Witnessed, opened.payload)
+    if message.node not in keys or array:
+        raise IntegrityError("SB-404", "The cosignature names another node, or more came with it")
+    return WitnessReply(message, envelope)
 
 
 def _read_refusal(envelope: bytes, array: memoryview, keys: dict[str, Ed25519PublicKey]) -> Refusal:

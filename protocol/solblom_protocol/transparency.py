@@ -21,7 +21,7 @@ from solblom_protocol.merkle import leaf_hash, node_hash, root_of_proof, tree_ro
 
 HASH_BYTES = 32
 MOST_ENTRIES = 2**53 - 1
-MAX_NOTE_BYTES = 4096
+MAX_NOTE_BYTES = 65_536  # with the cosignatures of some hundred hospitals
 _ED25519 = b"\x01"  # signature type of a signed note
 
 Subtree = Callable[[int, int], bytes]
@@ -173,17 +173,17 @@ def verify_consistency(old: Head, new: Head, proof: Sequence[bytes]) -> bool:
     return last == 0 and older == old.root and newer == new.root
 
 
-def _key_hash(name: str, public: Ed25519PublicKey) -> bytes:
-    """Return the four bytes that name a key in a signed note."""
+def key_hash(name: str, public: Ed25519PublicKey, kind: bytes = _ED25519) -> bytes:
+    """Return the four bytes that name a key in a signed note; `kind` is the signature's type."""
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + raw).digest()[:4]
+    return hashlib.sha256(name.encode() + b"\n" + kind + raw).digest()[:4]
 
 
 def verifier_key(name: str, public: Ed25519PublicKey) -> str:
     """Return a key as witnesses write it (`vkey`): name+hash+base64 of type and key."""
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
     encoded = base64.b64encode(_ED25519 + raw).decode()
-    return f"{name}+{_key_hash(name, public).hex()}+{encoded}"
+    return f"{name}+{key_hash(name, public).hex()}+{encoded}"
 
 
 def sign_note(text: str, name: str, key: Ed25519PrivateKey) -> str:
@@ -192,10 +192,10 @@ def sign_note(text: str, name: str, key: Ed25519PrivateKey) -> str:
     Raises:
         ValueError: the text does not end its last line, or the name cannot stand in a note.
     """
-    if not text.endswith("\n") or not _is_name(name) or any(c < " " for c in text if c != "\n"):
+    if not text.endswith("\n") or not is_key_name(name) or any(c < " " for c in text if c != "\n"):
         raise ValueError("a note is whole lines of text, its key's name one word without a plus")
-    signature = _key_hash(name, key.public_key()) + key.sign(text.encode())
-    return f"{text}\n\u2014 {name} {base64.b64encode(signature).decode()}\n"
+    signature = key_hash(name, key.public_key()) + key.sign(text.encode())
+    return f"{text}\n{write_signature(name, signature)}\n"
 
 
 def open_note(note: str, name: str, public: Ed25519PublicKey) -> str:
@@ -207,15 +207,11 @@ def open_note(note: str, name: str, public: Ed25519PublicKey) -> str:
     Raises:
         IntegrityError: SB-405.
     """
-    text, split, below = note.rpartition("\n\n")
-    lines = below.splitlines()
-    well_formed = split and below.endswith("\n") and lines and len(note) <= MAX_NOTE_BYTES
-    if not well_formed:
-        raise IntegrityError("SB-405", "The text is not a signed note")
-    signed, wanted = text + "\n", _key_hash(name, public)
+    signed, lines = split_note(note)
+    wanted = key_hash(name, public)
     found = False
     for line in lines:
-        signer, data = _signature_line(line)
+        signer, data = read_signature(line)
         if signer != name or data[:4] != wanted:
             continue
         try:
@@ -228,14 +224,37 @@ def open_note(note: str, name: str, public: Ed25519PublicKey) -> str:
     return signed
 
 
-def _signature_line(line: str) -> tuple[str, bytes]:
+def split_note(note: str) -> tuple[str, list[str]]:
+    """Return the text of a note, which is what is signed, and the lines below it; nothing is checked of them.
+
+    Raises:
+        IntegrityError: SB-405, the text is not a signed note.
+    """
+    text, split, below = note.rpartition("\n\n")
+    lines = below.splitlines()
+    if not (split and below.endswith("\n") and lines and len(note) <= MAX_NOTE_BYTES):
+        raise IntegrityError("SB-405", "The text is not a signed note")
+    return text + "\n", lines
+
+
+def write_signature(name: str, data: bytes) -> str:
+    """Return a signature's line, without the line's end."""
+    return f"\u2014 {name} {base64.b64encode(data).decode()}"
+
+
+def read_signature(line: str) -> tuple[str, bytes]:
+    """Return whose signature a line has, and its bytes; nothing is checked of them.
+
+    Raises:
+        IntegrityError: SB-405, it is no signature, or has another spelling.
+    """
     parts = line.split(" ")
-    if len(parts) != 3 or parts[0] != "\u2014" or not _is_name(parts[1]):
+    if len(parts) != 3 or parts[0] != "\u2014" or not is_key_name(parts[1]):
         raise IntegrityError("SB-405", "The note has a line that is no signature")
-    return parts[1], _decoded(parts[2])
+    return parts[1], decoded(parts[2])
 
 
-def _decoded(text: str) -> bytes:
+def decoded(text: str) -> bytes:
     """Return base64 in its one spelling.
 
     Raises:
@@ -250,8 +269,14 @@ def _decoded(text: str) -> bytes:
     return data
 
 
-def _is_name(name: str) -> bool:
+def is_key_name(name: str) -> bool:
+    """Tell whether a key of a note may be called so."""
     return bool(name) and "+" not in name and not any(c.isspace() or c < " " for c in name)
+
+
+def log_origin(coordinator: str) -> str:
+    """Return the name of a coordinator's log, and of its key in checkpoints, from its key's id."""
+    return f"solblom/{coordinator[:16]}"
 
 
 def write_checkpoint(origin: str, head: Head, key: Ed25519PrivateKey) -> str:
@@ -266,10 +291,21 @@ def read_checkpoint(note: str, origin: str, public: Ed25519PublicKey) -> Head:
     Raises:
         IntegrityError: SB-405, not signed by this key, of another log, or malformed.
     """
-    lines = open_note(note, origin, public).splitlines()
-    if len(lines) < 3 or lines[0] != origin:
+    if open_note(note, origin, public).splitlines()[0] != origin:
         raise IntegrityError("SB-405", "The checkpoint is of another log")
-    size, root = lines[1], _decoded(lines[2])
+    return head_in(note)
+
+
+def head_in(note: str) -> Head:
+    """Return the head in a checkpoint whose signature was checked.
+
+    Raises:
+        IntegrityError: SB-405, it is malformed.
+    """
+    lines = split_note(note)[0].splitlines()
+    if len(lines) < 3:
+        raise IntegrityError("SB-405", "The checkpoint has no size and no root")
+    size, root = lines[1], decoded(lines[2])
     plain = size.isascii() and size.isdigit() and (size == "0" or not size.startswith("0"))
     if not plain or len(size) > 16 or int(size) > MOST_ENTRIES or len(root) != HASH_BYTES:
         raise IntegrityError("SB-405", "The checkpoint's size or root is malformed")

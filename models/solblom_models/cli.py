@@ -32,6 +32,11 @@ TRUST = typer.Option(
 @command
 def verify(
     ref: str = REF,
+    recompute_epsilon: bool = typer.Option(
+        False,
+        "--recompute-epsilon",
+        help="Work epsilon out again from the events that the hospitals signed; takes seconds",
+    ),
     trust: Path | None = TRUST,
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
@@ -45,6 +50,10 @@ def verify(
     folder = find_artefact(ref, home)
     trust_path, pinned = pinned_trust(folder, trust)
     verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC))
+    if recompute_epsilon:
+        from solblom_models.recomputed_epsilon import with_epsilon
+
+        verdict = with_epsilon(verdict, folder)
     if as_json:
         print_json("solblom.model.verify/1", verdict_json(verdict, folder, trust_path))
     else:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -349,6 +349,21 @@ class Database:
                     reply.asked,
                 ),
             )
+
+    def set_late(self, run_id: str, number: int, *, besides: Collection[str]) -> None:
+        """Mark results of a training round as late that came before a crash and are not in its fold."""
+        with self.transaction():
+            rows = self._connection.execute(
+                "SELECT site FROM replies WHERE run = ? AND asked = 'train' AND round = ?"
+                " AND kind = 'result'",
+                (run_id, number),
+            )
+            for site in {str(row[0]) for row in rows} - set(besides):
+                self._connection.execute(
+                    "UPDATE OR REPLACE replies SET kind = 'late' WHERE run = ? AND asked = 'train'"
+                    " AND round = ? AND site = ? AND kind = 'result'",
+                    (run_id, number, site),
+                )
 
     def add_charge(
         self, run_id: str, number: int, site: str, work: str, event: str, *, kind: str = "train"

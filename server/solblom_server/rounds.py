@@ -17,6 +17,7 @@ from solblom_protocol.study import StudyDocument
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
 from solblom_server.dropout_sum import DropoutSum
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
+from solblom_server.kept_updates import KeptUpdates
 from solblom_server.secure_sum import ask_for_sum, collect_mask_keys, masked_sum
 from solblom_server.transports import PROGRESS
 from solblom_verify.canonical import digest
@@ -60,8 +61,13 @@ def _resume(context: RunContext) -> tuple[ServerState, int]:
         return read_checkpoint(folder, closed[-1]), closed[-1] + 1
     initial, layout = initial_model(context.document)
     state = ServerState.initial(unpack(initial, layout).copy())
+    _kept(context).keep_initial(initial)
     write_checkpoint(folder, 0, state)
     return state, 1
+
+
+def _kept(context: RunContext) -> KeptUpdates:
+    return KeptUpdates(context.folder, keeps=context.document.keeps_updates)
 
 
 def _exchange_round(
@@ -72,24 +78,30 @@ def _exchange_round(
     Raises:
         RunError: SB-501.
     """
-    plan, event = context.document.secure_sum, context.document.round_event
+    plan, event, kept = context.document.secure_sum, context.document.round_event, _kept(context)
     if plan is not None:
         closed = masked_sum(context.document, context.layout.size)
         question = Question("train", number, model, context.layout, event, closed.add, keys)
         if tolerates_dropouts(context.document):
             found = DropoutSum(context, question, context.layout.size).open()
             count = len(found.survivors)
+            kept.keep_sum(number, found.values)
             return mean_update(context.document, found.values, hospitals=count), count
         count = len(context.nodes)
         opened = ask_for_sum(context, question, closed)
+        kept.keep_sum(number, opened)
         return mean_update(context.document, opened, hospitals=count), count
     fold = Fold(context.layout.size)
 
     def take(site: str, update: bytes | memoryview) -> None:
         fold.add(unpack(update, context.layout).astype(np.float32))
+        kept.keep_update(number, site, update)
 
     question = Question("train", number, model, context.layout, event, take)
     collection = collect(context, question, sorted(context.nodes))
     check_quorum(context, question, collection)
     close_exchange(context, collection)
+    # Who answered before a crash and not again is not in this fold: neither receipt nor update of it counts.
+    context.database.set_late(context.run, number, besides=collection.results)
+    kept.close(number, collection.results)
     return fold.mean(), fold.count

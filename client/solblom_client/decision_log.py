@@ -51,6 +51,7 @@ Event = Literal[
     "released",  # its answer left the vault
     "again",  # the same bytes left again
     "refused",
+    "replayed",  # a person here had a round worked on again; nothing of it left
     "manual-release",
     "manual-reject",
     "approved",

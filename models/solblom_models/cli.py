@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from solblom_models.replay_cli import replay_model
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY
 from solblom_protocol.home import HOME_OPTION
@@ -26,6 +27,8 @@ TRUST = typer.Option(
     "--trust",
     help="Trust file (default: that of the Solblom folder in which the model stands)",
 )
+
+app.command("replay")(replay_model)
 
 
 @app.command("verify")

@@ -7,75 +7,48 @@ every file. No pickle: weights are safetensors without metadata, one byte string
 """
 
 import datetime as dt
-import json
-import platform
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from safetensors.numpy import save
 
+from solblom_models.artefact_files.contents import (
+    ArtefactContents,
+    EarlierVersion,
+    RoundRecord,
+    SiteRecord,
+)
+from solblom_models.artefact_files.manifest import NOT_FOR, manifest_of
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.model_card import render_card
-from solblom_models.statement import Charge, privacy_statement, site_events
 from solblom_models.task import Task, find_task
-from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.contracts import AnyContract
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.layout import Layout, unpack
-from solblom_protocol.messages import as_json, timestamp
-from solblom_protocol.result import Receipt
+from solblom_protocol.messages import timestamp
 from solblom_protocol.signing import sign_envelope
 from solblom_protocol.study import StudyDocument, parse_document
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
+__all__ = [
+    "ATTESTATION",
+    "NOT_FOR",
+    "PREDICATE_TYPE",
+    "STATEMENT_PAYLOAD_TYPE",
+    "ArtefactContents",
+    "EarlierVersion",
+    "LoadedModel",
+    "RoundRecord",
+    "SiteRecord",
+    "load",
+    "write_artefact",
+]
+
 STATEMENT_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "urn:solblom:attestation:model:1"
 ATTESTATION = "attestations/model.dsse.json"
-PACKAGES = ("torch", "opacus", "flwr", "numpy", "dp-accounting", "safetensors", "cryptography")
-NOT_FOR = "Not for clinical use: a research model without conformity assessment"
-
-
-@dataclass(frozen=True)
-class SiteRecord:
-    """A hospital's public identity."""
-
-    node_key: str  # PEM
-    keyid: str
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What one round did: `receipts` are (signed envelope, content) by site."""
-
-    round: int
-    base: str
-    result: str
-    opened: str
-    closed: str
-    receipts: dict[str, tuple[bytes, Receipt]]
-    refusals: dict[str, str]
-    missing: list[str]
-
-
-@dataclass(frozen=True)
-class ArtefactContents:
-    """Everything that a finished run leaves. `weights` are the flat little-endian float32 bytes."""
-
-    document: StudyDocument
-    study_envelope: bytes
-    run: str
-    simulation: bool
-    weights: bytes
-    sites: dict[str, SiteRecord]
-    rounds: list[RoundRecord]
-    charges: list[Charge]
-    release_receipts: dict[str, bytes] = field(default_factory=dict)  # by <kind>-<number>-<site>
 
 
 @dataclass(frozen=True)
@@ -102,20 +75,22 @@ def write_artefact(
     key: Ed25519PrivateKey,
     now: dt.datetime,
 ) -> str:
-    """Write and sign an artefact into an empty folder; return its digest (SHA-256 of manifest.json)."""
-    files = _deterministic_files(contents, evaluation)
-    manifest = _manifest(contents, version, evaluation, files)
+    """Write and sign an artefact into an empty folder; return its digest (SHA-256 of manifest.json).
+
+    Raises:
+        ConfigurationError: SB-118, the package that writes bills of materials is not installed.
+    """
+    from solblom_models.artefact_files.work_files import work_files
+
+    made = work_files(contents, evaluation, version=version)
+    manifest = manifest_of(contents, version, evaluation, made.files, without_onnx=made.onnx.reason)
     manifest_bytes = canonical_json(manifest)
-    files |= {
+    files = made.files | {
         "manifest.json": manifest_bytes,
         "README.md": render_card(manifest, evaluation, digest(manifest_bytes)).encode(),
-        "training/rounds.jsonl": b"".join(_round_line(r) for r in contents.rounds),
+        "model/equivalence.json": canonical_json(made.onnx.record),
+        **_records(contents),
     }
-    for record in contents.rounds:
-        for site, (envelope, _) in record.receipts.items():
-            files[f"training/receipts/{record.round:03d}-{site}.dsse.json"] = envelope
-    for name, envelope in contents.release_receipts.items():
-        files[f"evaluation/receipts/{name}.dsse.json"] = envelope
     files[ATTESTATION] = _attestation(files, manifest, contents, key, now)
     for name, data in files.items():
         path = folder / name
@@ -170,138 +145,15 @@ def _read_canonical(path: Path) -> dict[str, Any]:
     return value
 
 
-def _deterministic_files(
-    contents: ArtefactContents, evaluation: dict[str, Any] | None
-) -> dict[str, bytes]:
-    document = contents.document
-    task = find_task(document.study.task.name)
-    layout = layout_of(task.build(document), local=task.local_parameters(document))
-    return {
-        "model/weights.safetensors": _weights(contents.weights, layout),
-        "model/architecture.json": canonical_json(
-            {
-                "task": task.name,
-                "model": document.study.task.model,
-                "layout": layout.to_json(),
-                "parameters": layout.size,
-                "local_parameters": sorted(task.local_parameters(document)),
-            }
-        ),
-        "model/preprocess.json": canonical_json({"contract": as_json(document.contract)}),
-        "training/study.json": document.payload(),
-        "training/study.dsse.json": contents.study_envelope,
-        "training/study.toml": tomli_w.dumps(
-            _without_none(as_json(document.study)), multiline_strings=True
-        ).encode(),
-        "code/environment.json": canonical_json(_environment()),
-        "privacy/events.json": canonical_json(site_events(contents.charges)),
-        "privacy/statement.json": canonical_json(
-            privacy_statement(document, contents.charges, simulation=contents.simulation)
-        ),
-        "evaluation/report.json": canonical_json(
-            evaluation
-            if evaluation is not None
-            else {"released": [], "note": "No metric left a hospital in this run"}
-        ),
-    }
-
-
-def _without_none(value: Any) -> Any:
-    """Return tables without keys that are not set: TOML knows no null."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _without_none(item) for key, item in value.items() if item is not None}
-
-
-def _weights(data: bytes, layout: Layout) -> bytes:
-    values, tensors, start = unpack(data, layout), {}, 0
-    for tensor in layout.tensors:
-        tensors[tensor.name] = values[start : start + tensor.size].reshape(tensor.shape).copy()
-        start += tensor.size
-    return save(tensors)  # no metadata: two keys or more would change the bytes from save to save
-
-
-def _manifest(
-    contents: ArtefactContents,
-    version: str,
-    evaluation: dict[str, Any] | None,
-    files: dict[str, bytes],
-) -> dict[str, Any]:
-    study = contents.document.study
-    statement = json.loads(files["privacy/statement.json"])
-    return {
-        "schema": "solblom.artefact/1",
-        "name": study.study.name,
-        "version": version,
-        "title": study.study.title,
-        "purpose": study.study.purpose,
-        "legal_basis": list(study.study.legal_basis),
-        "task": study.task.name,
-        "simulation": contents.simulation,
-        "intended_use": "Research on the study's purpose, by people who know its limits",
-        "not_for": NOT_FOR,
-        "supersedes": [],
-        "files": {
-            name: {"bytes": len(data), "sha256": digest(data).removeprefix("sha256:")}
-            for name, data in sorted(files.items())
-        },
-        "model": {
-            "weights": digest(files["model/weights.safetensors"]),
-            "final_model": digest(contents.weights),
-            "averaging": study.training.averaging,
-            **_encoder(contents.document),
-        },
-        "sites": {
-            site: {"node_key": record.node_key, "keyid": record.keyid}
-            for site, record in sorted(contents.sites.items())
-        },
-        "training": {
-            "run": contents.run,
-            "study": contents.document.digest,
-            "aggregation": _aggregation(contents.document),
-            "rounds": [_round_identity(r) for r in contents.rounds],
-            "replay_grade": "not available in this version",
-        },
-        "privacy": {"unit": study.privacy.unit, "sites": statement["sites"]},
-        "environment": json.loads(files["code/environment.json"]),
-        "evaluation": {"kind": _evaluation_kind(evaluation)},
-        "limitations": list(statement["not_covered"]),
-    }
-
-
-def _encoder(document: StudyDocument) -> dict[str, Any]:
-    """Return what made the features that the model reads, and under which licence; nothing for other contracts."""
-    if not isinstance(document.contract, BagContract):
-        return {}
-    encoder = document.contract.encoder
-    return {"encoder": encoder.model_dump(include={"kind", "name", "sha256", "licence"})}
-
-
-def _aggregation(document: StudyDocument) -> dict[str, str]:
-    plan, table = document.secure_sum, document.study.secure_sum
-    if plan is None or table is None:
-        return {"rule": "plain mean", "arithmetic": "int64 fixed point, 24 bits"}
-    return {
-        "rule": f"secure sum of {len(plan.roster.members)} hospitals, plain mean",
-        "arithmetic": f"integers modulo 2^{table.ring_bits}, {plan.fractional_bits} fractional bits",
-    }
-
-
-def _evaluation_kind(evaluation: dict[str, Any] | None) -> str:
-    released = any(r["status"] == "released" for r in (evaluation or {}).get("released", []))
-    if evaluation is not None and evaluation.get("simulation"):
-        kind = "simulation, not done" if "reason" in evaluation else "simulation, exact"
-        return kind + (", and released with noise" if released else "")
-    return "released with noise, charged" if released else "none released"
-
-
-def _round_identity(record: RoundRecord) -> dict[str, Any]:
-    return {
-        "round": record.round,
-        "base": record.base,
-        "result": record.result,
-        "updates": {site: r.update for site, (_, r) in sorted(record.receipts.items())},
-    }
+def _records(contents: ArtefactContents) -> dict[str, bytes]:
+    """Return what differs from one execution of the work to the next."""
+    files = {"training/rounds.jsonl": b"".join(_round_line(r) for r in contents.rounds)}
+    for record in contents.rounds:
+        for site, (envelope, _) in record.receipts.items():
+            files[f"training/receipts/{record.round:03d}-{site}.dsse.json"] = envelope
+    for name, envelope in contents.release_receipts.items():
+        files[f"evaluation/receipts/{name}.dsse.json"] = envelope
+    return files
 
 
 def _round_line(record: RoundRecord) -> bytes:
@@ -351,19 +203,3 @@ def _attestation(
         },
     }
     return sign_envelope(canonical_json(statement), STATEMENT_PAYLOAD_TYPE, [key])
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "solblom": _version("solblom-models"),
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return installed_version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -238,6 +238,7 @@ def test_every_file_but_manifest_card_and_records_is_in_the_manifest(written: Pa
     beside = {
         "manifest.json",
         "README.md",
+        "model/equivalence.json",
         "training/rounds.jsonl",
         "training/receipts/001-north.dsse.json",
         "training/receipts/002-north.dsse.json",

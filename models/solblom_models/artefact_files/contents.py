@@ -1,0 +1,64 @@
+"""What a finished run leaves, before it is written as an artefact."""
+
+from dataclasses import dataclass, field
+
+from solblom_models.statement import Charge
+from solblom_protocol.result import Receipt
+from solblom_protocol.study import StudyDocument
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """A hospital's public identity."""
+
+    node_key: str  # PEM
+    keyid: str
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What one round did: `receipts` are (signed envelope, content) by site."""
+
+    round: int
+    base: str
+    result: str
+    opened: str
+    closed: str
+    receipts: dict[str, tuple[bytes, Receipt]]
+    refusals: dict[str, str]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class EarlierVersion:
+    """The version that a model supersedes: its digest, and the bytes of two of its files.
+
+    It stands in the coordinator's own registry; its study is compared with its manifest before it is used.
+    """
+
+    artefact: str
+    manifest: bytes
+    study: bytes
+
+
+@dataclass(frozen=True)
+class ArtefactContents:
+    """Everything that a finished run leaves. `weights` are the flat little-endian float32 bytes.
+
+    Attributes:
+        release_receipts: by <kind>-<number>-<site>.
+        permits: tokens (JWS) that the coordinator holds for the study, unchecked: it pins no issuer.
+        supersedes: the newest earlier version of the same name, where there is one.
+    """
+
+    document: StudyDocument
+    study_envelope: bytes
+    run: str
+    simulation: bool
+    weights: bytes
+    sites: dict[str, SiteRecord]
+    rounds: list[RoundRecord]
+    charges: list[Charge]
+    release_receipts: dict[str, bytes] = field(default_factory=dict)
+    permits: tuple[bytes, ...] = ()
+    supersedes: EarlierVersion | None = None

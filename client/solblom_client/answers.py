@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from solblom_client.approval import Approval
 from solblom_client.approval_record import approval_folder
 from solblom_client.export_gate import export_sum, export_update
 from solblom_client.keys import commitment, derive
@@ -24,8 +25,9 @@ from solblom_client.queries import Release, add_noise, check_named, export_relea
 from solblom_client.secure_answer import Mask, SecureAnswer, pair_masks_of
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
-from solblom_client.training import TrainingSettings, TrainingTrace, clipped_sum, train
+from solblom_client.training import Look, TrainingSettings, TrainingTrace, clipped_sum, train
 from solblom_client.work import OrderedModel, Work, build_model
+from solblom_models.task import Units
 from solblom_protocol.counts import pack_values
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.mask_setup import Participants
@@ -55,6 +57,51 @@ class Answer:
     bits: int = 0
     named: tuple[NamedRelease, ...] = ()
     trace: TrainingTrace | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """An update with its noise: the bytes, the parameters that stay at the hospital, and what training did."""
+
+    data: bytes
+    local: bytes
+    trace: TrainingTrace
+
+
+def make_update(
+    approval: Approval,
+    model: OrderedModel,
+    units: Units,
+    work: str,
+    *,
+    local: bytes,
+    noise: KeyStream,
+    look: Look | None = None,
+) -> Update:
+    """Train on these patients and return the update; the same inputs give the same bytes (privacy.md rule 3).
+
+    Args:
+        approval: the approved study, with its noise root.
+        model: the round's model; its net is trained in place.
+        units: the training set, sorted by id.
+        work: digest of the work, from which sampling coins follow.
+        local: parameters that stay here, as the round before left them.
+        noise: the work's noise.
+        look: see `training.Look`; a vault gives none.
+
+    Raises:
+        ConfigurationError: SB-107, the net cannot be trained with patient-level privacy.
+        RefusedError: SB-213, the export gate.
+    """
+    document, task = approval.document, approval.task
+    net, settings = build_model(approval, model, local), TrainingSettings.of(document)
+    coins = KeyStream(derive(approval.root, "sampling", work))
+    trace = train(task, net, units, settings, coins=coins, noise=noise, look=look)
+    stays = task.local_parameters(document)
+    data = export_update(
+        model.weights, net, model.layout, local=stays, settings=settings, trace=trace
+    )
+    return Update(data, pack_local(net, stays), trace)
 
 
 class Answers:
@@ -89,23 +136,11 @@ class Answers:
         return self._update(work, work.model)
 
     def _update(self, work: Work, model: OrderedModel) -> Answer:
-        document, task = work.approval.document, work.approval.task
         noise, committed = self._noise(work)
-        net = build_model(work.approval, model, work.local)
-        settings = TrainingSettings.of(document)
-        trace = train(
-            task,
-            net,
-            work.units,
-            settings,
-            coins=KeyStream(derive(work.approval.root, "sampling", work.digest)),
-            noise=noise,
+        made = make_update(
+            work.approval, model, work.units, work.digest, local=work.local, noise=noise
         )
-        local = task.local_parameters(document)
-        update = export_update(
-            model.weights, net, model.layout, local=local, settings=settings, trace=trace
-        )
-        return Answer(update, committed, local=pack_local(net, local), bits=24, trace=trace)
+        return Answer(made.data, committed, local=made.local, bits=24, trace=made.trace)
 
     def _shared(
         self, work: Work, model: OrderedModel, plan: SumPlan, participants: Participants | None

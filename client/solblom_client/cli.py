@@ -13,6 +13,7 @@ from solblom_client import (
     log_cli,
     outbox_cli,
     recalibration_cli,
+    replay_cli,
     setup_cli,
     start_cli,
     unit_cli,
@@ -59,6 +60,7 @@ app.registered_commands.extend(clock_cli.app.registered_commands)
 app.registered_commands.extend(vault_cli.app.registered_commands)
 app.registered_commands.extend(unit_cli.app.registered_commands)
 app.registered_commands.extend(recalibration_cli.app.registered_commands)
+app.registered_commands.extend(replay_cli.app.registered_commands)
 app.registered_commands.extend(slides_cli.app.registered_commands)
 
 NODES = typer.Argument(..., help="node.toml, or the folder that holds it; several in a simulation")

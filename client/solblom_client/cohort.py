@@ -31,14 +31,17 @@ class Cohort:
 
     def row_bytes(self, units: Units) -> bytes:
         """Return ids and rows of these patients as bytes: input of a keyed digest."""
-        rows = [
-            [patient, digest(units.row_bytes(index))] for index, patient in enumerate(units.ids)
-        ]
-        return canonical_json(sorted(rows))
+        return rows_as_bytes(units)
 
     def consent_bytes(self, units: Units) -> bytes:
         """Return the consent state of these patients as bytes: input of a keyed digest."""
         return self.consent.record_bytes(units.ids)
+
+
+def rows_as_bytes(units: Units) -> bytes:
+    """Return ids and row digests of these patients as bytes, in the order of ids."""
+    rows = [[patient, digest(units.row_bytes(index))] for index, patient in enumerate(units.ids)]
+    return canonical_json(sorted(rows))
 
 
 def read_consent_now(config: NodeConfig, *, now: dt.datetime) -> ConsentState:

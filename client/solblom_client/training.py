@@ -5,6 +5,7 @@ The realised batch sizes stay in the trace, inside the hospital.
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ from solblom_protocol.study import StudyDocument
 
 # Opacus warns once per process about its own hooks; a hospital's log is no place for it.
 logging.getLogger("opacus").setLevel(logging.ERROR)
+
+
+Look = Callable[[Sequence[torch.nn.Parameter], Sequence[torch.Tensor]], None]
+"""Is shown each step's weights and clipped sums, before the noise. Inside a replay only; it must change neither."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def train(
     *,
     coins: KeyStream,
     noise: KeyStream,
+    look: Look | None = None,
 ) -> TrainingTrace:
     """Train `model` in place by noisy steps over Poisson-sampled patients.
 
@@ -142,6 +148,8 @@ def train(
             optimizer.zero_grad()
             put_clipped_sum(optimizer, units, chosen)
             _check_untouched(parameters, before)
+            if look is not None:
+                look(parameters, [p.summed_grad for p in optimizer.params])
             optimizer.noisy_step(proximal=settings.proximal, anchor=anchor)
             for kept, parameter in zip(before, parameters, strict=True):
                 kept.copy_(parameter.detach())

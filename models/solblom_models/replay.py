@@ -90,6 +90,16 @@ class Recording:
         except (ValueError, OSError) as error:
             raise DifferenceError(f"the artefact cannot be read: {error}") from None
 
+    @staticmethod
+    def manifest_of(folder: Path) -> JsonObject:
+        """Return the manifest of an artefact that was verified.
+
+        Raises:
+            ValueError: it has another form.
+            OSError: it cannot be read.
+        """
+        return _json(folder / "manifest.json")
+
     @property
     def rounds(self) -> tuple[JsonObject, ...]:
         """What the manifest says of each round."""

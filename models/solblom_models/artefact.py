@@ -79,6 +79,7 @@ def write_artefact(
 
     Raises:
         ConfigurationError: SB-118, the package that writes bills of materials is not installed.
+        IntegrityError: SB-405, an update that is kept for replay has changed on this disk.
     """
     from solblom_models.artefact_files.work_files import work_files
 
@@ -96,6 +97,7 @@ def write_artefact(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+    contents.replay.copy_into(folder)
     return digest(manifest_bytes)
 
 
@@ -186,11 +188,12 @@ def _attestation(
     now: dt.datetime,
 ) -> bytes:
     """Return the signed in-toto Statement v1 over every other file of the artefact."""
+    digests = {name: digest(data) for name, data in files.items()} | contents.replay.digests()
     statement: Any = {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [
-            {"name": name, "digest": {"sha256": digest(data).removeprefix("sha256:")}}
-            for name, data in sorted(files.items())
+            {"name": name, "digest": {"sha256": sha.removeprefix("sha256:")}}
+            for name, sha in sorted(digests.items())
         ],
         "predicateType": PREDICATE_TYPE,
         "predicate": {

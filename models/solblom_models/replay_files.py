@@ -4,11 +4,14 @@ With local noise every update as it arrived, with shared noise the opened sum of
 is off (privacy.md rule 10). Names are the same in the run's folder and in the artefact.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from solblom_protocol.errors import IntegrityError
 from solblom_protocol.study import StudyDocument
+from solblom_verify.canonical import file_digest
 
 GRADE_A = "A"
 INITIAL = "training/initial.bin"  # flat little-endian float32 before round 1
@@ -26,16 +29,42 @@ def sum_name(number: int) -> str:
 
 
 @dataclass(frozen=True)
+class KeptFile:
+    """A file in the run's folder: `digest` is `sha256:…` of its bytes."""
+
+    path: Path
+    digest: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
 class ReplayFiles:
-    """What a finished run kept.
+    """What a finished run kept; as large as its models, so files are copied and never held in memory.
 
     Attributes:
         grade: `A`, or why nothing is kept.
-        files: each file by its name in the artefact.
+        files: each file by its name in the artefact. They are the same for the same work.
     """
 
-    grade: str
-    files: Mapping[str, Path] = field(default_factory=dict)
+    grade: str = "not kept: the run handed nothing over"
+    files: Mapping[str, KeptFile] = field(default_factory=dict)
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each file."""
+        return {name: kept.digest for name, kept in self.files.items()}
+
+    def copy_into(self, folder: Path) -> None:
+        """Copy all files to their names in an artefact.
+
+        Raises:
+            IntegrityError: SB-405, one has changed since it was compared.
+        """
+        for name, kept in self.files.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept.path, target)
+            if file_digest(target)[0] != kept.digest:
+                raise IntegrityError("SB-405", f"{name} has changed in the run's folder")
 
 
 def why_not_kept(document: StudyDocument) -> str | None:

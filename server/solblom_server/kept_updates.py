@@ -6,6 +6,7 @@ answer any more goes when the round closes.
 """
 
 import os
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from solblom_models.replay_files import (
     GRADE_A,
     INITIAL,
     UPDATES,
+    KeptFile,
     ReplayFiles,
     sum_name,
     update_name,
@@ -28,6 +30,8 @@ from solblom_protocol.run_sums import place_of, tolerates_dropouts
 from solblom_protocol.study import StudyDocument
 from solblom_server.database import Database
 from solblom_verify.canonical import file_digest
+
+KEPT = "training"  # in the run's folder; the first part of every name in the artefact
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ def _write_synced(path: Path, data: bytes | memoryview) -> None:
         os.close(folder)
 
 
+def remove_kept(folder: Path) -> None:
+    """Remove a run's own copies; call when its model is registered and the run completed, which nothing undoes."""
+    shutil.rmtree(folder / KEPT, ignore_errors=True)
+
+
 def files_of_run(
     folder: Path,
     document: StudyDocument,
@@ -118,14 +127,16 @@ def files_of_run(
         )
         if _summed(document, database, run, record) != set(record.receipts):
             return ReplayFiles(f"not kept: round {record.round} lacks a receipt of its sum")
-    for name, expected in names.items():
+    files = {}
+    for name, expected in sorted(names.items()):
         try:
-            found, _ = file_digest(folder / name)
+            found, size = file_digest(folder / name)
         except OSError:
             return ReplayFiles(f"not kept: {name} is missing in the run's folder")
         if expected not in ("", found):
             return ReplayFiles(f"not kept: {name} is not the one that was received")
-    return ReplayFiles(GRADE_A, {name: folder / name for name in sorted(names)})
+        files[name] = KeptFile(folder / name, found, size)
+    return ReplayFiles(GRADE_A, files)
 
 
 def _summed(document: StudyDocument, database: Database, run: str, record: RoundRecord) -> set[str]:

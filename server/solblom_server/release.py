@@ -1,5 +1,6 @@
 """From a run that ended to a registered, signed artefact."""
 
+import contextlib
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -18,8 +19,11 @@ from solblom_protocol.study import StudyDocument
 from solblom_server.checkpoints import read_checkpoint
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow, RunRow
+from solblom_server.kept_updates import files_of_run, remove_kept
+from solblom_server.log_files import register_model, write_log_files
 from solblom_server.registry import place
 from solblom_server.releases import released_report
+from solblom_server.run_log import end_run
 from solblom_server.runs import FinishedRun
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.envelope import open_envelope
@@ -34,11 +38,15 @@ def release_model(
     evaluate: Evaluate,
     *,
     now: dt.datetime,
+    witness: Callable[[], object],
 ) -> FinishedRun:
-    """Evaluate (in a simulation), write, sign and register the model of a run whose rounds are closed.
+    """Evaluate (in a simulation), write, sign, log and register the model of a run whose rounds are closed.
+
+    `witness` asks the hospitals to cosign the log, once the model stands in it.
 
     Raises:
         RunError: SB-504, rounds are missing.
+        IntegrityError: SB-410, the log does not hold.
     """
     database = coordinator.database()
     try:
@@ -62,7 +70,12 @@ def release_model(
             ),
         )
         database.set_model_digest(row.id, artefact)
-        database.end_run(row.id, "completed", None, now=now)
+        with contextlib.closing(coordinator.log()) as log:
+            register_model(path, log, now=now)
+            witness()
+            write_log_files(path, log, artefact)
+        end_run(coordinator, database, row.id, "completed", None, now=now)
+        remove_kept(coordinator.home / "runs" / row.id)
     finally:
         database.close()
     return FinishedRun(row.id, f"{row.name}@v{version}", artefact, path, evaluation)
@@ -84,10 +97,24 @@ def _contents(
     last = document.study.training.rounds
     if len(rounds) != last or any(r.status != "closed" for r in rounds):
         raise RunError("SB-504", f"The run {row.id} has {len(rounds)} of {last} rounds")
-    state = read_checkpoint(coordinator.home / "runs" / row.id / "checkpoints", last)
+    folder = coordinator.home / "runs" / row.id
+    state = read_checkpoint(folder / "checkpoints", last)
     replies = replies_by_round(database, row.id)
     nodes = {node.name: node for node in coordinator.nodes()}
     roster = row.roster.split(",")
+    records = [
+        RoundRecord(
+            round=r.round,
+            base=r.base,
+            result=r.result or "",
+            opened=r.opened,
+            closed=r.closed or "",
+            receipts=checked_receipts(nodes, replies[r.round]),
+            refusals=refusal_codes(replies[r.round], r.round),
+            missing=silent_sites(replies[r.round], r.round, roster),
+        )
+        for r in rounds
+    ]
     return ArtefactContents(
         document=document,
         study_envelope=row.envelope,
@@ -99,19 +126,8 @@ def _contents(
         },
         charges=charges_of(database, row.id),
         release_receipts=release_receipts(database, row.id),
-        rounds=[
-            RoundRecord(
-                round=r.round,
-                base=r.base,
-                result=r.result or "",
-                opened=r.opened,
-                closed=r.closed or "",
-                receipts=checked_receipts(nodes, replies[r.round]),
-                refusals=refusal_codes(replies[r.round], r.round),
-                missing=silent_sites(replies[r.round], r.round, roster),
-            )
-            for r in rounds
-        ],
+        rounds=records,
+        replay=files_of_run(folder, document, database, row.id, records),
     )
 
 

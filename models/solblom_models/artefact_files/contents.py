@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from solblom_models.replay_files import ReplayFiles
 from solblom_models.statement import Charge
 from solblom_protocol.result import Receipt
 from solblom_protocol.study import StudyDocument
@@ -48,6 +49,7 @@ class ArtefactContents:
     Attributes:
         release_receipts: by <kind>-<number>-<site>.
         permits: tokens (JWS) that the coordinator holds for the study, unchecked: it pins no issuer.
+        replay: what is kept so that anybody can add the rounds up again, or why nothing is.
         supersedes: the newest earlier version of the same name, where there is one.
     """
 
@@ -62,3 +64,4 @@ class ArtefactContents:
     release_receipts: dict[str, bytes] = field(default_factory=dict)
     permits: tuple[bytes, ...] = ()
     supersedes: EarlierVersion | None = None
+    replay: ReplayFiles = field(default_factory=ReplayFiles)

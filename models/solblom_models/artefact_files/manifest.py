@@ -52,10 +52,7 @@ def manifest_of(
             contents.supersedes, contents, json.loads(files["code/environment.json"])
         ),
         "parents": parents_of(contents),
-        "files": {
-            name: {"bytes": len(data), "sha256": digest(data).removeprefix("sha256:")}
-            for name, data in sorted(files.items())
-        },
+        "files": _listed(files, contents),
         "model": {
             "weights": digest(files["model/weights.safetensors"]),
             "final_model": digest(contents.weights),
@@ -76,12 +73,22 @@ def manifest_of(
             "aggregation": _aggregation(contents.document),
             "secure_aggregation": contents.document.secure_sum is not None,
             "rounds": [_round_identity(r) for r in contents.rounds],
-            "replay_grade": "not available in this version",
+            "replay_grade": contents.replay.grade,
         },
         "privacy": {"unit": study.privacy.unit, "sites": statement["sites"]},
         "environment": json.loads(files["code/environment.json"]),
         "evaluation": {"kind": _evaluation_kind(evaluation)},
         "limitations": list(statement["not_covered"]),
+    }
+
+
+def _listed(files: dict[str, bytes], contents: ArtefactContents) -> dict[str, Any]:
+    """Return size and digest of every file that is the same for the same work; kept updates among them."""
+    found = {name: (len(data), digest(data)) for name, data in files.items()}
+    found |= {name: (kept.size, kept.digest) for name, kept in contents.replay.files.items()}
+    return {
+        name: {"bytes": size, "sha256": sha.removeprefix("sha256:")}
+        for name, (size, sha) in sorted(found.items())
     }
 
 

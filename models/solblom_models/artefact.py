@@ -20,6 +20,7 @@ from solblom_models.artefact_files.contents import (
     RoundRecord,
     SiteRecord,
 )
+from solblom_models.artefact_files.crate import METADATA, crate_of
 from solblom_models.artefact_files.manifest import NOT_FOR, manifest_of
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.model_card import render_card
@@ -81,6 +82,7 @@ def write_artefact(
         ConfigurationError: SB-118, the package that writes bills of materials is not installed.
         IntegrityError: SB-405, an update that is kept for replay has changed on this disk.
     """
+    from solblom_models.artefact_files.execution_files import execution_files
     from solblom_models.artefact_files.work_files import work_files
 
     made = work_files(contents, evaluation, version=version)
@@ -90,8 +92,10 @@ def write_artefact(
         "manifest.json": manifest_bytes,
         "README.md": render_card(manifest, evaluation, digest(manifest_bytes)).encode(),
         "model/equivalence.json": canonical_json(made.onnx.record),
-        **_records(contents),
+        **execution_files(contents),
     }
+    crate = crate_of(files, manifest, contents, artefact=digest(manifest_bytes), now=now)
+    files[METADATA] = canonical_json(crate)
     files[ATTESTATION] = _attestation(files, manifest, contents, key, now)
     for name, data in files.items():
         path = folder / name
@@ -145,39 +149,6 @@ def _read_canonical(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise IntegrityError("SB-401", f"{path.name} of the artefact is malformed")
     return value
-
-
-def _records(contents: ArtefactContents) -> dict[str, bytes]:
-    """Return what differs from one execution of the work to the next."""
-    files = {"training/rounds.jsonl": b"".join(_round_line(r) for r in contents.rounds)}
-    for record in contents.rounds:
-        for site, (envelope, _) in record.receipts.items():
-            files[f"training/receipts/{record.round:03d}-{site}.dsse.json"] = envelope
-    for name, envelope in contents.release_receipts.items():
-        files[f"evaluation/receipts/{name}.dsse.json"] = envelope
-    return files
-
-
-def _round_line(record: RoundRecord) -> bytes:
-    results: Any = {
-        site: {"receipt": digest(envelope), "update": r.update, "work": r.work}
-        for site, (envelope, r) in record.receipts.items()
-    }
-    return (
-        canonical_json(
-            {
-                "round": record.round,
-                "base": record.base,
-                "result": record.result,
-                "opened": record.opened,
-                "closed": record.closed,
-                "results": results,
-                "refusals": record.refusals,
-                "missing": record.missing,
-            }
-        )
-        + b"\n"
-    )
 
 
 def _attestation(

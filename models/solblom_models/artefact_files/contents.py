@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from solblom_models.replay_files import ReplayFiles
 from solblom_models.statement import Charge
+from solblom_protocol.permit import SignedPermit
 from solblom_protocol.result import Receipt
 from solblom_protocol.study import StudyDocument
 
@@ -48,7 +49,7 @@ class ArtefactContents:
 
     Attributes:
         release_receipts: by <kind>-<number>-<site>.
-        permits: tokens (JWS) that the coordinator holds for the study, unchecked: it pins no issuer.
+        permits: those that the coordinator holds, each signed by an issuer that it pins.
         replay: what is kept so that anybody can add the rounds up again, or why nothing is.
         supersedes: the newest earlier version of the same name, where there is one.
     """
@@ -62,6 +63,6 @@ class ArtefactContents:
     rounds: list[RoundRecord]
     charges: list[Charge]
     release_receipts: dict[str, bytes] = field(default_factory=dict)
-    permits: tuple[bytes, ...] = ()
+    permits: tuple[SignedPermit, ...] = ()
     supersedes: EarlierVersion | None = None
     replay: ReplayFiles = field(default_factory=ReplayFiles)

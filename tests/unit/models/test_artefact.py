@@ -238,7 +238,10 @@ def test_every_file_but_manifest_card_and_records_is_in_the_manifest(written: Pa
     beside = {
         "manifest.json",
         "README.md",
+        "consent/summary.json",
         "model/equivalence.json",
+        "permits/index.json",
+        "ro-crate-metadata.json",
         "training/rounds.jsonl",
         "training/receipts/001-north.dsse.json",
         "training/receipts/002-north.dsse.json",

@@ -1,74 +1,53 @@
 """The checks on a model artefact: a folder, a trust file and the time in, a verdict out.
 
-Whatever a check reads goes through `_Artefact`, which reads a file only if its bytes have the
-digest in the signed statement. So nothing unsigned is interpreted, in whatever order checks run.
-
 Source of the statement: in-toto Statement v1
 (https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md).
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from solblom_verify.canonical import digest, file_digest, parse_canonical, read_file
-from solblom_verify.envelope import OpenedEnvelope, key_id, open_envelope, public_key_from_pem
+from solblom_verify.envelope import key_id, open_envelope
+from solblom_verify.folder import (
+    ATTESTATION,
+    CHECKPOINT,
+    INCLUSION,
+    MANIFEST,
+    Artefact,
+    CheckError,
+    refuse,
+    same,
+)
+from solblom_verify.history import AFFECTED, WITHDRAWN, Status
 from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust
 from solblom_verify.wording import counted
 
-__all__ = [
-    "ATTESTATION",
-    "MANIFEST_SCHEMA",
-    "PREDICATE_TYPE",
-    "RECEIPT_PAYLOAD_TYPE",
-    "RECEIPT_SCHEMA",
-    "STATEMENT_PAYLOAD_TYPE",
-    "STATEMENT_TYPE",
-    "Check",
-    "Verdict",
-    "verify_artefact",
-]
+__all__ = ["Check", "Verdict", "verify_artefact"]
 
 MANIFEST_SCHEMA = "solblom.artefact/1"
 RECEIPT_SCHEMA = "solblom.receipt/1"
 RECEIPT_PAYLOAD_TYPE = "application/vnd.solblom.receipt+json"
-STATEMENT_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:solblom:attestation:model:1"
 
-ATTESTATION = "attestations/model.dsse.json"
-_MANIFEST = "manifest.json"
+_NOT_SUBJECTS = frozenset({ATTESTATION, CHECKPOINT, INCLUSION})  # they vouch for the others
 _WEIGHTS = "model/weights.safetensors"
-_ROUNDS = "training/rounds.jsonl"
 _RECEIPTS = "training/receipts/"
 
-# fmt: off
-_MANIFEST_REQUIRED = frozenset({
-    "schema", "name", "version", "task", "simulation", "files",
-    "model", "sites", "training", "privacy", "environment",
-})
-_MANIFEST_OPTIONAL = frozenset({
-    "title", "purpose", "legal_basis", "evaluation", "limitations", "intended_use",
-    "not_for", "supersedes", "software",
-})
-# fmt: on
 _VERSION = re.compile(r"v[1-9][0-9]*")
-_FILE_NAME = re.compile(r"[ -\[\]-~]+")  # printable ASCII without backslash
 _NUMBER = r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
 _EPSILON = re.compile(rf"{_NUMBER}|inf|off")
 _DELTA = re.compile(rf"{_NUMBER}|off")
-_MAX_ENTRIES = 100_000  # files and folders
+_SHOWN_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MAX_REASON = 500  # characters; a hostile file must not fill the terminal
 
 _NEVER_CHECKED = (
@@ -77,12 +56,15 @@ _NEVER_CHECKED = (
     "The final model: how it was made from the last rounds is claimed, not derived again.",
     "The hospitals' reports: a receipt proves who said something, not that it is true.",
     "The patients: that their data were as described cannot be seen from here.",
-    "Withdrawal: no fresh log checkpoint was read; the model may have been withdrawn since.",
-    "Times: when the model was made and signed is the coordinator's claim.",
+    "Times: when the model was made and signed is the coordinator's claim; witnesses say no later.",
     "Other files (study, permits, consent, evaluation, model card): signed, but not interpreted.",
 )
 _SIMULATED = "Hospitals: this is a simulation; one machine made all the keys and receipts."
-_EXPIRED = "Trust: the trust file has expired; a key in it may have been replaced since."
+_EXPIRED = "Trust: the trust file has expired since the model was signed; later withdrawal unknown."
+_NO_LOG = "Log: this model has none; nobody witnessed when it was signed or decided about since."
+_NOT_PINNED = "Witnesses: their keys are those of the manifest, not pinned in the trust file."
+_NOT_FRESH = "Withdrawal: later withdrawal unknown; no newer log than the model's own was read."
+_FRESH = "Withdrawal: later withdrawal unknown after the log that was given"
 
 
 @dataclass(frozen=True)
@@ -105,13 +87,15 @@ class Verdict:
     name: str | None
     version: str | None
     signers: tuple[str, ...]  # key ids
+    signed: datetime | None  # as the log says
+    status: str | None  # candidate | validated | released | withdrawn
+    statuses: tuple[Status, ...]  # the decisions that led there, and remarks
+    witnesses: tuple[str, ...]  # who cosigned, by name
 
 
-class _CheckError(ValueError):
-    """A check says no, for the reason given."""
-
-
-def verify_artefact(folder: Path, trust: Trust, *, now: datetime) -> Verdict:
+def verify_artefact(
+    folder: Path, trust: Trust, *, now: datetime, fresh_log: Path | None = None
+) -> Verdict:
     """Check every byte of an artefact folder against its signatures and itself.
 
     Bad input never raises: it is a check that failed. A check that needs a failed one is failed
@@ -120,9 +104,10 @@ def verify_artefact(folder: Path, trust: Trust, *, now: datetime) -> Verdict:
     Args:
         folder: the artefact.
         trust: the keys whose signatures count.
-        now: the time, with its zone, at which the trust file must not have expired.
+        now: the time, with its zone; a trust file that has expired since the signing is said.
+        fresh_log: the coordinator's log of today, in which a later withdrawal is seen.
     """
-    artefact = _Artefact(folder, trust, now)
+    artefact = Artefact(folder, trust, now, fresh_log)
     results: dict[str, Check] = {}
     for name, needs, check in _CHECKS:
         if needs is None or results[needs].ok:
@@ -130,23 +115,39 @@ def verify_artefact(folder: Path, trust: Trust, *, now: datetime) -> Verdict:
         else:
             results[name] = Check(name, False, f"not reached: it needs the check '{needs}'")
     manifest = artefact.manifest if results["manifest"].ok else None
-    not_checked = list(_NEVER_CHECKED)
-    if manifest is not None and manifest.get("simulation", bool):
-        not_checked.append(_SIMULATED)
-    if results["trust"].ok and results["trust"].reason:
-        not_checked.append(_EXPIRED)
+    log = artefact.log if results["log"].ok else None
     return Verdict(
         ok=all(result.ok for result in results.values()),
         checks=tuple(results.values()),
-        not_checked=tuple(not_checked),
-        artefact=artefact.subjects[_MANIFEST] if manifest else None,
+        not_checked=(*_NEVER_CHECKED, *_not_checked(artefact, results)),
+        artefact=artefact.subjects[MANIFEST] if manifest else None,
         name=manifest.text("name") if manifest else None,
         version=manifest.text("version") if manifest else None,
         signers=artefact.envelope.signers if results["envelope"].ok else (),
+        signed=log.history.signed if log else None,
+        status=log.latest.status if log else None,
+        statuses=log.latest.statuses if log else (),
+        witnesses=tuple(log.checkpoint.cosigned) if log else (),
     )
 
 
-def _run(name: str, check: Callable[[_Artefact], str], artefact: _Artefact) -> Check:
+def _not_checked(artefact: Artefact, results: Mapping[str, Check]) -> Iterator[str]:
+    if results["manifest"].ok and artefact.manifest.get("simulation", bool):
+        yield _SIMULATED
+    if results["trust"].ok and results["trust"].reason:
+        yield _EXPIRED
+    if results["log"].ok and artefact.log is None:
+        yield _NO_LOG
+    if results["log"].ok and artefact.log is not None and not artefact.trust.witnesses:
+        yield _NOT_PINNED
+    newer = artefact.log.newer if results["log"].ok and artefact.log is not None else None
+    if newer is None:
+        yield _NOT_FRESH
+    else:
+        yield f"{_FRESH}: {newer.size} entries, cosigned by {', '.join(newer.cosigned) or 'nobody'}."
+
+
+def _run(name: str, check: Callable[[Artefact], str], artefact: Artefact) -> Check:
     try:
         return Check(name, True, check(artefact))
     except (ValueError, OSError) as error:  # each part's own error is a ValueError
@@ -155,124 +156,20 @@ def _run(name: str, check: Callable[[_Artefact], str], artefact: _Artefact) -> C
         return Check(name, False, f"could not be checked ({type(error).__name__})")
 
 
-class _Artefact:
-    """An artefact folder, read on demand; each property raises what is wrong with it."""
-
-    def __init__(self, folder: Path, trust: Trust, now: datetime) -> None:
-        self.folder = folder
-        self.trust = trust
-        self.now = now
-
-    @cached_property
-    def files(self) -> frozenset[str]:
-        """The paths of all files: regular ones with plain names, in folders that hold some."""
-        if not stat.S_ISDIR(self.folder.lstat().st_mode):
-            raise _CheckError("the artefact is a symbolic link; name the folder itself")
-        entries = frozenset(islice(_walk(self.folder), _MAX_ENTRIES + 1))
-        if len(entries) > _MAX_ENTRIES:
-            raise _CheckError(f"more than {_MAX_ENTRIES} files and folders")
-        return frozenset(path for path in entries if not path.endswith("/"))
-
-    @cached_property
-    def envelope(self) -> OpenedEnvelope:
-        """The statement's envelope, all of its signatures verified."""
-        return open_envelope(
-            read_file(self.folder / ATTESTATION),
-            payload_type=STATEMENT_PAYLOAD_TYPE,
-            keys=self.trust.public_keys,
-            threshold=self.trust.threshold,
-        )
-
-    @cached_property
-    def statement(self) -> JsonObject:
-        """The in-toto statement."""
-        value = parse_canonical(self.envelope.payload)
-        return JsonObject.of(value, "statement").only(
-            {"_type", "subject", "predicateType", "predicate"}
-        )
-
-    @cached_property
-    def predicate(self) -> JsonObject:
-        """What the signers say about the model."""
-        return self.statement.object("predicate").only(
-            {"artefact", "name", "version", "created", "run", "simulation"}
-        )
-
-    @cached_property
-    def subjects(self) -> Mapping[str, str]:
-        """The signed files: path to digest."""
-        subjects: dict[str, str] = {}
-        previous = ""
-        for subject in self.statement.objects("subject"):
-            name = subject.only({"name", "digest"}).text("name")
-            if name <= previous:
-                raise _CheckError("subjects are not in order of name, each once")
-            hexadecimal = subject.object("digest").only({"sha256"}).sha256("sha256")
-            subjects[name] = f"sha256:{hexadecimal}"
-            previous = name
-        return subjects
-
-    @cached_property
-    def manifest(self) -> JsonObject:
-        """The manifest."""
-        manifest = JsonObject.of(parse_canonical(self.read(_MANIFEST)), "manifest")
-        return manifest.only(_MANIFEST_REQUIRED, optional=_MANIFEST_OPTIONAL)
-
-    @cached_property
-    def rounds(self) -> tuple[JsonObject, ...]:
-        """The lines of training/rounds.jsonl."""
-        lines = self.read(_ROUNDS).split(b"\n")
-        if len(lines) < 2 or lines.pop() != b"":
-            raise _CheckError(f"{_ROUNDS} does not hold lines that each end with LF")
-        return tuple(
-            JsonObject.of(parse_canonical(line), f"{_ROUNDS} line {number}")
-            for number, line in enumerate(lines, start=1)
-        )
-
-    def read(self, path: str) -> bytes:
-        """Read a signed file whole, if its bytes are the signed ones."""
-        if path not in self.subjects:
-            raise _CheckError(f"not a signed file: {path}")
-        data = read_file(self.folder / path)
-        if digest(data) != self.subjects[path]:
-            raise _CheckError(f"changed file: {path}")
-        return data
-
-
-def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
-    is_empty = True
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            is_empty = False
-            path = f"{prefix}{entry.name}"
-            if not _FILE_NAME.fullmatch(entry.name):
-                raise _CheckError(f"a name is not printable ASCII, or has a backslash: {path!a}")
-            if entry.is_dir(follow_symlinks=False):
-                yield f"{path}/"
-                yield from _walk(Path(entry.path), f"{path}/")
-            elif entry.is_file(follow_symlinks=False):
-                yield path
-            else:
-                what = "symbolic link" if entry.is_symlink() else "neither file nor folder"
-                raise _CheckError(f"{what}: {path}")
-    if is_empty:
-        raise _CheckError(f"empty folder: {prefix or '.'}")
-
-
-def _check_folder(artefact: _Artefact) -> str:
+def _check_folder(artefact: Artefact) -> str:
     return counted(len(artefact.files), "file")
 
 
-def _check_envelope(artefact: _Artefact) -> str:
+def _check_envelope(artefact: Artefact) -> str:
     signers = artefact.envelope.signers
     names = (f"{key.name} ({key.role})" for key in artefact.trust.keys if key.keyid in signers)
     return f"signed by {', '.join(names)}"
 
 
-def _check_statement(artefact: _Artefact) -> str:
+def _check_statement(artefact: Artefact) -> str:
     statement, predicate = artefact.statement, artefact.predicate
-    _same("statement._type", statement.text("_type"), STATEMENT_TYPE)
-    _same("statement.predicateType", statement.text("predicateType"), PREDICATE_TYPE)
+    same("statement._type", statement.text("_type"), STATEMENT_TYPE)
+    same("statement.predicateType", statement.text("predicateType"), PREDICATE_TYPE)
     predicate.digest("artefact")
     predicate.text("name")
     predicate.text("version", like=_VERSION)
@@ -282,125 +179,104 @@ def _check_statement(artefact: _Artefact) -> str:
     return counted(len(artefact.subjects), "signed file")
 
 
-def _check_files(artefact: _Artefact) -> str:
-    present = artefact.files - {ATTESTATION}
-    _refuse("extra file", present - artefact.subjects.keys())
-    _refuse("missing file", artefact.subjects.keys() - present)
+def _check_files(artefact: Artefact) -> str:
+    present = artefact.files - _NOT_SUBJECTS
+    refuse("extra file", present - artefact.subjects.keys())
+    refuse("missing file", artefact.subjects.keys() - present)
     changed = (p for p in present if file_digest(artefact.folder / p)[0] != artefact.subjects[p])
-    _refuse("changed file", list(changed))
+    refuse("changed file", list(changed))
     return ""
 
 
-def _refuse(what: str, paths: Collection[str]) -> None:
-    if paths:
-        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-        raise _CheckError(f"{what}: {', '.join(sorted(paths)[:3])}{more}")
-
-
-def _check_manifest(artefact: _Artefact) -> str:
+def _check_manifest(artefact: Artefact) -> str:
     manifest, predicate = artefact.manifest, artefact.predicate
-    _same("manifest.schema", manifest.text("schema"), MANIFEST_SCHEMA)
-    _same("digest of manifest.json", artefact.subjects[_MANIFEST], predicate.digest("artefact"))
+    same("manifest.schema", manifest.text("schema"), MANIFEST_SCHEMA)
+    same("digest of manifest.json", artefact.subjects[MANIFEST], predicate.digest("artefact"))
     manifest.text("task")
-    _same("name", manifest.text("name"), predicate.text("name"))
-    _same("version", manifest.text("version", like=_VERSION), predicate.text("version"))
-    _same("simulation", manifest.get("simulation", bool), predicate.get("simulation", bool))
-    _same("run", manifest.object("training").text("run"), predicate.text("run"))
+    same("name", manifest.text("name"), predicate.text("name"))
+    same("version", manifest.text("version", like=_VERSION), predicate.text("version"))
+    same("simulation", manifest.get("simulation", bool), predicate.get("simulation", bool))
+    same("run", manifest.object("training").text("run"), predicate.text("run"))
     manifest.object("environment")
     return ""
 
 
-def _same(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise _CheckError(f"{what}: found {found!a}, expected {expected!a}")
-
-
-def _check_manifest_files(artefact: _Artefact) -> str:
+def _check_manifest_files(artefact: Artefact) -> str:
     for path, entry in artefact.manifest.object("files").items():
         entry.only({"bytes", "sha256"})
         if path not in artefact.subjects:
-            raise _CheckError(f"manifest.files names {path!a}, which is not a signed file")
-        _same(f"digest of {path}", f"sha256:{entry.sha256('sha256')}", artefact.subjects[path])
+            raise CheckError(f"manifest.files names {path!a}, which is not a signed file")
+        same(f"digest of {path}", f"sha256:{entry.sha256('sha256')}", artefact.subjects[path])
         size = (artefact.folder / path).lstat().st_size
-        _same(f"bytes of {path}", entry.get("bytes", int), size)
+        same(f"bytes of {path}", entry.get("bytes", int), size)
     return ""
 
 
-def _check_model(artefact: _Artefact) -> str:
+def _check_model(artefact: Artefact) -> str:
     if _WEIGHTS not in artefact.subjects:
-        raise _CheckError(f"missing file: {_WEIGHTS}")
+        raise CheckError(f"missing file: {_WEIGHTS}")
     stated = artefact.manifest.object("model").digest("weights")
-    _same("digest of the weights", stated, artefact.subjects[_WEIGHTS])
+    same("digest of the weights", stated, artefact.subjects[_WEIGHTS])
     return ""
 
 
-def _check_receipts(artefact: _Artefact) -> str:
-    keys = _site_keys(artefact)
+def _check_receipts(artefact: Artefact) -> str:
+    keys = artefact.site_keys
     receipts: set[str] = set()
     for entry in artefact.rounds:
         for site, result in entry.object("results").items():
             if site not in keys:
-                raise _CheckError(f"{entry.where} names {site!a}, which manifest.sites does not")
+                raise CheckError(f"{entry.where} names {site!a}, which manifest.sites does not")
             path = f"{_RECEIPTS}{entry.get('round', int):03d}-{site}.dsse.json"
             data = artefact.read(path)
-            _same(f"digest of {path}", digest(data), result.digest("receipt"))
+            same(f"digest of {path}", digest(data), result.digest("receipt"))
             try:
                 _check_receipt(artefact, data, entry, site, keys[site])
             except ValueError as error:
-                raise _CheckError(f"{path}: {error}") from error
+                raise CheckError(f"{path}: {error}") from error
             receipts.add(path)
     stored = {path for path in artefact.subjects if path.startswith(_RECEIPTS)}
-    _refuse("receipt of no round", stored - receipts)
+    refuse("receipt of no round", stored - receipts)
     return counted(len(receipts), "receipt")
 
 
-def _site_keys(artefact: _Artefact) -> Mapping[str, Ed25519PublicKey]:
-    keys = {}
-    for site, entry in artefact.manifest.object("sites").items():
-        keys[site] = public_key_from_pem(entry.text("node_key"))
-        _same(f"key id of {site}", entry.sha256("keyid"), key_id(keys[site]))
-    if len({key_id(key) for key in keys.values()}) != len(keys):
-        raise _CheckError("two sites share one key")
-    return keys
-
-
 def _check_receipt(
-    artefact: _Artefact, data: bytes, entry: JsonObject, site: str, key: Ed25519PublicKey
+    artefact: Artefact, data: bytes, entry: JsonObject, site: str, key: Ed25519PublicKey
 ) -> None:
     opened = open_envelope(data, payload_type=RECEIPT_PAYLOAD_TYPE, keys={key_id(key): key})
     receipt = JsonObject.of(parse_canonical(opened.payload), "receipt")
     result = entry.object("results").object(site)
     training = artefact.manifest.object("training")
-    _same("schema", receipt.text("schema"), RECEIPT_SCHEMA)
-    _same("site", receipt.text("site"), site)
-    _same("run", receipt.text("run"), training.text("run"))
-    _same("study", receipt.digest("study"), training.digest("study"))
-    _same("round", receipt.get("round", int), entry.get("round", int))
-    _same("base model", receipt.digest("base_model"), entry.digest("base"))
-    _same("update", receipt.digest("update"), result.digest("update"))
-    _same("work", receipt.digest("work"), result.digest("work"))
+    same("schema", receipt.text("schema"), RECEIPT_SCHEMA)
+    same("site", receipt.text("site"), site)
+    same("run", receipt.text("run"), training.text("run"))
+    same("study", receipt.digest("study"), training.digest("study"))
+    same("round", receipt.get("round", int), entry.get("round", int))
+    same("base model", receipt.digest("base_model"), entry.digest("base"))
+    same("update", receipt.digest("update"), result.digest("update"))
+    same("work", receipt.digest("work"), result.digest("work"))
     receipt.digest("order")
 
 
-def _check_rounds(artefact: _Artefact) -> str:
+def _check_rounds(artefact: Artefact) -> str:
     rounds = artefact.rounds
     stated = artefact.manifest.object("training").objects("rounds")
-    _same("number of rounds", len(rounds), len(stated))
+    same("number of rounds", len(rounds), len(stated))
     previous = rounds[0].digest("base")
     for number, (entry, claim) in enumerate(zip(rounds, stated, strict=True), start=1):
-        _same("round number", entry.get("round", int), number)
-        _same(f"base of round {number}", entry.digest("base"), previous)
-        _same("round number in the manifest", claim.get("round", int), number)
+        same("round number", entry.get("round", int), number)
+        same(f"base of round {number}", entry.digest("base"), previous)
+        same("round number in the manifest", claim.get("round", int), number)
         for key in ("base", "result"):
-            _same(f"{key} of round {number}", entry.digest(key), claim.digest(key))
+            same(f"{key} of round {number}", entry.digest(key), claim.digest(key))
         results = entry.object("results").items()
         updates = {site: result.digest("update") for site, result in results}
-        _same(f"updates of round {number}", updates, dict(claim.object("updates").members))
+        same(f"updates of round {number}", updates, dict(claim.object("updates").members))
         previous = entry.digest("result")
     return counted(len(rounds), "round")
 
 
-def _check_privacy(artefact: _Artefact) -> str:
+def _check_privacy(artefact: Artefact) -> str:
     stated = artefact.manifest.object("privacy").object("sites")
     sites = {site for entry in artefact.rounds for site in entry.object("results").members}
     unbounded = []
@@ -411,13 +287,49 @@ def _check_privacy(artefact: _Artefact) -> str:
     return f"no differential privacy at: {', '.join(unbounded)}" if unbounded else ""
 
 
-def _check_trust(artefact: _Artefact) -> str:
-    expires = artefact.trust.expires
-    return f"the trust file expired on {expires:%Y-%m-%d}" if expires <= artefact.now else ""
+def _check_log(artefact: Artefact) -> str:
+    log = artefact.log
+    if log is None:
+        return "none: made by a version without a log"
+    envelope = digest(read_file(artefact.folder / ATTESTATION))
+    same("envelope in the log", log.history.envelope, envelope)
+    cosigned = f"cosigned by {', '.join(log.checkpoint.cosigned)}"
+    missing = f", not by {', '.join(log.missing)}" if log.missing else ""
+    return f"signed {log.history.signed:{_SHOWN_TIME}}, {cosigned}{missing}"
+
+
+def _check_status(artefact: Artefact) -> str:
+    if artefact.log is None:
+        return "unknown"
+    latest = artefact.log.latest
+    for entry in latest.statuses:
+        if entry.status == WITHDRAWN:
+            raise CheckError(f"withdrawn {entry.time:%Y-%m-%d} by {entry.signer}: {entry.reason}")
+    affected = any(entry.status == AFFECTED for entry in latest.statuses)
+    return f"{latest.status}{', affected by a withdrawal of consent' if affected else ''}"
+
+
+def _check_trust(artefact: Artefact) -> str:
+    trust, log = artefact.trust, artefact.log
+    keys = [key for key in trust.keys if key.keyid in artefact.envelope.signers]
+    if log is None:
+        # Nobody witnessed the time: whoever has an old key could sign with any date, so the keys
+        # must be valid still.
+        signed, time = artefact.predicate.time("created"), artefact.now
+    else:
+        signed = time = log.history.signed
+        keys.append(log.key)
+    for key in keys:
+        if not key.is_valid(time):
+            raise CheckError(f"the key of {key.name} was not valid on {time:%Y-%m-%d}")
+    if trust.expires <= signed:
+        raise CheckError(f"the trust file had expired ({trust.expires:%Y-%m-%d}) at the signing")
+    expired = trust.expires <= artefact.now
+    return f"the trust file expired on {trust.expires:%Y-%m-%d}" if expired else ""
 
 
 # Name, the check it needs, the function: raises what is wrong, or gives a note ("" for none).
-_CHECKS: tuple[tuple[str, str | None, Callable[[_Artefact], str]], ...] = (
+_CHECKS: tuple[tuple[str, str | None, Callable[[Artefact], str]], ...] = (
     ("folder", None, _check_folder),
     ("envelope", "folder", _check_envelope),
     ("statement", "envelope", _check_statement),
@@ -428,5 +340,7 @@ _CHECKS: tuple[tuple[str, str | None, Callable[[_Artefact], str]], ...] = (
     ("receipts", "manifest", _check_receipts),
     ("rounds", "manifest", _check_rounds),
     ("privacy", "manifest", _check_privacy),
-    ("trust", None, _check_trust),
+    ("log", "manifest", _check_log),
+    ("status", "log", _check_status),
+    ("trust", "log", _check_trust),
 )

@@ -29,6 +29,9 @@ def verdict_json(verdict: Verdict, path: Path, trust_path: Path) -> dict[str, ob
         "artefact": verdict.artefact,
         "name": verdict.name,
         "version": verdict.version,
+        "signed": f"{verdict.signed:%Y-%m-%dT%H:%M:%SZ}" if verdict.signed else None,
+        "status": verdict.status,
+        "witnesses": list(verdict.witnesses),
         "trust": {"path": str(trust_path), "signers": list(verdict.signers)},
         "checks": [asdict(check) for check in verdict.checks],
         "not_checked": list(verdict.not_checked),
@@ -63,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         trust_path: Path = options.trust or trust_file_of_home(path)
         trust = load_trust(trust_path)
-        verdict = verify_artefact(path, trust, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        verdict = verify_artefact(path, trust, now=now, fresh_log=options.log)
     except TrustError as error:
         print(f"error: {_printable(str(error))}", file=sys.stderr)
         print(
@@ -93,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         help="the trust file (default: that of the Solblom folder in which PATH stands)",
+    )
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        type=Path,
+        help="the coordinator's log of today, which shows whether the model was withdrawn since",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -64,6 +64,13 @@ class JsonObject:
         items = enumerate(self.get(key, list))
         return tuple(JsonObject.of(item, f"{where}[{index}]") for index, item in items)
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Give the strings in the array at `key`, in order."""
+        items = self.get(key, list)
+        if not all(isinstance(item, str) for item in items):
+            raise ShapeError(f"{self.where}.{key} holds something else than strings")
+        return tuple(map(str, items))
+
     def items(self) -> Iterator[tuple[str, JsonObject]]:
         """Give every member as a pair of key and object."""
         return ((key, self.object(key)) for key in self.members)

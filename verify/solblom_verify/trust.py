@@ -1,4 +1,4 @@
-"""The trust file: whose signatures count, how many are needed, and until when."""
+"""The trust file: whose signatures count, how many are needed, from when and until when."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ SCHEMA = "solblom.trust/1"
 HOME_MARKER = "solblom.toml"  # stands in the folder of a coordinator, and nowhere else
 _MAX_BYTES = 1024 * 1024
 _ROLE = re.compile(r"coordinator|steward")
+_WITNESS = "witness"
 
 
 class TrustError(ValueError):
@@ -36,12 +37,20 @@ class TrustError(ValueError):
 
 @dataclass(frozen=True)
 class TrustedKey:
-    """A key whose signature counts, and whose it is."""
+    """A key whose signature counts, and whose it is; `since` and `until` are None without a limit."""
 
     keyid: str
     name: str
-    role: str  # coordinator | steward
+    role: str  # coordinator | steward | witness
     public_key: Ed25519PublicKey
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def is_valid(self, time: datetime) -> bool:
+        """Tell whether the key's signature of this time counts."""
+        return (self.since is None or self.since <= time) and (
+            self.until is None or time < self.until
+        )
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class Trust:
     expires: datetime
     threshold: int
     keys: tuple[TrustedKey, ...]
+    witnesses: tuple[TrustedKey, ...] = ()  # none: the hospitals' keys in the manifest
+    quorum: int | None = None  # how many witnesses must have cosigned; None: all but one
 
     @property
     def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
@@ -94,28 +105,49 @@ def load_trust(path: Path) -> Trust:
 
 
 def _read_trust(members: JsonObject) -> Trust:
-    members.only({"schema", "version", "expires", "threshold", "keys"})
+    required = {"schema", "version", "expires", "threshold", "keys"}
+    members.only(required, optional={"witnesses", "quorum"})
     if members.text("schema") != SCHEMA:
         raise ShapeError(f"trust.schema is not {SCHEMA}")
     keys = tuple(_read_key(entry) for entry in members.objects("keys"))
-    if len({key.keyid for key in keys}) != len(keys):
-        raise ShapeError("trust.keys holds a key twice")
-    version, threshold = members.get("version", int), members.get("threshold", int)
+    listed = members.objects("witnesses") if "witnesses" in members.members else ()
+    witnesses = tuple(_read_key(entry, role=_WITNESS) for entry in listed)
+    for what, values in (
+        ("keys holds a key", [key.keyid for key in keys]),
+        ("witnesses holds a key", [key.keyid for key in witnesses]),
+        ("witnesses holds a name", [key.name for key in witnesses]),
+    ):
+        if len(set(values)) != len(values):
+            raise ShapeError(f"trust.{what} twice")
+    version = members.get("version", int)
     if version < 1:
         raise ShapeError(f"trust.version must be at least 1, got {version}")
-    if not 1 <= threshold <= len(keys):
-        raise ShapeError(f"trust.threshold must be 1 to {len(keys)} (the keys), got {threshold}")
-    return Trust(version, members.time("expires"), threshold, keys)
+    quorum = _count(members, "quorum", len(witnesses)) if "quorum" in members.members else None
+    threshold = _count(members, "threshold", len(keys))
+    return Trust(version, members.time("expires"), threshold, keys, witnesses, quorum)
 
 
-def _read_key(entry: JsonObject) -> TrustedKey:
-    entry.only({"keyid", "name", "role", "public_key"})
+def _count(members: JsonObject, key: str, most: int) -> int:
+    count = members.get(key, int)
+    if not 1 <= count <= most:
+        raise ShapeError(f"trust.{key} must be 1 to {most} (the keys), got {count}")
+    return count
+
+
+def _read_key(entry: JsonObject, *, role: str | None = None) -> TrustedKey:
+    required = {"keyid", "name", "public_key"}
+    if role is None:
+        entry.only(required | {"role"}, optional={"from", "until"})
+    else:
+        entry.only(required)
     public = public_key_from_pem(entry.text("public_key"))
     if entry.text("keyid") != key_id(public):
         raise ShapeError(f"{entry.where}.keyid is not the id of its public key")
     return TrustedKey(
         keyid=entry.text("keyid"),
         name=entry.text("name"),
-        role=entry.text("role", like=_ROLE),
+        role=role or entry.text("role", like=_ROLE),
         public_key=public,
+        since=entry.time("from") if "from" in entry.members else None,
+        until=entry.time("until") if "until" in entry.members else None,
     )

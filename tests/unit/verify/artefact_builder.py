@@ -80,7 +80,7 @@ class ArtefactBuilder:
             "subject": [
                 {"name": name, "digest": {"sha256": self._sha256(folder / name)}}
                 for name in names
-                if name != ATTESTATION
+                if name != ATTESTATION and not name.startswith("log/")
             ],
             "predicateType": "urn:solblom:attestation:model:1",
             "predicate": {
@@ -128,9 +128,12 @@ class ArtefactBuilder:
         path.write_text(json.dumps(self.trust() | changes, indent=2))
         return path
 
-    def verify(self, folder: Path, *, now: datetime = NOW) -> Verdict:
+    def verify(
+        self, folder: Path, *, now: datetime = NOW, fresh_log: Path | None = None
+    ) -> Verdict:
         """Verify as an auditor with the trust file two folders up."""
-        return verify_artefact(folder, load_trust(folder.parent.parent / "trust.json"), now=now)
+        trust = load_trust(folder.parent.parent / "trust.json")
+        return verify_artefact(folder, trust, now=now, fresh_log=fresh_log)
 
     def _round(self, folder: Path, number: int) -> dict[str, Any]:
         base = digest(b"model %d" % (number - 1))

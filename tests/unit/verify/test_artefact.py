@@ -12,6 +12,7 @@ import pytest
 from solblom_verify import artefact as artefact_module
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
+from solblom_verify.folder import Artefact
 from solblom_verify.trust import load_trust
 from unit.verify.verdicts import ATTESTATION, fails, failures
 
@@ -74,6 +75,9 @@ def every_byte(data: bytes) -> Iterator[bytes]:
         yield bytes(changed)
 
 
+SIGNED_OR_LOGGED = ["manifest.json", ATTESTATION, "log/checkpoint.txt", "log/inclusion.json"]
+
+
 def every_bit(data: bytes) -> Iterator[bytes]:
     for position in range(len(data)):
         for bit in range(8):
@@ -93,26 +97,26 @@ def accepted(artefact: Path, name: str, changes: Iterator[bytes]) -> list[bytes]
     return [data for data in changes if is_accepted(data)]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", ATTESTATION])
-def test_no_byte_can_be_changed(artefact: Path, name: str) -> None:
-    data = (artefact / name).read_bytes()
-    assert accepted(artefact, name, every_byte(data)) == []
-    assert accepted(artefact, name, iter([data])) == [data]
+@pytest.mark.parametrize("name", SIGNED_OR_LOGGED)
+def test_no_byte_can_be_changed(logged: Path, name: str) -> None:
+    data = (logged / name).read_bytes()
+    assert accepted(logged, name, every_byte(data)) == []
+    assert accepted(logged, name, iter([data])) == [data]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["manifest.json", ATTESTATION])
-def test_no_bit_can_be_changed(artefact: Path, name: str) -> None:
-    assert accepted(artefact, name, every_bit((artefact / name).read_bytes())) == []
+@pytest.mark.parametrize("name", SIGNED_OR_LOGGED)
+def test_no_bit_can_be_changed(logged: Path, name: str) -> None:
+    assert accepted(logged, name, every_bit((logged / name).read_bytes())) == []
 
 
-@pytest.mark.parametrize("name", ["manifest.json", ATTESTATION])
-def test_no_byte_can_be_removed_or_repeated(artefact: Path, name: str) -> None:
-    data = (artefact / name).read_bytes()
+@pytest.mark.parametrize("name", SIGNED_OR_LOGGED)
+def test_no_byte_can_be_removed_or_repeated(logged: Path, name: str) -> None:
+    data = (logged / name).read_bytes()
     removed = (data[:i] + data[i + 1 :] for i in range(0, len(data), 3))
     repeated = (data[:i] + data[i : i + 1] + data[i:] for i in range(0, len(data), 3))
-    assert accepted(artefact, name, removed) == []
-    assert accepted(artefact, name, repeated) == []
+    assert accepted(logged, name, removed) == []
+    assert accepted(logged, name, repeated) == []
 
 
 def test_every_file_counts(builder: Any, artefact: Path) -> None:
@@ -127,7 +131,7 @@ def test_every_file_counts(builder: Any, artefact: Path) -> None:
 
 def test_a_file_that_changes_while_it_is_verified_is_not_read(artefact: Path) -> None:
     trust = load_trust(artefact.parent.parent / "trust.json")
-    opened = artefact_module._Artefact(artefact, trust, datetime(2026, 11, 23, tzinfo=UTC))
+    opened = Artefact(artefact, trust, datetime(2026, 11, 23, tzinfo=UTC), None)
     assert opened.read("README.md") == (artefact / "README.md").read_bytes()
     (artefact / "README.md").write_text("# A better model\n")
     with pytest.raises(ValueError, match=r"changed file: README\.md"):

@@ -99,3 +99,59 @@ def test_a_file_that_is_missing_a_folder_or_too_long_is_refused(tmp_path: Path) 
     for path in (tmp_path / "missing.json", tmp_path, tmp_path / "long.json"):
         with pytest.raises(TrustError, match=path.name):
             load_trust(path)
+
+
+def test_keys_have_times_and_witnesses_are_pinned(builder: Any, tmp_path: Path) -> None:
+    trust = builder.trust()
+    trust["keys"][0] |= {"from": "2026-01-01T00:00:00Z", "until": "2027-01-01T00:00:00Z"}
+    witness = {name: trust["keys"][1][name] for name in ("keyid", "name", "public_key")}
+    path = builder.write_trust(
+        tmp_path / "trust.json", keys=trust["keys"], witnesses=[witness], quorum=1
+    )
+    read = load_trust(path)
+    assert [w.role for w in read.witnesses] == ["witness"]
+    assert read.quorum == 1
+    times = [datetime(2025, 12, 31, 23, 59, 59), datetime(2026, 1, 1), datetime(2027, 1, 1)]
+    valid = [read.keys[0].is_valid(time.replace(tzinfo=UTC)) for time in times]
+    assert valid == [False, True, False]
+    assert all(read.keys[1].is_valid(time.replace(tzinfo=UTC)) for time in times)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"quorum": 1}, "quorum must be 1 to 0"),
+        ({"quorum": True}, "quorum is bool"),
+        ({"witnesses": {}}, "witnesses is dict"),
+        ({"witnesses": [{}]}, "lacks 'keyid'"),
+    ],
+)
+def test_wrong_witnesses_are_refused(
+    builder: Any, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    path = builder.write_trust(tmp_path / "trust.json", **changes)
+    with pytest.raises(TrustError, match=reason):
+        load_trust(path)
+
+
+@pytest.mark.parametrize("quorum", [0, 2])
+def test_a_quorum_that_witnesses_cannot_reach_is_refused(
+    builder: Any, tmp_path: Path, quorum: int
+) -> None:
+    key = builder.trust()["keys"][0]
+    witness = {name: key[name] for name in ("keyid", "name", "public_key")}
+    path = builder.write_trust(tmp_path / "trust.json", witnesses=[witness], quorum=quorum)
+    with pytest.raises(TrustError, match="quorum must be 1 to 1"):
+        load_trust(path)
+
+
+def test_a_witness_stands_once_and_has_no_role(builder: Any, tmp_path: Path) -> None:
+    key = builder.trust()["keys"][0]
+    witness = {name: key[name] for name in ("keyid", "name", "public_key")}
+    for witnesses, reason in (
+        ([witness, witness], "witnesses holds a key twice"),
+        ([key], "unknown member 'role'"),
+    ):
+        path = builder.write_trust(tmp_path / "trust.json", witnesses=witnesses)
+        with pytest.raises(TrustError, match=reason):
+            load_trust(path)

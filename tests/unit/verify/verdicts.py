@@ -16,6 +16,8 @@ CHECKS = [
     "receipts",
     "rounds",
     "privacy",
+    "log",
+    "status",
     "trust",
 ]
 OTHER = digest(b"something else")

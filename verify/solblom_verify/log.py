@@ -1,0 +1,204 @@
+"""The coordinator's log: a signed head that hospitals cosign, and proof that entries stand in it.
+
+A checkpoint is a C2SP signed note (https://c2sp.org/signed-note, tlog-checkpoint) with cosignatures
+of witnesses (https://c2sp.org/tlog-cosignature), here in exactly one spelling; the tree is that of
+RFC 6962, section 2.1, over the canonical bytes of each entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from solblom_verify.canonical import canonical_json, parse_canonical
+from solblom_verify.envelope import decode_base64
+from solblom_verify.shape import JsonObject
+
+__all__ = ["Checkpoint", "LogError", "open_checkpoint", "read_export", "read_inclusion"]
+
+ENTRY_SCHEMA = "solblom.log-entry/1"
+EXPORT_SCHEMA = "solblom.log-export/1"
+INCLUSION_SCHEMA = "solblom.inclusion/1"
+# fmt: off
+_NOTE = re.compile(
+    r"(?P<body>(?P<origin>[!-~]+)\n(?P<size>[1-9][0-9]{0,15})\n(?P<root>[!-~]{44})\n)\n"
+    r"(?P<signatures>(?:\u2014 [!-~]+ [!-~]+\n)+)"
+)
+# fmt: on
+_SIGNATURE = re.compile(r"\u2014 ([!-~]+) ([!-~]+)\n")
+_ED25519, _COSIGNATURE_V1 = b"\x01", b"\x04"  # types of key in a signed note
+_MAX_NOTE = 64 * 1024
+
+
+class LogError(ValueError):
+    """A checkpoint or a proof does not hold, for the reason given."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A head of the log, the coordinator's signature and every cosignature verified."""
+
+    origin: str
+    size: int  # entries
+    root: bytes
+    cosigned: Mapping[str, datetime]  # by name of the witness
+
+
+def open_checkpoint(
+    note: bytes,
+    origin: str,
+    coordinator: Ed25519PublicKey,
+    witnesses: Mapping[str, Ed25519PublicKey],
+    *,
+    strangers: bool = False,
+) -> Checkpoint:
+    """Verify a checkpoint: first the coordinator's signature, then witnesses' by name.
+
+    Args:
+        note: the bytes of the note.
+        origin: the log's name, which is the name of the coordinator's key too.
+        coordinator: the key that signs the log.
+        witnesses: the keys that may cosign, by name.
+        strangers: leave out cosignatures of other names instead of refusing them.
+
+    Raises:
+        LogError: another form or order, another log, a signature that does not hold.
+        EnvelopeError: base64 in another spelling.
+    """
+    match = _NOTE.fullmatch(note.decode("utf-8")) if len(note) <= _MAX_NOTE else None
+    if match is None or match["origin"] != origin:
+        raise LogError(f"not a checkpoint of the log {origin}")
+    body = match["body"].encode()
+    (first, signature), *cosignatures = _SIGNATURE.findall(match["signatures"])
+    if first != origin:
+        raise LogError("the first signature is not the coordinator's")
+    signature = _after_key_hash(origin, signature, coordinator, _ED25519)
+    _verify(origin, coordinator, signature, body)
+    names = [name for name, _ in cosignatures]
+    if names != sorted(set(names)):
+        raise LogError("cosignatures are not in order of name, each once")
+    if not strangers and not witnesses.keys() >= set(names):
+        raise LogError(f"cosigned by a stranger: {min(set(names) - witnesses.keys())}")
+    cosigned = {
+        name: _cosignature_time(name, data, witnesses[name], body)
+        for name, data in cosignatures
+        if name in witnesses
+    }
+    return Checkpoint(origin, int(match["size"]), decode_base64(match["root"]), cosigned)
+
+
+def read_inclusion(data: bytes, checkpoint: Checkpoint) -> dict[int, JsonObject]:
+    """Read inclusion.json and verify that each of its entries stands in the log; by index.
+
+    Raises:
+        LogError: an entry is not in the log at its index, or stands out of order.
+        CanonicalError, ShapeError, EnvelopeError: another spelling or form.
+    """
+    members = JsonObject.of(parse_canonical(data), "inclusion")
+    members.only({"schema", "origin", "size", "entries"})
+    head = (members.text("schema"), members.text("origin"), members.get("size", int))
+    if head != (INCLUSION_SCHEMA, checkpoint.origin, checkpoint.size):
+        raise LogError("inclusion.json is not about the checkpoint")
+    found: dict[int, JsonObject] = {}
+    for item in members.objects("entries"):
+        index = item.only({"index", "entry", "proof"}).get("index", int)
+        proof = [decode_base64(text) for text in item.texts("proof")]
+        leaf = _leaf(item.object("entry"))
+        if index <= max(found, default=-1):
+            raise LogError("entries are not in order of index, each once")
+        if _root_of_proof(leaf, index, checkpoint.size, proof) != checkpoint.root:
+            raise LogError(f"entry {index} is not in the log")
+        found[index] = item.object("entry")
+    return found
+
+
+def read_export(
+    data: bytes,
+    older: Checkpoint,
+    coordinator: Ed25519PublicKey,
+    witnesses: Mapping[str, Ed25519PublicKey],
+) -> tuple[Checkpoint, tuple[JsonObject, ...]]:
+    """Read a whole log, as `solblom audit log --export` writes it, that extends an older head of it.
+
+    Raises:
+        LogError: its checkpoint does not hold, is not that of its entries, or it rewrites the past.
+        CanonicalError, ShapeError, EnvelopeError: another spelling or form.
+    """
+    members = JsonObject.of(parse_canonical(data), "log")
+    members.only({"schema", "origin", "checkpoint", "entries"})
+    if members.text("schema") != EXPORT_SCHEMA or members.text("origin") != older.origin:
+        raise LogError(f"not an export of the log {older.origin}")
+    note = members.text("checkpoint").encode()
+    newer = open_checkpoint(note, older.origin, coordinator, witnesses, strangers=True)
+    entries = members.objects("entries")
+    leaves = [_leaf(entry) for entry in entries]
+    if len(leaves) != newer.size or _root(leaves) != newer.root:
+        raise LogError("its entries are not those of its checkpoint")
+    if newer.size < older.size or _root(leaves[: older.size]) != older.root:
+        raise LogError(
+            "it does not extend the log of the artefact: older, or history was rewritten"
+        )
+    return newer, entries
+
+
+def _after_key_hash(name: str, data: str, key: Ed25519PublicKey, kind: bytes) -> bytes:
+    """Give what follows the four bytes that name a key in a signed note."""
+    decoded, named = decode_base64(data), name.encode() + b"\n" + kind + key.public_bytes_raw()
+    if decoded[:4] != hashlib.sha256(named).digest()[:4]:
+        raise LogError(f"a signature by another key of {name}")
+    return decoded[4:]
+
+
+def _cosignature_time(name: str, data: str, key: Ed25519PublicKey, body: bytes) -> datetime:
+    # tlog-cosignature: 8 bytes of POSIX time, big-endian, then the signature over both.
+    cosignature = _after_key_hash(name, data, key, _COSIGNATURE_V1)
+    seconds = int.from_bytes(cosignature[:8], "big")
+    _verify(name, key, cosignature[8:], b"cosignature/v1\ntime %d\n" % seconds + body)
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _verify(name: str, key: Ed25519PublicKey, signature: bytes, signed: bytes) -> None:
+    try:
+        key.verify(signature, signed)
+    except InvalidSignature as error:
+        raise LogError(f"the signature of {name} on the checkpoint is not valid") from error
+
+
+def _leaf(entry: JsonObject) -> bytes:
+    return hashlib.sha256(b"\x00" + canonical_json(entry.members)).digest()
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def _split(size: int) -> int:
+    """Give the largest power of two below `size`."""
+    return 1 << ((size - 1).bit_length() - 1)
+
+
+def _root(leaves: Sequence[bytes]) -> bytes:
+    """Give the tree's root (RFC 6962, 2.1)."""
+    if len(leaves) == 1:
+        return leaves[0]
+    left = _split(len(leaves))
+    return _node(_root(leaves[:left]), _root(leaves[left:]))
+
+
+def _root_of_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes | None:
+    """Give the root to which a proof leads (RFC 6962, 2.1.1), none where it has another length."""
+    if size == 1 or not proof:
+        return leaf if size == 1 and index == 0 and not proof else None
+    left = _split(size)
+    is_left = index < left
+    below = (index, left) if is_left else (index - left, size - left)
+    root = _root_of_proof(leaf, *below, proof[:-1])
+    if root is None:
+        return None
+    return _node(root, proof[-1]) if is_left else _node(proof[-1], root)

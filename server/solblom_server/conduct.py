@@ -30,7 +30,9 @@ from solblom_server.grids.fleet import FleetGrid, look_again_soon
 from solblom_server.grids.mixed import MixedGrid
 from solblom_server.releases import run_releases
 from solblom_server.rounds import initial_model, run_rounds
+from solblom_server.run_log import end_run, log_run
 from solblom_server.runs import stored_payload
+from solblom_server.witnesses import ask_witnesses
 
 TRACES = "log/conductor.txt"
 LOCK_SECONDS = 90.0
@@ -43,6 +45,27 @@ def conduct(coordinator: Coordinator, run: str, grid: Grid, addresses: dict[str,
     Raises:
         RunError: too few answers, or a person stopped it; it can be resumed.
     """
+    with _context(coordinator, run, grid, addresses) as context:
+        log_run(coordinator, context.database, context.database.run(run))
+        state = run_rounds(context)
+        run_releases(context, pack([state.final_model()]))
+
+
+def witness_run(coordinator: Coordinator, run: str, grid: Grid, addresses: dict[str, int]) -> None:
+    """Ask a run's hospitals to cosign the newest head of the coordinator's log.
+
+    Raises:
+        RunError: a person stopped it.
+    """
+    with _context(coordinator, run, grid, addresses) as context:
+        ask_witnesses(context)
+
+
+@contextlib.contextmanager
+def _context(
+    coordinator: Coordinator, run: str, grid: Grid, addresses: dict[str, int]
+) -> Iterator[RunContext]:
+    """Open what a run needs, and close it."""
     database = coordinator.database()
     try:
         row = database.run(run)
@@ -59,8 +82,10 @@ def conduct(coordinator: Coordinator, run: str, grid: Grid, addresses: dict[str,
             layout=initial_model(document)[1],
             folder=coordinator.home / "runs" / row.id,
         )
-        state = run_rounds(context)
-        run_releases(context, pack([state.final_model()]))
+        try:
+            yield context
+        finally:
+            context.log.close()
     finally:
         database.close()
 
@@ -75,19 +100,23 @@ def conduct_over_network(home: Path, run: str, grid: Grid) -> None:
         database = coordinator.database()
         row = database.run(run)
         try:
-            if row.status not in ("open", "evaluating"):
+            if row.status not in ("open", "evaluating", "witnessing"):
                 return  # finished or stopped meanwhile
+            if row.status == "witnessing":
+                _witness_again(coordinator, database, row, grid)
+                return
             addresses, couriers = _couriers(coordinator, database, row, grid)
             conduct(coordinator, run, couriers, addresses)
-            _finish(coordinator, row)
+            _finish(coordinator, row, couriers, addresses)
         except SolblomError as error:
-            database.end_run(run, "stopped", f"{error.code}: {error.message}", now=utc_now())
+            reason = f"{error.code}: {error.message}"
+            end_run(coordinator, database, run, "stopped", reason, now=utc_now())
         except httpx.HTTPError:
             raise  # the SuperLink is gone: the run stays open, and the service starts another
         except Exception as error:
             _keep_trace(home)
             reason = f"SB-508: {type(error).__name__}; the trace stands in {TRACES}"
-            database.end_run(run, "stopped", reason, now=utc_now())
+            end_run(coordinator, database, run, "stopped", reason, now=utc_now())
             raise
         finally:
             database.close()
@@ -101,19 +130,38 @@ def _keep_trace(home: Path) -> None:
         file.write(f"{utc_now().isoformat()}\n{traceback.format_exc()}\n")
 
 
-def _finish(coordinator: Coordinator, row: RunRow) -> None:
+def _witness_again(coordinator: Coordinator, database: Database, row: RunRow, grid: Grid) -> None:
+    """Ask the hospitals of a completed run once more; whatever comes of it, the run stays completed."""
+    try:
+        with contextlib.suppress(
+            SolblomError
+        ):  # the command that asked says whose answer is missing
+            addresses, couriers = _couriers(coordinator, database, row, grid)
+            witness_run(coordinator, row.id, couriers, addresses)
+    finally:
+        database.set_status(row.id, "completed")
+
+
+def _finish(coordinator: Coordinator, row: RunRow, grid: Grid, addresses: dict[str, int]) -> None:
     """Write the artefact; an evaluation afterwards leaves it as it is."""
     from solblom_server.release import release_model
     from solblom_server.transports import open_transport
 
     if row.status == "evaluating":
         database = coordinator.database()
-        database.end_run(row.id, "completed", None, now=utc_now())
+        end_run(coordinator, database, row.id, "completed", None, now=utc_now())
         database.close()
         return
     document = parse_document(stored_payload(row.envelope))
     transport = open_transport(row.transport, coordinator.home)
-    release_model(coordinator, row, document, transport.evaluate, now=dt.datetime.now(dt.UTC))
+    release_model(
+        coordinator,
+        row,
+        document,
+        transport.evaluate,
+        now=dt.datetime.now(dt.UTC),
+        witness=lambda: witness_run(coordinator, row.id, grid, addresses),
+    )
 
 
 def _couriers(

@@ -1,7 +1,7 @@
 """The coordinator's folder: keys, database, runs and models of one federation.
 
 solblom.toml  trust.json  coordinator.pub  coordinator.sqlite
-keys/  nodes/<site>.pub  runs/<run>/checkpoints/  models/<name>-v<n>/
+keys/  nodes/<site>.pub  log/transparency.sqlite  runs/<run>/checkpoints/  models/<name>-v<n>/
 """
 
 import datetime as dt
@@ -27,6 +27,7 @@ from solblom_protocol.toml_file import parse
 from solblom_server.certificates import create_certificates
 from solblom_server.database import Database
 from solblom_server.settings import Settings, split_address
+from solblom_server.transparency_log import TransparencyLog
 from solblom_verify.canonical import canonical_json
 
 TRUST_EXPIRES = "2036-12-31T00:00:00Z"
@@ -62,6 +63,10 @@ class Coordinator:
     def database(self) -> Database:
         """Open the database."""
         return Database(self.home / DATABASE_FILE)
+
+    def log(self) -> TransparencyLog:
+        """Open the log that hospitals witness."""
+        return TransparencyLog(self.home, self.signing)
 
     def nodes(self) -> list[PublicKeys]:
         """Return the enrolled nodes, sorted by site."""

@@ -162,7 +162,7 @@ class Database:
             )
 
     def set_status(self, run_id: str, status: str) -> None:
-        """Record what is wanted of a run: `open`, `stopping`, `evaluating`."""
+        """Record what is wanted of a run: `open`, `stopping`, `evaluating`, `witnessing`."""
         with self.transaction():
             self._connection.execute("UPDATE runs SET status = ? WHERE id = ?", (status, run_id))
 
@@ -218,9 +218,10 @@ class Database:
         return [_run(r) for r in self._connection.execute("SELECT * FROM runs ORDER BY rowid")]
 
     def unfinished_runs(self) -> list[RunRow]:
-        """Return the runs that are open, being evaluated or about to stop, newest last."""
+        """Return the runs that are open, being evaluated or witnessed, or about to stop, newest last."""
         rows = self._connection.execute(
-            "SELECT * FROM runs WHERE status IN ('open', 'evaluating', 'stopping') ORDER BY rowid"
+            "SELECT * FROM runs WHERE status IN ('open', 'evaluating', 'witnessing', 'stopping')"
+            " ORDER BY rowid"
         )
         return [_run(r) for r in rows]
 

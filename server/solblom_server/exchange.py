@@ -5,51 +5,42 @@ attempt and answer with the same bytes. Uses Grid's `push_messages` and `pull_me
 `Strategy.start()` would hold every reply.
 """
 
+import base64
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
-from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message, RecordDict
 
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.flower import SMALL_BYTES
-from solblom_protocol.layout import Layout
 from solblom_protocol.mailbox import content_name
-from solblom_protocol.mask_keys import MaskKey
 from solblom_protocol.messages import parse_timestamp, timestamp
-from solblom_protocol.order import OrderHeader, OrderKind, RosterEntry, write_order
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.order import OrderHeader, write_order
 from solblom_protocol.result import (
     MASK_REPLIES,
     KeyReply,
     MaskReply,
-    Receipt,
     Refusal,
     Result,
+    WitnessReply,
     read_reply,
 )
-from solblom_protocol.seal import LockedArray, lock
-from solblom_protocol.study import StudyDocument
-from solblom_server.coordinator import Coordinator
-from solblom_server.database import Database, ReplyRow
+from solblom_server.database import ReplyRow
 from solblom_server.grids.courier import KeepsOrders
-from solblom_server.grids.sealed import (
-    sealed_bytes,
-    sealed_content,
-    shared_body,
-    shared_content,
-)
-from solblom_verify.canonical import canonical_json, digest
+from solblom_server.grids.sealed import sealed_bytes, sealed_content, shared_content
+from solblom_server.log_entries import NOT_YET, LogEntry, answer
+from solblom_server.reply_checks import check_key, check_result, reply_row, take_cosignature
+from solblom_server.run_context import Question as Question
+from solblom_server.run_context import RunContext as RunContext
+from solblom_server.run_context import utc_now as utc_now
+from solblom_verify.canonical import canonical_json
 from solblom_verify.wording import counted
 
 MAX_ATTEMPTS = 3
-NOT_YET = "SB-219"
+OTHER_LOG = "SB-221"
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 5.0, 120.0
 """How long a hospital that has not said yes or no is left in peace before it is asked again."""
 MOST_RESTS = (
@@ -64,72 +55,8 @@ TITLES = {
     "train": "Round",
     "evaluate": "Evaluation",
     "describe": "Table",
+    "witness": "Witnessing",
 }
-
-
-def utc_now() -> dt.datetime:
-    """Return the present moment in UTC."""
-    return dt.datetime.now(dt.UTC)
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """Everything a run needs, fixed before its first round."""
-
-    grid: Grid
-    coordinator: Coordinator
-    database: Database
-    run: str
-    document: StudyDocument
-    nodes: dict[str, PublicKeys]  # by site
-    addresses: dict[str, int]  # Flower node id by site
-    layout: Layout
-    folder: Path
-    clock: Callable[[], dt.datetime] = utc_now
-
-    @cached_property  # it stands in every order, and each entry hashes a key
-    def roster(self) -> list[RosterEntry]:
-        """All nodes of the run, sorted by site."""
-        return [RosterEntry(site=s, node=self.nodes[s].key_id) for s in sorted(self.nodes)]
-
-
-@dataclass(frozen=True)
-class Question:
-    """What one exchange asks of every node.
-
-    Attributes:
-        number: of the round or of the release.
-        array: bytes of the model; empty for Table 1.
-        layout: names and shapes in the array.
-        event: what an answer does to patients; an answer with another one is refused.
-        take: folds the bytes of one result; raises IntegrityError for what does not belong.
-        masking: with shared noise, what hospitals signed about masks, as the order says.
-        own_masking: the same where each site is shown something else.
-    """
-
-    kind: OrderKind
-    number: int
-    array: bytes
-    layout: Layout
-    event: PrivacyEvent | None
-    take: Callable[[str, bytes | memoryview], None]
-    masking: tuple[str, ...] = ()
-    own_masking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @cached_property
-    def base_model(self) -> str:
-        """Digest of the model; hashed once, not once a node."""
-        return digest(self.array)
-
-    @cached_property
-    def locked(self) -> LockedArray:
-        """The model as it travels: encrypted once, so that a courier may carry the same bytes to all."""
-        return lock(self.array)
-
-    @cached_property
-    def body(self) -> ArrayRecord:
-        """The locked model as a record of Flower's, which orders share."""
-        return shared_body(self.locked.ciphertext)
 
 
 @dataclass
@@ -149,6 +76,13 @@ class Collection:
     )  # not yet: site → when it is asked again
     rested: dict[str, float] = field(default_factory=dict)  # site → how long the last rest was
     longest_rest: float = LONGEST_REST_SECONDS
+    heads: dict[str, int] = field(
+        default_factory=dict
+    )  # order → head of the log that it showed, by its size
+    logged: list[LogEntry] = field(
+        default_factory=list
+    )  # what is to be logged of the replies at hand
+    seen: dict[str, int] = field(default_factory=dict)  # site → newest head that it has answered to
 
     @property
     def unfinished(self) -> bool:
@@ -178,14 +112,17 @@ def collect(
     *,
     until: Callable[[set[str]], bool] = lambda answered: False,
     enough: int | None = None,
+    patience: float | None = None,
 ) -> Collection:
     """Ask these nodes and take each result as it arrives, until all have answered or the deadline has passed.
 
     `until` ends it earlier: it is asked with the sites whose results are here. So does the `enough`-th
-    result: more would change nothing.
+    result: more would change nothing. `patience` is the deadline in seconds where it is not the study's.
     """
     collection = Collection(time.monotonic(), deque(sites))
-    patience = 60 * context.document.study.cohort.deadline_minutes
+    context.log.show(sites, at=question.head)  # one transaction for all
+    if patience is None:
+        patience = 60 * context.document.study.cohort.deadline_minutes
     collection.longest_rest = max(LONGEST_REST_SECONDS, patience / MOST_RESTS)
     deadline = collection.opened + patience
     _ask(context, question, collection)
@@ -266,6 +203,7 @@ def _order_message(
     kind, number = question.kind, question.number
     attempt = context.database.next_attempt(context.run, number, site, kind=kind)
     previous, receipt = context.database.last_answered(context.run, site)
+    shown = context.log.show([site], at=question.head)[site]
     header = OrderHeader(
         schema="solblom.order/1",
         kind=kind,
@@ -287,6 +225,8 @@ def _order_message(
         previous_order=previous,
         last_receipt=receipt,
         masking=question.own_masking.get(site, question.masking),
+        checkpoint=shown.checkpoint,
+        consistency=tuple(base64.b64encode(part).decode() for part in shown.consistency),
     )
     order = write_order(
         header, question.locked, key=context.coordinator.signing, recipient=node.sealing
@@ -301,6 +241,9 @@ def _order_message(
         sealed=content_name(order.head, order.body),
         now=now,
     )
+    collection.heads[order.digest] = shown.size
+    if kind == "witness":
+        context.log.note_asked(order.digest, shown.size)
     collection.attempts[site] = collection.attempts.get(site, 0) + 1
     is_large = len(order.head) + len(order.body) > SMALL_BYTES
     shares = is_large and getattr(context.grid, "shares_bodies", False)
@@ -330,6 +273,8 @@ def _pull(
             lost.append(site)
         if len(collection.results) == enough:
             break
+    context.log.append(*collection.logged, seen=collection.seen)
+    collection.logged, collection.seen = [], {}
     return lost
 
 
@@ -347,113 +292,85 @@ def _take_in(
             sealed, key=context.coordinator.sealing, node=context.nodes[site].signing
         )
         if isinstance(reply, Refusal):
-            if reply.order is not None and not context.database.is_order(
-                reply.order, context.run, question.number, site, kind=question.kind
-            ):
-                raise IntegrityError("SB-404", "The refusal answers another order")
-            if reply.order is None and collection.attempts[site] < MAX_ATTEMPTS:
-                return False  # the node could not read what arrived: the courier's fault, perhaps
-            row = _reply_row(context, question, site, "refusal", seconds, code=reply.code)
-            context.database.add_reply(context.run, row)
-            if reply.code == NOT_YET:  # shown while it waits; a result takes its place
-                collection.rest(site)
-                return True
-            collection.done.add(site)
-            collection.refusals[site] = reply.code
-            return True
-        if isinstance(reply, KeyReply):
-            _check_key(context, question, site, reply.message)
-            question.take(site, reply.envelope)
-        elif isinstance(reply, MaskReply):
-            if reply.payload_type != MASK_REPLIES.get(question.kind):
-                raise IntegrityError("SB-404", "The answer about masks is not what was ordered")
-            question.take(site, reply.envelope)  # checks run, round and site, which were signed
-        else:
-            _check_result(context, question, site, reply.receipt)
-            event = canonical_json(reply.receipt.event).decode()
-            context.database.add_charge(
-                context.run, question.number, site, reply.receipt.work, event, kind=question.kind
-            )
-            question.take(site, reply.update)
+            return _take_refusal(context, question, collection, site, reply)
+        _take_answer(context, question, site, reply)
     except IntegrityError as error:
         collection.invalid[site] = error.code
-        row = _reply_row(context, question, site, "invalid", seconds, code=error.code)
+        row = reply_row(context, question, site, "invalid", seconds, code=error.code)
         context.database.add_reply(context.run, row)
         return False
     collection.done.add(site)
     collection.results.add(site)
-    row = _reply_row(context, question, site, "result", seconds, result=reply)
-    context.database.add_reply(context.run, row)
+    row = reply_row(context, question, site, "result", seconds, result=reply)
+    if row.order_digest in collection.heads:  # it had remembered that order's head when it answered
+        collection.seen[site] = collection.heads[row.order_digest]
+    _keep(context, collection, row)
     return True
 
 
-def _check_key(context: RunContext, question: Question, site: str, message: MaskKey) -> None:
-    """Refuse a mask key that is not about what was asked.
+def _take_refusal(
+    context: RunContext, question: Question, collection: Collection, site: str, refusal: Refusal
+) -> bool:
+    """Take a no, or a not yet; False where the node is asked again at once.
 
     Raises:
-        IntegrityError: SB-404.
+        IntegrityError: SB-404, it answers another order.
     """
-    if (question.kind, message.site, message.run, message.study) != (
-        "keys",
-        site,
-        context.run,
-        context.document.digest,
+    if refusal.order is not None and not context.database.is_order(
+        refusal.order, context.run, question.number, site, kind=question.kind
     ):
-        raise IntegrityError("SB-404", "The mask key is not what was ordered")
-    if not context.database.is_order(message.order, context.run, 1, site, kind="keys"):
-        raise IntegrityError("SB-404", "The mask key answers an order that was never issued")
+        raise IntegrityError("SB-404", "The refusal answers another order")
+    # What could not be read was the courier's fault, perhaps; and an order that a newer one overtook shows an
+    # older head of the log than its node has seen: then the next one shows the newest.
+    again = refusal.order is None or refusal.code == OTHER_LOG
+    if again and collection.attempts[site] < MAX_ATTEMPTS:
+        return False
+    seconds = time.monotonic() - collection.opened
+    row = reply_row(context, question, site, "refusal", seconds, code=refusal.code)
+    _keep(context, collection, row)
+    if refusal.code == NOT_YET:  # shown while it waits; a result takes its place
+        collection.rest(site)
+        return True
+    collection.done.add(site)
+    collection.refusals[site] = refusal.code
+    return True
 
 
-def _check_result(context: RunContext, question: Question, site: str, receipt: Receipt) -> None:
-    """Refuse a receipt that is not about what was asked.
-
-    Raises:
-        IntegrityError: SB-404.
-    """
-    expected = {
-        "kind": question.kind,
-        "site": site,
-        "run": context.run,
-        "round": question.number,
-        "study": context.document.digest,
-        "base_model": question.base_model,
-        "event": None if question.event is None else question.event.to_json(),
-    }
-    for name, value in expected.items():
-        if getattr(receipt, name) != value:
-            raise IntegrityError("SB-404", f"The receipt's {name} is not what was ordered")
-    if not context.database.is_order(
-        receipt.order, context.run, question.number, site, kind=question.kind
-    ):
-        raise IntegrityError("SB-404", "The receipt answers an order that was never issued")
-
-
-def _reply_row(
+def _take_answer(
     context: RunContext,
     question: Question,
     site: str,
-    kind: str,
-    seconds: float,
-    *,
-    code: str | None = None,
-    result: Result | KeyReply | MaskReply | None = None,
-) -> ReplyRow:
-    receipt = result if isinstance(result, Result) else None
-    order = "" if receipt is None else receipt.receipt.order
-    if isinstance(result, KeyReply):
-        order = result.message.order
-    return ReplyRow(
-        round=question.number,
-        asked=question.kind,
-        site=site,
-        order_digest=order,
-        kind=kind,
-        code=code,
-        receipt=None if receipt is None else receipt.receipt_digest,
-        envelope=None if result is None else result.envelope,
-        arrived=timestamp(context.clock()),
-        seconds=round(seconds, 3),
-    )
+    reply: Result | KeyReply | MaskReply | WitnessReply,
+) -> None:
+    """Check an answer and take what it carries.
+
+    Raises:
+        IntegrityError: SB-404 or SB-405, it is not what was asked for.
+    """
+    if isinstance(reply, KeyReply):
+        check_key(context, question, site, reply.message)
+        question.take(site, reply.envelope)
+    elif isinstance(reply, MaskReply):
+        if reply.payload_type != MASK_REPLIES.get(question.kind):
+            raise IntegrityError("SB-404", "The answer about masks is not what was ordered")
+        question.take(site, reply.envelope)  # checks run, round and site, which were signed
+    elif isinstance(reply, WitnessReply):
+        take_cosignature(context, question, site, reply.message)
+    else:
+        check_result(context, question, site, reply.receipt)
+        event = canonical_json(reply.receipt.event).decode()
+        context.database.add_charge(
+            context.run, question.number, site, reply.receipt.work, event, kind=question.kind
+        )
+        question.take(site, reply.update)
+
+
+def _keep(context: RunContext, collection: Collection, row: ReplyRow) -> None:
+    """Keep one reply in the database, and log it with the others that are at hand."""
+    context.database.add_reply(context.run, row)
+    entry = answer(context.run, row)
+    if entry is not None:
+        collection.logged.append(entry)
 
 
 def check_quorum(

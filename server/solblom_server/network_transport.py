@@ -44,7 +44,7 @@ class NetworkTransport(RealHospitals):
         while True:
             row = database.run(run)
             told.tell(database, row, rounds)
-            if row.status not in ("open", "evaluating", "stopping"):
+            if row.status not in ("open", "evaluating", "witnessing", "stopping"):
                 return row.status
             if service_status(self._home) is not None:
                 away_since = None

@@ -1,5 +1,6 @@
 """From a run that ended to a registered, signed artefact."""
 
+import contextlib
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -15,12 +16,16 @@ from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Receipt
 from solblom_protocol.study import StudyDocument
+from solblom_protocol.transparency import log_origin
 from solblom_server.checkpoints import read_checkpoint
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, ReplyRow, RunRow
 from solblom_server.kept_updates import files_of_run, remove_kept
+from solblom_server.log_files import register_model, write_log_files
 from solblom_server.registry import place
+from solblom_server.release_history import with_history
 from solblom_server.releases import released_report
+from solblom_server.run_log import end_run
 from solblom_server.runs import FinishedRun
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.envelope import open_envelope
@@ -35,11 +40,15 @@ def release_model(
     evaluate: Evaluate,
     *,
     now: dt.datetime,
+    witness: Callable[[], object],
 ) -> FinishedRun:
-    """Evaluate (in a simulation), write, sign and register the model of a run whose rounds are closed.
+    """Evaluate (in a simulation), write, sign, log and register the model of a run whose rounds are closed.
+
+    `witness` asks the hospitals to cosign the log, once the model stands in it.
 
     Raises:
         RunError: SB-504, rounds are missing.
+        IntegrityError: SB-410, the log does not hold.
     """
     database = coordinator.database()
     try:
@@ -55,7 +64,7 @@ def release_model(
             version,
             lambda folder: write_artefact(
                 folder,
-                contents,
+                with_history(coordinator.home, contents, version=version),
                 version=f"v{version}",
                 evaluation=evaluation,
                 key=coordinator.signing,
@@ -63,7 +72,11 @@ def release_model(
             ),
         )
         database.set_model_digest(row.id, artefact)
-        database.end_run(row.id, "completed", None, now=now)
+        with contextlib.closing(coordinator.log()) as log:
+            register_model(path, log, now=now)
+            witness()
+            write_log_files(path, log, artefact)
+        end_run(coordinator, database, row.id, "completed", None, now=now)
         remove_kept(coordinator.home / "runs" / row.id)
     finally:
         database.close()
@@ -117,6 +130,7 @@ def _contents(
         release_receipts=release_receipts(database, row.id),
         rounds=records,
         replay=files_of_run(folder, document, database, row.id, records),
+        log=log_origin(coordinator.public.key_id),
     )
 
 

@@ -12,12 +12,14 @@ from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of
 from solblom_models.task import find_task
 from solblom_protocol.layout import Layout, pack, unpack
+from solblom_protocol.messages import timestamp
 from solblom_protocol.run_sums import tolerates_dropouts
 from solblom_protocol.study import StudyDocument
 from solblom_server.checkpoints import read_checkpoint, write_checkpoint
 from solblom_server.dropout_sum import DropoutSum
 from solblom_server.exchange import Question, RunContext, check_quorum, close_exchange, collect
 from solblom_server.kept_updates import KeptUpdates
+from solblom_server.log_entries import round_closed
 from solblom_server.secure_sum import ask_for_sum, collect_mask_keys, masked_sum
 from solblom_server.transports import PROGRESS
 from solblom_verify.canonical import digest
@@ -49,7 +51,13 @@ def run_rounds(context: RunContext) -> ServerState:
         state = step(state, mean, training, round_number=number)
         write_checkpoint(context.folder / "checkpoints", number, state)
         result = digest(pack([state.model]))
-        context.database.close_round(context.run, number, result, now=context.clock())
+        closed = context.clock()
+        context.database.close_round(context.run, number, result, now=closed)
+        context.log.append(
+            round_closed(
+                context.run, number, base=digest(model), result=result, time=timestamp(closed)
+            )
+        )
         PROGRESS.get()(number, rounds, f"{count} of {counted(len(context.nodes), 'hospital')}")
     return state
 

@@ -15,6 +15,7 @@ from solblom_protocol.study import StudyDocument, check_dates, parse_document
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, RunRow
 from solblom_server.network_transport import TRANSPORTS, NetworkTransport
+from solblom_server.run_log import end_run, log_run
 from solblom_server.secure_sum import check_roster
 from solblom_server.transports import Transport, open_transport
 from solblom_verify.canonical import parse_canonical
@@ -92,6 +93,7 @@ def resume_run(home: Path, run: str, *, now: dt.datetime) -> FinishedRun:
     document = read_signed_study(row.envelope)
     transport = open_transport(row.transport, home)
     database = coordinator.database()
+    log_run(coordinator, database, row)
     database.reopen_run(run)
     database.close()
     try:
@@ -121,7 +123,7 @@ def _create_run(
         )
     database = coordinator.database()
     try:
-        return database.create_run(
+        row = database.create_run(
             study=document.digest,
             name=document.study.study.name,
             envelope=envelope,
@@ -130,6 +132,8 @@ def _create_run(
             simulation=transport.simulation,
             now=now,
         )
+        log_run(coordinator, database, row)
+        return row
     finally:
         database.close()
 
@@ -181,7 +185,14 @@ def _run_to_end(
     clock = _clock_from(now)
     try:
         _call_server_app(coordinator, row, transport)
-        return release_model(coordinator, row, document, transport.evaluate, now=clock())
+        return release_model(
+            coordinator,
+            row,
+            document,
+            transport.evaluate,
+            now=clock(),
+            witness=lambda: _ask_witnesses(coordinator, row, transport),
+        )
     except SolblomError as error:
         _note_end(coordinator, row, "stopped", error.message, now=clock())
         raise
@@ -273,10 +284,51 @@ def _call_server_app(coordinator: Coordinator, row: RunRow, transport: Transport
     app(transport.grid, context)
 
 
+def _ask_witnesses(coordinator: Coordinator, row: RunRow, transport: Transport) -> None:
+    from solblom_server.conduct import witness_run
+
+    witness_run(coordinator, row.id, transport.grid, transport.addresses)
+
+
+def cosign_run(home: Path, run: str) -> tuple[str, list[str]]:
+    """Ask the hospitals of a completed run once more to cosign the log; write its model's log/ anew.
+
+    Returns the model's reference, and the hospitals whose cosignature is missing.
+
+    Raises:
+        RunError: SB-502 no such run; SB-504 it has no model yet.
+    """
+    from solblom_server.log_files import write_log_files
+
+    coordinator = Coordinator.open(home)
+    database, log = coordinator.database(), coordinator.log()
+    try:
+        row = database.run(run)
+        if row.status != "completed":
+            raise RunError("SB-504", f"The run {run} has no model yet; it is {row.status}")
+        transport = open_transport(row.transport, home)
+        try:
+            if isinstance(transport, NetworkTransport):
+                database.set_status(run, "witnessing")
+                rounds = read_signed_study(row.envelope).study.training.rounds
+                if transport.follow(database, run, rounds) != "completed":
+                    raise _stopped(database.run(run))
+            else:
+                _ask_witnesses(coordinator, row, transport)
+        finally:
+            transport.close()
+        name, version, _, digest, _ = next(m for m in database.models() if m[2] == run)
+        folder = home / "models" / f"{name}-v{version}"
+        return f"{name}@v{version}", write_log_files(folder, log, digest or "")
+    finally:
+        log.close()
+        database.close()
+
+
 def _note_end(
     coordinator: Coordinator, row: RunRow, status: str, reason: str, *, now: dt.datetime
 ) -> None:
     """Record why a run did not come to its end; it can be resumed."""
     database = coordinator.database()
-    database.end_run(row.id, status, reason, now=now)
+    end_run(coordinator, database, row.id, status, reason, now=now)
     database.close()

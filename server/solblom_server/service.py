@@ -23,6 +23,7 @@ from solblom_server.certificates import renew_certificates
 from solblom_server.conduct import is_conducted, lock_path
 from solblom_server.coordinator import Coordinator
 from solblom_server.network_transport import TRANSPORTS
+from solblom_server.run_log import end_run
 from solblom_server.service_status import LOCK_FILE, STATUS_FILE, read_status
 from solblom_server.settings import EVERY_INTERFACE, free_port, listens_at, read_network
 from solblom_server.superlink import Control, end_process, start_superlink
@@ -151,7 +152,15 @@ class Service:
             if row.status == "stopping":
                 if not is_conducted(self._home, row.id):
                     reason = "SB-509: Stopped by a person"
-                    self._database.end_run(row.id, "stopped", reason, now=dt.datetime.now(dt.UTC))
+                    now = dt.datetime.now(dt.UTC)
+                    end_run(
+                        Coordinator.open(self._home),
+                        self._database,
+                        row.id,
+                        "stopped",
+                        reason,
+                        now=now,
+                    )
             elif not self._is_under_way(link, row.id):
                 link.submitted[row.id] = (link.control.start(row.id), time.monotonic())
                 self._say(f"Handed {row.id} to Flower")

@@ -52,6 +52,7 @@ class ArtefactContents:
         permits: those that the coordinator holds, each signed by an issuer that it pins.
         replay: what is kept so that anybody can add the rounds up again, or why nothing is.
         supersedes: the newest earlier version of the same name, where there is one.
+        log: name of the coordinator's log in which the model will stand; None: in none.
     """
 
     document: StudyDocument
@@ -66,3 +67,4 @@ class ArtefactContents:
     permits: tuple[SignedPermit, ...] = ()
     supersedes: EarlierVersion | None = None
     replay: ReplayFiles = field(default_factory=ReplayFiles)
+    log: str | None = None

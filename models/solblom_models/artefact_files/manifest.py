@@ -79,6 +79,7 @@ def manifest_of(
         "environment": json.loads(files["code/environment.json"]),
         "evaluation": {"kind": _evaluation_kind(evaluation)},
         "limitations": list(statement["not_covered"]),
+        **({} if contents.log is None else {"log": {"origin": contents.log}}),
     }
 
 

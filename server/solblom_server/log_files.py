@@ -1,0 +1,123 @@
+"""What an artefact carries of the coordinator's log: a cosigned head, and the proof that its entries stand below it.
+
+    log/checkpoint.txt   C2SP signed note: the coordinator's signature, then the hospitals' cosignatures by name
+    log/inclusion.json   every `model` and `status` entry of the artefact up to that head, each with its proof
+
+Neither is among the files that the attestation signs: they vouch for the others, and are written anew when another
+hospital has cosigned or a steward has decided something.
+"""
+
+import base64
+import datetime as dt
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from solblom_protocol.cosignature import join_cosignatures, read_cosignature
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.messages import timestamp
+from solblom_server.log_entries import model_registered
+from solblom_server.transparency_log import TransparencyLog
+from solblom_verify.canonical import canonical_json, file_digest, parse_canonical
+from solblom_verify.envelope import public_key_from_pem
+
+ATTESTATION = Path("attestations") / "model.dsse.json"
+CHECKPOINT, INCLUSION = Path("log") / "checkpoint.txt", Path("log") / "inclusion.json"
+INCLUSION_SCHEMA = "solblom.inclusion/1"
+
+
+def register_model(folder: Path, log: TransparencyLog, *, now: dt.datetime) -> str:
+    """Log an artefact as its attestation now stands, and return its digest; the same again changes nothing.
+
+    Raises:
+        IntegrityError: SB-401, its manifest cannot be read; SB-410.
+    """
+    artefact, manifest = file_digest(folder / "manifest.json")[0], _manifest(folder)
+    entry = model_registered(
+        artefact=artefact,
+        name=str(manifest["name"]),
+        version=str(manifest["version"]),
+        run=str(manifest["training"]["run"]),
+        envelope=(folder / ATTESTATION).read_bytes(),
+        time=timestamp(now),
+    )
+    log.append(entry)
+    return artefact
+
+
+def write_log_files(folder: Path, log: TransparencyLog, artefact: str) -> list[str]:
+    """Write log/ into an artefact's folder; return the hospitals whose cosignature is missing, by name.
+
+    The head is the one over all of the artefact's entries that most of its hospitals cosigned; of several the
+    newest; where nobody cosigned, the log's newest.
+
+    Raises:
+        IntegrityError: SB-401, its manifest cannot be read; SB-410; SB-405, a kept cosignature does not hold.
+    """
+    entries, sites = log.about(artefact), _sites(folder)
+    if not entries:
+        raise IntegrityError("SB-410", f"The log has no entry of {artefact}")
+    size = _best_size(log, max(entries) + 1, sites)
+    note = log.note(size)
+    lines = {name: line for name, line in log.lines(size).items() if name in sites}
+    for name, line in lines.items():
+        read_cosignature(note, line, name, sites[name])
+    proofs = [
+        {
+            "index": index,
+            "entry": parse_canonical(entry.encode()),
+            "proof": [base64.b64encode(part).decode() for part in log.inclusion(index, size)],
+        }
+        for index, entry in entries.items()
+    ]
+    inclusion: Any = {
+        "schema": INCLUSION_SCHEMA,
+        "origin": log.origin,
+        "size": size,
+        "entries": proofs,
+    }
+    _write(folder / INCLUSION, canonical_json(inclusion))
+    _write(folder / CHECKPOINT, join_cosignatures(note, lines.values()).encode())
+    return sorted(set(sites) - set(lines))
+
+
+def _best_size(log: TransparencyLog, least: int, sites: Mapping[str, Ed25519PublicKey]) -> int:
+    sizes = [size for size in log.cosigned_sizes() if size >= least]
+    found = [(len(sites.keys() & log.cosigners(size).keys()), size) for size in sizes]
+    count, size = max(found, default=(0, 0))
+    return size if count else log.size()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return a manifest that this coordinator wrote.
+
+    Raises:
+        IntegrityError: SB-401.
+    """
+    try:
+        value = parse_canonical((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        raise IntegrityError("SB-401", f"{folder.name}: the manifest cannot be read") from None
+    if not isinstance(value, dict):
+        raise IntegrityError("SB-401", f"{folder.name}: the manifest is no object")
+    return value
+
+
+def _sites(folder: Path) -> dict[str, Ed25519PublicKey]:
+    """Return the keys of an artefact's hospitals by name; only these may stand in its checkpoint."""
+    sites = _manifest(folder)["sites"]
+    return {site: public_key_from_pem(entry["node_key"]) for site, entry in sites.items()}
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

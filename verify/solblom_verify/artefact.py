@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -48,6 +48,7 @@ _NUMBER = r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
 _EPSILON = re.compile(rf"{_NUMBER}|inf|off")
 _DELTA = re.compile(rf"{_NUMBER}|off")
 _SHOWN_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_CLOCK_SKEW = timedelta(minutes=10)  # between the coordinator and a witness
 _MAX_REASON = 500  # characters; a hostile file must not fill the terminal
 
 _NEVER_CHECKED = (
@@ -293,9 +294,19 @@ def _check_log(artefact: Artefact) -> str:
         return "none: made by a version without a log"
     envelope = digest(read_file(artefact.folder / ATTESTATION))
     same("envelope in the log", log.history.envelope, envelope)
-    cosigned = f"cosigned by {', '.join(log.checkpoint.cosigned)}"
-    missing = f", not by {', '.join(log.missing)}" if log.missing else ""
-    return f"signed {log.history.signed:{_SHOWN_TIME}}, {cosigned}{missing}"
+    return f"signed {log.history.signed:{_SHOWN_TIME}}"
+
+
+def _check_witnesses(artefact: Artefact) -> str:
+    log = artefact.log
+    if log is None:
+        return "none"
+    missing = f"not by {', '.join(log.missing)}" if log.missing else ""
+    if log.lacking > 0:
+        raise CheckError(f"{log.lacking} cosignatures too few: {missing}")
+    if any(time < log.history.signed - _CLOCK_SKEW for time in log.checkpoint.cosigned.values()):
+        raise CheckError("the log was cosigned before the model was signed")
+    return f"cosigned by {', '.join(log.checkpoint.cosigned)}{missing and ', ' + missing}"
 
 
 def _check_status(artefact: Artefact) -> str:
@@ -341,6 +352,7 @@ _CHECKS: tuple[tuple[str, str | None, Callable[[Artefact], str]], ...] = (
     ("rounds", "manifest", _check_rounds),
     ("privacy", "manifest", _check_privacy),
     ("log", "manifest", _check_log),
+    ("witnesses", "log", _check_witnesses),
     ("status", "log", _check_status),
     ("trust", "log", _check_trust),
 )

@@ -38,7 +38,7 @@ _MANIFEST_REQUIRED = frozenset({
 })
 _MANIFEST_OPTIONAL = frozenset({
     "title", "purpose", "legal_basis", "evaluation", "limitations", "intended_use",
-    "not_for", "supersedes", "software", "log", "id_scheme", "parents", "code",
+    "not_for", "supersedes", "software", "log", "code", "id_scheme", "parents",
 })
 # fmt: on
 _FILE_NAME = re.compile(r"[ -\[\]-~]+")  # printable ASCII without backslash

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -28,7 +28,6 @@ STATUS_SCHEMA = "solblom.status/1"
 STATUS_PAYLOAD_TYPE = "application/vnd.solblom.status+json"
 CANDIDATE, WITHDRAWN, AFFECTED = "candidate", "withdrawn", "affected"
 _STATUS = re.compile(r"candidate|validated|released|withdrawn|affected")
-_CLOCK_SKEW = timedelta(minutes=10)  # between the coordinator and a witness
 _COORDINATOR_MAY_SAY = frozenset({CANDIDATE, AFFECTED})  # the rest is a steward's word
 
 
@@ -73,6 +72,7 @@ class LoggedModel:
     key: TrustedKey  # signs the log
     checkpoint: Checkpoint  # the model's own
     missing: tuple[str, ...]  # witnesses that did not cosign it
+    lacking: int  # how many cosignatures are missing for a quorum; 0 or less: none
     history: History  # up to it
     latest: History  # up to the newer log that was given, if one was
     newer: Checkpoint | None
@@ -100,7 +100,7 @@ def read_log(
         trust: the keys that count.
 
     Raises:
-        LogError: the log does not hold, too few witnesses cosigned, or an entry does not belong.
+        LogError: the log does not hold, or an entry does not belong.
         CanonicalError, ShapeError, EnvelopeError: another spelling or form, or not signed.
     """
     key = _log_key(origin, trust)
@@ -109,16 +109,11 @@ def read_log(
     head = open_checkpoint(checkpoint, origin, key.public_key, witnesses)
     entries = read_inclusion(inclusion, head)
     history = _read_history(entries.values(), model, trust)
-    late = history.signed - _CLOCK_SKEW
-    if any(time < late for time in head.cosigned.values()):
-        raise LogError("the model was cosigned before it was signed")
     counted = pinned or sites
     missing = tuple(sorted(counted.keys() - head.cosigned.keys()))
-    quorum = trust.quorum or max(1, len(counted) - 1)
-    if len(counted) - len(missing) < quorum:
-        raise LogError(f"fewer than {quorum} witnesses cosigned; missing: {', '.join(missing)}")
+    lacking = (trust.quorum or max(1, len(counted) - 1)) - (len(counted) - len(missing))
     if export is None:
-        return LoggedModel(key, head, missing, history, history, None)
+        return LoggedModel(key, head, missing, lacking, history, history, None)
     newer, log = read_export(export, head, key.public_key, witnesses)
     about = {i: e for i, e in enumerate(log) if e.members.get("artefact") == model.artefact}
     if {i: e.members for i, e in about.items() if i < head.size} != {
@@ -126,7 +121,7 @@ def read_log(
     }:
         raise LogError("inclusion.json does not hold all entries of the model")
     latest = _read_history(about.values(), model, trust)
-    return LoggedModel(key, head, missing, history, latest, newer)
+    return LoggedModel(key, head, missing, lacking, history, latest, newer)
 
 
 def _log_key(origin: str, trust: Trust) -> TrustedKey:

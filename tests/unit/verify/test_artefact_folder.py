@@ -126,7 +126,7 @@ def test_a_missing_or_empty_folder_is_a_failed_check(builder: Any, tmp_path: Pat
 def test_what_was_not_reached_is_not_passed_and_not_named(builder: Any, artefact: Path) -> None:
     (artefact / "link").symlink_to("nowhere")
     verdict = builder.verify(artefact)
-    assert [check.ok for check in verdict.checks] == [False] * 13
+    assert [check.ok for check in verdict.checks] == [False] * 14
     assert all(check.reason.startswith("not reached") for check in verdict.checks[1:])
     assert (verdict.artefact, verdict.name, verdict.version) == (None, None, None)
     assert verdict.signers == ()

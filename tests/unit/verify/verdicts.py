@@ -17,6 +17,7 @@ CHECKS = [
     "rounds",
     "privacy",
     "log",
+    "witnesses",
     "status",
     "trust",
 ]

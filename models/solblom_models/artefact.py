@@ -90,7 +90,9 @@ def write_artefact(
     manifest_bytes = canonical_json(manifest)
     files = made.files | {
         "manifest.json": manifest_bytes,
-        "README.md": render_card(manifest, evaluation, digest(manifest_bytes)).encode(),
+        "README.md": render_card(
+            manifest, evaluation, digest(manifest_bytes), contents.document
+        ).encode(),
         "model/equivalence.json": canonical_json(made.onnx.record),
         **execution_files(contents),
     }

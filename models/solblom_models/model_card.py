@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from solblom_models.card_text import TO_FILL, bullets, plain, quoted, table, to_fill
 from solblom_models.ranking_card import ranking_release, ranking_table
-from solblom_models.slide_card import slide_table
+from solblom_models.slide_card import area, slide_table
+from solblom_models.technical_card import later_sections, technical_sections
+from solblom_protocol.study import StudyDocument
 from solblom_verify.wording import counted
 
 BANNER = (
@@ -12,36 +15,65 @@ BANNER = (
 )
 
 
-def render_card(manifest: dict[str, Any], evaluation: dict[str, Any] | None, artefact: str) -> str:
-    """Return the card as Markdown."""
+EVIDENCE = (
+    "Made from `manifest.json`, the study and the evaluation report. It is evidence for a technical file, and **no "
+    f"claim of conformity** with anything. {TO_FILL} marks what a run cannot know.\n"
+)
+
+
+def render_card(
+    manifest: dict[str, Any],
+    evaluation: dict[str, Any] | None,
+    artefact: str,
+    document: StudyDocument,
+) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        manifest: of the artefact.
+        evaluation: its report, or None.
+        artefact: digest of the manifest.
+        document: the study that the manifest names by its digest.
+    """
+    sections = {
+        "Intended use": _intended_use(manifest, document),
+        **technical_sections(manifest, document),
+        "Training": _training(manifest),
+        "Privacy": _privacy(manifest),
+        "Evaluation": _evaluation(evaluation),
+        "Limitations": bullets(plain(line) for line in manifest["limitations"]),
+        **later_sections(manifest, document),
+        "Check it": "```\nsolblom-verify . --trust trust.json\n```\n\n"
+        "The trust file comes from the steward, not from this folder.\n",
+    }
     parts = [
         _front_matter(manifest),
-        f"# {manifest['title']}\n",
+        f"# {plain(manifest['title'])}\n",
         BANNER if manifest["simulation"] else "",
         f"`{manifest['name']}@{manifest['version']}` · `{artefact}`\n",
-        "## Intended use\n",
-        f"{manifest['purpose']}\n",
-        f"{manifest['intended_use']}. {manifest['not_for']}.\n",
-        f"Legal basis: {', '.join(manifest['legal_basis'])}\n",
-        "## Training\n",
-        _training(manifest),
-        "## Privacy\n",
-        _privacy(manifest),
-        "## Evaluation\n",
-        _evaluation(evaluation),
-        "## Limitations\n",
-        "".join(f"- {line}\n" for line in manifest["limitations"]),
-        "## Check it\n",
-        "```\nsolblom-verify . --trust trust.json\n```\n",
-        "The trust file comes from the steward, not from this folder.\n",
+        EVIDENCE,
+        *(f"## {heading}\n\n{text}" for heading, text in sections.items()),
     ]
     return "\n".join(part for part in parts if part)
 
 
 def _front_matter(manifest: dict[str, Any]) -> str:
+    """Return the metadata that Hugging Face reads: YAML, its texts quoted as JSON, which YAML reads alike."""
     return (
-        "---\nlibrary_name: solblom\n"
+        "---\nlibrary_name: solblom\nlicense: other\nlicense_name: not-stated-by-the-study\n"
+        f"model_name: {quoted(manifest['title'])}\n"
         f"tags: [federated-learning, differential-privacy, {manifest['task']}]\n---\n"
+    )
+
+
+def _intended_use(manifest: dict[str, Any], document: StudyDocument) -> str:
+    terms = document.study.study.duo
+    return (
+        f"{plain(manifest['purpose'])}\n\n"
+        f"{manifest['intended_use']}. {manifest['not_for']}.\n\n"
+        f"Legal basis: {plain(', '.join(manifest['legal_basis']))}. "
+        f"Data use terms: {', '.join(terms) or 'none named'}. The study ends on {document.study.study.ends}.\n\n"
+        f"{to_fill('medical purpose, users, patients and conditions, claims, and what it must not be used for')}\n"
     )
 
 
@@ -63,8 +95,8 @@ def _encoder(encoder: dict[str, Any]) -> str:
     pinned = "" if encoder["sha256"] is None else f", `sha256:{encoder['sha256']}`"
     proof = ", made outside Solblom: nothing proves which" if encoder["kind"] == "external" else ""
     return (
-        f"Features of tiles: {encoder['name']} ({encoder['kind']}){pinned}{proof}. "
-        f"Licence of the encoder: {encoder['licence']}.\n\n"
+        f"Features of tiles: {plain(encoder['name'])} ({encoder['kind']}){pinned}{proof}. "
+        f"Licence of the encoder: {plain(encoder['licence'])}.\n\n"
     )
 
 
@@ -97,8 +129,25 @@ def _evaluation(evaluation: dict[str, Any] | None) -> str:
     return (
         "Exact AUROC with 95 % intervals on each hospital's test patients, possible because one "
         "machine held all data.\n\n"
-        f"| hospital | local only | federated | pooled |\n|---|---|---|---|\n{rows}{left_out}\n{released}"
+        f"| hospital | local only | federated | pooled |\n|---|---|---|---|\n{rows}{_subgroups(evaluation)}"
+        f"{left_out}\n{released}"
     )
+
+
+def _subgroups(evaluation: dict[str, Any]) -> str:
+    """Return the federated model's figures by group of a simulation on tables."""
+    rows = [
+        (
+            plain(variable),
+            plain(cell),
+            str(group["patients"]),
+            area(group) if "auroc" in group else "too few",
+        )
+        for variable, cells in evaluation.get("subgroups", {}).items()
+        for cell, group in cells.items()
+    ]
+    written = table(("federated, by", "group", "test patients", "AUROC [95 %]"), rows)
+    return f"\n{written}" if written else ""
 
 
 def _released(record: dict[str, Any]) -> str:
@@ -142,12 +191,5 @@ def _table_one(table: list[dict[str, Any]], sites: int, deviation: str) -> str:
 
 
 def _evaluation_row(site: dict[str, Any]) -> str:
-    cells = " | ".join(_cell(site["metrics"][kind]) for kind in ("local", "federated", "pooled"))
+    cells = " | ".join(area(site["metrics"][kind]) for kind in ("local", "federated", "pooled"))
     return f"| {site['site']} | {cells} |\n"
-
-
-def _cell(metric: dict[str, Any]) -> str:
-    if metric["auroc"] is None:
-        return f"not shown: {metric['reason']}"
-    low, high = metric["auroc_interval"]
-    return f"{metric['auroc']:.3f} [{low:.3f}, {high:.3f}]"

@@ -276,6 +276,9 @@ CODES: dict[str, ErrorCode] = {
         "Compare the coordinator's key fingerprint by phone",
     ),
     # Replay
+    "SB-431": ErrorCode(
+        "The model has no ONNX file", 1, "The message says why; the weights are in the artefact"
+    ),
     "SB-440": ErrorCode(
         "What a run keeps for replay could not be written",
         3,
@@ -323,6 +326,11 @@ CODES: dict[str, ErrorCode] = {
     ),
     "SB-449": ErrorCode(
         "This hospital has no update in the round", 3, "See `solblom model show REF`"
+    ),
+    "SB-451": ErrorCode(
+        "A comparison made again differs from its record",
+        5,
+        "Look at what the message names: other models, another input, or a record that was changed",
     ),
     # Runs
     "SB-501": ErrorCode(

@@ -10,6 +10,9 @@ from solblom_server.database import Database, ReplyRow, RunRow
 from solblom_verify.canonical import canonical_json, digest
 
 ENTRY_SCHEMA = "solblom.log-entry/1"
+KINDS = frozenset(
+    ("run-opened", "receipt", "refusal", "round-closed", "run-ended", "model", "status")
+)
 NOT_YET = "SB-219"  # neither yes nor no: no answer yet
 _ASKED_FOR_RECEIPTS = ("train", "evaluate", "describe")
 

@@ -275,6 +275,30 @@ CODES: dict[str, ErrorCode] = {
         5,
         "Compare the coordinator's key fingerprint by phone",
     ),
+    # Life cycle
+    "SB-420": ErrorCode(
+        "The model was withdrawn", 4, "Use another version; `solblom model status REF` says why"
+    ),
+    "SB-421": ErrorCode(
+        "The model is not released",
+        4,
+        "Leave out --clinical for research, or ask the steward to release the model",
+    ),
+    "SB-422": ErrorCode(
+        "The model's status does not allow this step",
+        4,
+        "A model is validated, then released; see `solblom model status REF`",
+    ),
+    "SB-423": ErrorCode(
+        "The key is no steward's",
+        4,
+        "Add it with `solblom coordinator trust add-key`, and give out the new trust file",
+    ),
+    "SB-424": ErrorCode(
+        "The trust file is older than the coordinator's own",
+        3,
+        "Get the newest trust file from the steward",
+    ),
     # Replay
     "SB-431": ErrorCode(
         "The model has no ONNX file", 1, "The message says why; the weights are in the artefact"
@@ -331,6 +355,20 @@ CODES: dict[str, ErrorCode] = {
         "A comparison made again differs from its record",
         5,
         "Look at what the message names: other models, another input, or a record that was changed",
+    ),
+    # The steward's page
+    "SB-461": ErrorCode(
+        "The page's port cannot be used", 3, "Choose another --port; 0 takes any free one"
+    ),
+    "SB-462": ErrorCode(
+        "The file is no record of a comparison",
+        3,
+        "Give what `solblom model compare … --out FILE` wrote",
+    ),
+    "SB-463": ErrorCode(
+        "The model does not stand in this Solblom folder",
+        3,
+        "Name a version of the folder's registry, or check a single folder with `solblom-verify`",
     ),
     # Runs
     "SB-501": ErrorCode(

@@ -1,0 +1,114 @@
+"""The coordinator's log as it lies in the folder, opened read-only; its root is computed anew from every entry.
+
+This shows whether the log is the one that was signed last. Whether hospitals saw the same log, `solblom audit log`
+and the hospitals themselves can say.
+"""
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from solblom_protocol.errors import SolblomError
+from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.transparency import Head, head_of, log_origin, read_checkpoint
+
+LOG_FILE, CHECKPOINT_FILE = "log/transparency.sqlite", "log/checkpoint.txt"
+NEWEST = 60
+ABOUT = ("run", "site", "round", "asked", "code", "name", "version", "status", "artefact")
+
+
+@dataclass(frozen=True)
+class LogEntryView:
+    """One entry of the log in a line."""
+
+    index: int
+    kind: str
+    time: str
+    about: str
+
+
+@dataclass(frozen=True)
+class LogState:
+    """What the log says of itself; `problem` says what does not hold, empty where all does."""
+
+    origin: str
+    size: int
+    root: str
+    signed: int  # entries under the newest signed checkpoint
+    witnesses: tuple[str, ...]
+    newest: tuple[LogEntryView, ...]
+    problem: str
+
+
+def read_log(home: Path) -> LogState | None:
+    """Return the state of the coordinator's log; None where the folder has none."""
+    path = home / LOG_FILE
+    if not path.is_file():
+        return None
+    try:
+        uri = f"file:{quote(str(path.resolve()))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=5)) as database:
+            rows = database.execute("SELECT seq, entry FROM entries ORDER BY seq").fetchall()
+            entries = [str(entry) for _, entry in rows]
+            witnesses = tuple(
+                str(row[0])
+                for row in database.execute(
+                    "SELECT name FROM cosignatures"
+                    " WHERE size = (SELECT max(size) FROM cosignatures) ORDER BY name"
+                )
+            )
+    except sqlite3.Error as error:
+        return LogState("", 0, "", 0, (), (), f"{LOG_FILE} cannot be read: {error}")
+    whole = head_of([entry.encode() for entry in entries])
+    origin, signed, problem = _compare(home, entries)
+    if [seq for seq, _ in rows] != list(range(len(rows))):
+        problem = "entries are missing in between"
+    newest = tuple(_view(index, entries[index]) for index in _last(len(entries)))
+    return LogState(origin, whole.size, whole.text, signed, witnesses, newest, problem)
+
+
+def _compare(home: Path, entries: list[str]) -> tuple[str, int, str]:
+    """Return the log's name, how much of it was signed, and what is wrong with that."""
+    try:
+        key = PublicKeys.read(home / "coordinator.pub")
+        origin = log_origin(key.key_id)
+        note = (home / CHECKPOINT_FILE).read_text("utf-8")
+        head: Head = read_checkpoint(note, origin, key.signing)
+    except FileNotFoundError:
+        return "", 0, "no checkpoint was signed yet" if entries else ""
+    except (OSError, UnicodeDecodeError, SolblomError):
+        return "", 0, f"{CHECKPOINT_FILE} is not signed by this coordinator"
+    if len(entries) < head.size:
+        return origin, head.size, f"the log has {len(entries)} entries, and {head.size} were signed"
+    if head_of([entry.encode() for entry in entries[: head.size]]) != head:
+        return origin, head.size, "the entries are not those that were signed"
+    return origin, head.size, ""
+
+
+def _last(size: int) -> range:
+    return range(size - 1, max(size - 1 - NEWEST, -1), -1)
+
+
+def _view(index: int, entry: str) -> LogEntryView:
+    members = _members(entry)
+    about = [f"{name} {_short(members[name])}" for name in ABOUT if name in members]
+    return LogEntryView(
+        index, str(members.get("kind", "")), str(members.get("time", "")), " · ".join(about)
+    )
+
+
+def _members(entry: str) -> dict[str, Any]:
+    try:
+        value = json.loads(entry)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:19] + "…" if text.startswith("sha256:") else text[:80]

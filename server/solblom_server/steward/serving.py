@@ -1,0 +1,67 @@
+"""The page's server: one socket on loopback, and a link for the terminal."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from solblom_protocol.errors import ConfigurationError
+from solblom_server.steward.app import steward_app
+from solblom_server.steward.artefact_files import folders_newest_first
+from solblom_server.steward.scene import Scene
+from solblom_server.steward.session import TOKEN, Door
+
+LOOPBACK = "127.0.0.1"
+
+
+class PageServer:
+    """A page over a folder, bound to loopback and not answering yet."""
+
+    def __init__(self, scene: Scene, *, port: int) -> None:
+        self._scene = scene
+        self._socket = _listen(port)
+        self.port = int(self._socket.getsockname()[1])
+        door = Door(self.port)
+        self.link = f"http://{LOOPBACK}:{self.port}/?{TOKEN}={door.token}"
+        # No access log: it would write down the token. No proxy headers: nobody stands in front.
+        settings = uvicorn.Config(
+            steward_app(scene, door), access_log=False, log_level="warning", proxy_headers=False,
+            server_header=False, lifespan="off", timeout_keep_alive=5, limit_concurrency=64,
+        )  # fmt: skip
+        self._server = uvicorn.Server(settings)
+
+    def run(self) -> None:
+        """Answer until told to stop; verify what is in the registry meanwhile."""
+        self._scene.verifier.start(
+            folder for _, _, folder in folders_newest_first(self._scene.models)
+        )
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End `run` after the answers at hand."""
+        self._server.should_exit = True
+
+
+def serve_page(scene: Scene, *, port: int, ready: Callable[[str], None]) -> None:
+    """Serve the page until a person ends it; `ready` gets the link that opens it once.
+
+    Raises:
+        ConfigurationError: SB-461, the port is taken.
+    """
+    server = PageServer(scene, port=port)
+    ready(server.link)
+    server.run()
+
+
+def _listen(port: int) -> socket.socket:
+    # There is no option for another address: the page has no password and no TLS.
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((LOOPBACK, port))
+    except OSError as error:
+        opened.close()
+        raise ConfigurationError(
+            "SB-461", f"Port {port} of {LOOPBACK} cannot be used: {error.strerror}"
+        ) from None
+    return opened

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from solblom_models import compare_cli
+from solblom_models.export_cli import export
 from solblom_models.replay_cli import replay_model
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY
@@ -15,6 +17,8 @@ from solblom_protocol.home import HOME_OPTION
 app = typer.Typer(
     help="Steward: list, verify and use models", no_args_is_help=True, add_completion=False
 )
+app.command("compare")(compare_cli.compare)
+app.command("receipt")(compare_cli.receipt)
 PHENOPACKETS = typer.Option(
     None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
 )
@@ -29,6 +33,7 @@ TRUST = typer.Option(
 )
 
 app.command("replay")(replay_model)
+app.command("export")(export)
 
 
 @app.command("verify")
@@ -41,6 +46,9 @@ def verify(
         help="Work epsilon out again from the events that the hospitals signed; takes seconds",
     ),
     trust: Path | None = TRUST,
+    log: Path | None = typer.Option(
+        None, "--log", help="A fresh log (solblom audit log --export): was the model withdrawn since?"
+    ),
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -52,7 +60,7 @@ def verify(
 
     folder = find_artefact(ref, home)
     trust_path, pinned = pinned_trust(folder, trust)
-    verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC))
+    verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC), fresh_log=log)
     if recompute_epsilon:
         from solblom_models.recomputed_epsilon import with_epsilon
 
@@ -66,6 +74,7 @@ def verify(
 
 
 def _print_verdict(verdict: Any, folder: Path, trust_path: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     console = out()
@@ -73,7 +82,7 @@ def _print_verdict(verdict: Any, folder: Path, trust_path: Path) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for check in verdict.checks:
         mark = "[green]ok[/]" if check.ok else "[bold red]FAILED[/]"
-        table.add_row(mark, check.name, check.reason)
+        table.add_row(mark, check.name, escape(check.reason))
     console.print(table)
     console.print("not checked:", style="bold")
     for line in verdict.not_checked:
@@ -161,6 +170,12 @@ def predict(
     receipt_key: Path | None = typer.Option(
         None, "--receipt-key", help="Key of the input's digest (default: prediction.key beside it)"
     ),
+    clinical: bool = typer.Option(
+        False, "--clinical", help="Refuse a model that no steward has released"
+    ),
+    withdrawn_too: bool = typer.Option(
+        False, "--withdrawn-too", help="Use a withdrawn model all the same, to see what it said"
+    ),
     trust: Path | None = TRUST,
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
@@ -169,10 +184,13 @@ def predict(
 
     Research use.
     """
+    from solblom_models.life_cycle import require_released
     from solblom_models.predict import Wanted, predictions, show, write_receipt
     from solblom_models.trusted import verified_model
 
-    folder, verdict = verified_model(ref, home, trust)
+    folder, verdict = verified_model(ref, home, trust, withdrawn_too=withdrawn_too)
+    if clinical:
+        require_released(verdict)
     wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)
     found = predictions(folder, verdict, wanted)
     pictures = [] if heatmap is None else found.write_heatmaps(heatmap)

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
-from solblom_protocol.errors import RunError
+from solblom_models.life_cycle import RELEASED, stated_status
+from solblom_protocol.errors import RefusedError, RunError
 from solblom_protocol.home import find_home
 from solblom_verify.canonical import file_digest
+from solblom_verify.history import WITHDRAWN
 
 _FOLDER = re.compile(r"^(?P<name>.+)-v(?P<version>[1-9][0-9]*)$")
 
@@ -13,7 +15,10 @@ _FOLDER = re.compile(r"^(?P<name>.+)-v(?P<version>[1-9][0-9]*)$")
 def find_artefact(ref: str, home: Path | None) -> Path:
     """Return the artefact folder of a REF.
 
+    A name without a version means the newest that was released, else the newest; never one that was withdrawn.
+
     Raises:
+        RefusedError: SB-420, every version of the name was withdrawn.
         RunError: SB-503, there is no such model.
         ConfigurationError: SB-111, no Solblom folder to look in.
     """
@@ -23,7 +28,7 @@ def find_artefact(ref: str, home: Path | None) -> Path:
             raise RunError("SB-503", f"{folder} is no model: it has no manifest.json")
         return folder
     models = find_home(home) / "models"
-    versions = registered(models)
+    versions, wanted = registered(models), ""
     if ref.startswith("sha256:"):
         found = [p for _, _, p in versions if file_digest(p / "manifest.json")[0] == ref]
     else:
@@ -31,7 +36,15 @@ def find_artefact(ref: str, home: Path | None) -> Path:
         found = [p for n, v, p in versions if n == name and wanted in ("", f"v{v}")]
     if not found:
         raise RunError("SB-503", f"There is no model {ref} in {models}")
-    return found[-1]
+    return found[-1] if ref.startswith("sha256:") or wanted else _latest(ref, found)
+
+
+def _latest(name: str, found: list[Path]) -> Path:
+    status = {path: stated_status(path) for path in found}
+    usable = [path for path in found if status[path] != WITHDRAWN]
+    if not usable:
+        raise RefusedError("SB-420", f"Every version of {name} was withdrawn")
+    return ([path for path in usable if status[path] == RELEASED] or usable)[-1]
 
 
 def registered(models: Path) -> list[tuple[str, int, Path]]:

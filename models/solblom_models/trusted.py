@@ -3,9 +3,11 @@
 import datetime as dt
 from pathlib import Path
 
+from solblom_models.life_cycle import stated_status
 from solblom_models.references import find_artefact
-from solblom_protocol.errors import ConfigurationError, IntegrityError
+from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
 from solblom_verify.artefact import Verdict, verify_artefact
+from solblom_verify.history import WITHDRAWN
 from solblom_verify.trust import Trust, TrustError, load_trust, trust_file_of_home
 
 
@@ -13,26 +15,48 @@ def pinned_trust(folder: Path, given: Path | None) -> tuple[Path, Trust]:
     """Return the trust file that counts for a model, and what it says.
 
     Raises:
-        ConfigurationError: SB-112.
+        ConfigurationError: SB-112; SB-424, a newer one stands in the Solblom folder of the model: an older one may
+            name keys that have been replaced since.
     """
     try:
         path = given or trust_file_of_home(folder)
-        return path, load_trust(path)
+        trust = load_trust(path)
     except TrustError as error:
         raise ConfigurationError("SB-112", str(error)) from None
+    own = None if given is None else _trust_at_home(folder)
+    if own is not None and trust.version < own.version:
+        message = (
+            f"{path} is version {trust.version}, and the folder of the model has {own.version}"
+        )
+        raise ConfigurationError("SB-424", message)
+    return path, trust
 
 
-def verified_model(ref: str, home: Path | None, trust: Path | None) -> tuple[Path, Verdict]:
-    """Return a model's folder and its verdict, which is good.
+def _trust_at_home(folder: Path) -> Trust | None:
+    try:
+        return load_trust(trust_file_of_home(folder))
+    except TrustError:
+        return None
+
+
+def verified_model(
+    ref: str, home: Path | None, trust: Path | None, *, withdrawn_too: bool = False
+) -> tuple[Path, Verdict]:
+    """Return a model's folder and its verdict, which is good; with `withdrawn_too`, but for a withdrawal.
 
     Raises:
         IntegrityError: SB-401.
+        RefusedError: SB-420, the model was withdrawn.
         RunError: SB-503, there is no such model.
-        ConfigurationError: SB-111 or SB-112.
+        ConfigurationError: SB-111, SB-112 or SB-424.
     """
     folder = find_artefact(ref, home)
-    verdict = verify_artefact(folder, pinned_trust(folder, trust)[1], now=dt.datetime.now(dt.UTC))
-    if not verdict.ok:
-        failed = next(check for check in verdict.checks if not check.ok)
-        raise IntegrityError("SB-401", f"{folder.name}: {failed.name}: {failed.reason}")
+    pinned = pinned_trust(folder, trust)[1]
+    if not withdrawn_too and stated_status(folder) == WITHDRAWN:
+        raise RefusedError("SB-420", f"{folder.name} was withdrawn")
+    verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC))
+    failed = [check for check in verdict.checks if not check.ok]
+    if failed and not (withdrawn_too and [check.name for check in failed] == ["status"]):
+        reason = f"{folder.name}: {failed[0].name}: {failed[0].reason}"
+        raise IntegrityError("SB-401", reason)
     return folder, verdict

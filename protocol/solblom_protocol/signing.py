@@ -4,6 +4,7 @@ Signing stands here and not in the verifier, whose readers need only what checks
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.dsse import Envelope
@@ -12,8 +13,8 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # public, n
     SSlibKey,
 )
 
-from solblom_verify.canonical import canonical_json
-from solblom_verify.envelope import EnvelopeError, key_id
+from solblom_verify.canonical import canonical_json, parse_canonical
+from solblom_verify.envelope import EnvelopeError, decode_base64, key_id
 
 
 def sign_envelope(payload: bytes, payload_type: str, keys: Sequence[Ed25519PrivateKey]) -> bytes:
@@ -32,3 +33,23 @@ def sign_envelope(payload: bytes, payload_type: str, keys: Sequence[Ed25519Priva
         # securesystemslib has a key id rule of its own; ours is passed in.
         envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(key.public_key(), keyid=keyid)))
     return canonical_json(envelope.to_dict())
+
+
+def add_signature(envelope: bytes, key: Ed25519PrivateKey) -> bytes:
+    """Give the envelope with one more signature; the same bytes if the key has signed it already.
+
+    Whoever calls has verified the envelope.
+
+    Raises:
+        EnvelopeError: the bytes are no envelope.
+    """
+    try:
+        members: Any = parse_canonical(envelope)
+        payload = decode_base64(members["payload"])
+        added: Any = parse_canonical(sign_envelope(payload, members["payloadType"], [key]))
+        signatures = {
+            entry["keyid"]: entry for entry in added["signatures"] + members["signatures"]
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise EnvelopeError("not an envelope that can be signed") from error
+    return canonical_json(members | {"signatures": [signatures[i] for i in sorted(signatures)]})

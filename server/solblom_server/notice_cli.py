@@ -20,9 +20,12 @@ def notice(
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Open a hospital's sealed notice, check its signature, and list its runs: affected or not."""
+    """Open a hospital's sealed notice, check its signature, and list its runs; log which models are affected."""
+    import datetime as dt
+
     from solblom_protocol.withdrawal_notice import read_notice
     from solblom_server.coordinator import Coordinator
+    from solblom_server.life_cycle import mark_affected
 
     coordinator = Coordinator.open(find_home(home))
     keys = [node for node in coordinator.nodes() if node.name == site]
@@ -38,8 +41,10 @@ def notice(
         {"study": r.study, "run": r.run, "affected": bool(r.affected)}
         for r in sorted(found.runs, key=lambda r: (r.study, r.run))
     ]
+    affected = {run.run for run in found.runs if run.affected}
+    models = mark_affected(coordinator, affected, now=dt.datetime.now(dt.UTC))
     if as_json:
-        body = {"site": site, "issued": found.issued, "runs": runs}
+        body = {"site": site, "issued": found.issued, "runs": runs, "models": models}
         print_json("solblom.coordinator.notice/1", body)
         return
     console = out()
@@ -47,3 +52,5 @@ def notice(
     for run in runs:
         console.print(f"  {run['run']}  {'affected' if run['affected'] else 'not affected'}")
     console.print("Affected: somebody whose data are in the run's model has withdrawn since.")
+    if models:
+        console.print(f"In the log: {', '.join(models)} affected.", markup=False)

@@ -22,7 +22,7 @@ from solblom_verify.log import (
 from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust, TrustedKey
 
-__all__ = ["History", "LoggedModel", "ModelName", "Status", "read_log"]
+__all__ = ["History", "LoggedModel", "ModelName", "Status", "read_history", "read_log"]
 
 STATUS_SCHEMA = "solblom.status/1"
 STATUS_PAYLOAD_TYPE = "application/vnd.solblom.status+json"
@@ -108,7 +108,7 @@ def read_log(
     witnesses = dict(sites) | pinned
     head = open_checkpoint(checkpoint, origin, key.public_key, witnesses)
     entries = read_inclusion(inclusion, head)
-    history = _read_history(entries.values(), model, trust)
+    history = read_history(entries.values(), model, trust)
     counted = pinned or sites
     missing = tuple(sorted(counted.keys() - head.cosigned.keys()))
     lacking = (trust.quorum or max(1, len(counted) - 1)) - (len(counted) - len(missing))
@@ -120,7 +120,7 @@ def read_log(
         i: e.members for i, e in entries.items()
     }:
         raise LogError("inclusion.json does not hold all entries of the model")
-    latest = _read_history(about.values(), model, trust)
+    latest = read_history(about.values(), model, trust)
     return LoggedModel(key, head, missing, lacking, history, latest, newer)
 
 
@@ -131,8 +131,13 @@ def _log_key(origin: str, trust: Trust) -> TrustedKey:
     raise LogError(f"no trusted coordinator's key signs the log {origin!a}")
 
 
-def _read_history(entries: Iterable[JsonObject], model: ModelName, trust: Trust) -> History:
-    """Read a model's entries, verifying the signature of each decision."""
+def read_history(entries: Iterable[JsonObject], model: ModelName, trust: Trust) -> History:
+    """Read a model's entries, verifying the signature of each decision.
+
+    Raises:
+        LogError: an entry does not belong, none is of the model, or its signer may not decide so.
+        CanonicalError, ShapeError, EnvelopeError: another spelling or form, or not signed.
+    """
     newest: JsonObject | None = None
     statuses = []
     common = {"schema", "kind", "time", "artefact", "envelope"}

@@ -1,0 +1,235 @@
+"""A steward's decisions about models: candidate → validated → released → withdrawn, each a signed entry of the log.
+
+Only a key that the home's trust file names as a steward's decides. What is promoted is verified first, and the
+steward signs the model too. `affected` is a remark, not a decision: it is the coordinator's word.
+"""
+
+import contextlib
+import datetime as dt
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from solblom_models.life_cycle import NEXT
+from solblom_models.trusted import pinned_trust
+from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError, RunError
+from solblom_protocol.messages import timestamp
+from solblom_protocol.signing import add_signature, sign_envelope
+from solblom_server.coordinator import Coordinator
+from solblom_server.log_entries import status_given
+from solblom_server.log_files import ATTESTATION, register_model, write_log_files
+from solblom_server.transparency_log import TransparencyLog
+from solblom_verify.artefact import verify_artefact
+from solblom_verify.canonical import canonical_json, file_digest, parse_canonical, read_file
+from solblom_verify.envelope import key_id
+from solblom_verify.history import (
+    AFFECTED,
+    CANDIDATE,
+    STATUS_PAYLOAD_TYPE,
+    STATUS_SCHEMA,
+    WITHDRAWN,
+    History,
+    ModelName,
+    read_history,
+)
+from solblom_verify.shape import JsonObject
+from solblom_verify.trust import Trust
+
+MAX_REASON = 500  # characters; it stands in the log for ever
+AFFECTED_REASON = "Somebody whose data are in the model has withdrawn consent since"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A model in the home's registry: where, which, and from which run."""
+
+    folder: Path
+    model: ModelName
+    run: str
+
+    @property
+    def ref(self) -> str:
+        """Return the model's reference."""
+        return f"{self.model.name}@{self.model.version}"
+
+
+def registered_model(folder: Path) -> Registered:
+    """Return what an artefact's manifest says it is.
+
+    Raises:
+        IntegrityError: SB-401, the manifest cannot be read.
+    """
+    try:
+        manifest: Any = parse_canonical(read_file(folder / "manifest.json"))
+        name, version = str(manifest["name"]), str(manifest["version"])
+        run = str(manifest["training"]["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise IntegrityError("SB-401", f"{folder.name}: the manifest cannot be read") from None
+    return Registered(
+        folder, ModelName(file_digest(folder / "manifest.json")[0], name, version), run
+    )
+
+
+def history_of(log: TransparencyLog, model: ModelName, trust: Trust) -> History | None:
+    """Return what the coordinator's log says about a model, signatures checked; None: it is in no log.
+
+    Raises:
+        IntegrityError: SB-410, an entry does not hold.
+    """
+    entries = [
+        JsonObject.of(parse_canonical(text.encode()), f"entry {index}")
+        for index, text in log.about(model.artefact).items()
+    ]
+    if not entries:
+        return None
+    try:
+        return read_history(entries, model, trust)
+    except ValueError as error:
+        raise IntegrityError("SB-410", f"{model.name}@{model.version}: {error}") from None
+
+
+def promote(
+    coordinator: Coordinator,
+    folder: Path,
+    status: str,
+    reason: str,
+    key: Ed25519PrivateKey,
+    *,
+    now: dt.datetime,
+) -> list[str]:
+    """Verify a model, sign it as its steward, and log that it is validated or released; write its log/ anew.
+
+    Returns the hospitals that have not cosigned the new head.
+
+    Raises:
+        IntegrityError: SB-401 the model does not verify; SB-410.
+        RefusedError: SB-422 not the next step; SB-423 not a steward's key.
+        ConfigurationError: SB-103, the reason cannot be logged.
+    """
+    found, trust = registered_model(folder), _own_trust(coordinator, folder)
+    _check_signer(trust, key, now)
+    _check_reason(reason)
+    verdict = verify_artefact(folder, trust, now=now)
+    if not verdict.ok:
+        failed = next(check for check in verdict.checks if not check.ok)
+        raise IntegrityError("SB-401", f"{folder.name}: {failed.name}: {failed.reason}")
+    with contextlib.closing(coordinator.log()) as log:
+        _check_step(history_of(log, found.model, trust), found, status)
+        envelope = add_signature(read_file(folder / ATTESTATION), key)
+        log.append(_entry(found.model, status, reason, key, now))
+        _replace(folder / ATTESTATION, envelope)
+        register_model(folder, log, now=now)
+        return write_log_files(folder, log, found.model.artefact)
+
+
+def withdraw(
+    coordinator: Coordinator, folder: Path, reason: str, key: Ed25519PrivateKey, *, now: dt.datetime
+) -> list[str]:
+    """Log that a model is withdrawn, and write its log/ anew: whoever verifies it from now on is told so.
+
+    Returns the hospitals that have not cosigned the new head; a withdrawal counts without them.
+
+    Raises:
+        IntegrityError: SB-401 the manifest cannot be read; SB-410.
+        RefusedError: SB-422 withdrawn already; SB-423 not a steward's key.
+        ConfigurationError: SB-103, the reason cannot be logged.
+    """
+    found, trust = registered_model(folder), _own_trust(coordinator, folder)
+    _check_signer(trust, key, now)
+    _check_reason(reason)
+    with contextlib.closing(coordinator.log()) as log:
+        _check_step(history_of(log, found.model, trust), found, WITHDRAWN)
+        log.append(_entry(found.model, WITHDRAWN, reason, key, now))
+        return write_log_files(folder, log, found.model.artefact)
+
+
+def mark_affected(coordinator: Coordinator, runs: set[str], *, now: dt.datetime) -> list[str]:
+    """Log, once for each, that the models of these runs are affected by a withdrawal of consent.
+
+    The hospital is not named: the log is shown to everybody. Returns the references of the models that are marked
+    now, marked before or not.
+
+    Raises:
+        IntegrityError: SB-401, SB-410.
+    """
+    database = coordinator.database()
+    models = [row for row in database.models() if row[2] in runs and row[3]]
+    database.close()
+    marked = []
+    with contextlib.closing(coordinator.log()) as log:
+        for name, version, _, _, _ in models:
+            folder = coordinator.home / "models" / f"{name}-v{version}"
+            found = registered_model(folder)
+            history = history_of(log, found.model, _own_trust(coordinator, folder))
+            if history is None:
+                continue  # made by a version without a log
+            if all(entry.status != AFFECTED for entry in history.statuses):
+                log.append(_entry(found.model, AFFECTED, AFFECTED_REASON, coordinator.signing, now))
+            marked.append(found.ref)
+    return marked
+
+
+def _own_trust(coordinator: Coordinator, folder: Path) -> Trust:
+    if folder.resolve().parent != (coordinator.home / "models").resolve():
+        message = f"{folder} does not stand in the registry of {coordinator.home}"
+        raise RunError("SB-503", message)
+    return pinned_trust(folder, None)[1]
+
+
+def _check_signer(trust: Trust, key: Ed25519PrivateKey, now: dt.datetime) -> None:
+    keyid = key_id(key.public_key())
+    steward = next((k for k in trust.keys if k.keyid == keyid and k.role == "steward"), None)
+    if steward is None:
+        raise RefusedError("SB-423", f"The trust file names no steward with the key {keyid[:16]}…")
+    if not steward.is_valid(now):
+        raise RefusedError("SB-423", f"The key of {steward.name} is not valid now")
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.strip() or len(reason) > MAX_REASON or not reason.isprintable():
+        raise ConfigurationError(
+            "SB-103", f"The reason must be one line of text, at most {MAX_REASON} characters"
+        )
+
+
+def _check_step(history: History | None, found: Registered, status: str) -> None:
+    if history is None:
+        raise RefusedError("SB-422", f"{found.ref} stands in no log: an older version made it")
+    if status not in NEXT[history.status]:
+        allowed = ", ".join(NEXT[history.status]) or "nothing"
+        message = f"{found.ref} is {history.status}: {allowed} can follow, not {status}"
+        raise RefusedError("SB-422", message)
+
+
+def _entry(
+    model: ModelName, status: str, reason: str, key: Ed25519PrivateKey, now: dt.datetime
+) -> Any:
+    said = {
+        "schema": STATUS_SCHEMA,
+        "artefact": model.artefact,
+        "name": model.name,
+        "version": model.version,
+        "status": status,
+        "reason": reason,
+        "time": timestamp(now),
+    }
+    envelope: Any = parse_canonical(sign_envelope(canonical_json(said), STATUS_PAYLOAD_TYPE, [key]))
+    return status_given(artefact=model.artefact, envelope=envelope, time=timestamp(now))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def status_of(history: History | None) -> str:
+    """Return a model's status in one word, for lists."""
+    return CANDIDATE if history is None else history.status

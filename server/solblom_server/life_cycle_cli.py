@@ -1,0 +1,150 @@
+"""`solblom model promote|withdraw|status`: a steward's decisions, each signed and logged for good."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
+from solblom_protocol.errors import ConfigurationError, RefusedError, SolblomError
+from solblom_protocol.home import HOME_OPTION, find_home
+
+app = typer.Typer(help="Steward: decide about models", add_completion=False)
+REF = typer.Argument(..., help="name, name@v3, sha256:… or a folder of the registry")
+REASON = typer.Option(..., "--reason", help="Why, in one line; it stands in the log for ever")
+KEY = typer.Option(..., "--key", help="The steward's private key, as the trust file names it")
+COSIGN = typer.Option(True, "--cosign/--no-cosign", help="Ask the hospitals to cosign at once")
+
+
+@app.command("promote")
+@command
+def promote(
+    ref: str = REF,
+    to: str = typer.Option(..., "--to", help="validated or released"),
+    reason: str = REASON,
+    key: Path = KEY,
+    cosign: bool = COSIGN,
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Verify a model, sign it as its steward, and log that it is validated, or released."""
+    from solblom_models.references import find_artefact
+    from solblom_protocol.key_files import read_signing_key
+    from solblom_server import life_cycle
+    from solblom_server.coordinator import Coordinator
+
+    if to not in ("validated", "released"):
+        raise ConfigurationError(
+            "SB-103", f"--to {to}: a model is promoted to validated or released"
+        )
+    base = find_home(home)
+    folder, coordinator = find_artefact(ref, base), Coordinator.open(base)
+    now, steward = dt.datetime.now(dt.UTC), read_signing_key(key)
+    missing = life_cycle.promote(coordinator, folder, to, reason, steward, now=now)
+    _report("promote", base, folder, to, missing, cosign=cosign, as_json=as_json)
+
+
+@app.command("withdraw")
+@command
+def withdraw(
+    ref: str = REF,
+    reason: str = REASON,
+    key: Path = KEY,
+    cosign: bool = COSIGN,
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Withdraw a model for good: it no longer verifies, and nothing is predicted with it."""
+    from solblom_models.references import find_artefact
+    from solblom_protocol.key_files import read_signing_key
+    from solblom_server import life_cycle
+    from solblom_server.coordinator import Coordinator
+
+    base = find_home(home)
+    folder, coordinator = find_artefact(ref, base), Coordinator.open(base)
+    now, steward = dt.datetime.now(dt.UTC), read_signing_key(key)
+    missing = life_cycle.withdraw(coordinator, folder, reason, steward, now=now)
+    _report("withdraw", base, folder, "withdrawn", missing, cosign=cosign, as_json=as_json)
+    say(
+        "Copies elsewhere do not know: give auditors a fresh log (solblom audit log --export FILE)."
+    )
+
+
+@app.command("status")
+@command
+def status(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
+    """Show what stewards decided about a model, from the coordinator's log, signatures checked."""
+    from contextlib import closing
+
+    from solblom_models.references import find_artefact
+    from solblom_models.trusted import pinned_trust
+    from solblom_server.coordinator import Coordinator
+    from solblom_server.life_cycle import history_of, registered_model, status_of
+
+    base = find_home(home)
+    try:
+        folder = find_artefact(ref, base)
+    except RefusedError as error:  # every version was withdrawn: which one is meant must be said
+        raise RefusedError(error.code, error.message, f"Name the version: {ref}@v1") from None
+    found, trust = registered_model(folder), pinned_trust(folder, None)[1]
+    with closing(Coordinator.open(base).log()) as log:
+        history = history_of(log, found.model, trust)
+    entries = [
+        {"status": e.status, "time": _text(e.time), "by": e.signer, "reason": e.reason}
+        for e in (history.statuses if history else ())
+    ]
+    body: dict[str, Any] = {
+        "model": found.ref,
+        "artefact": found.model.artefact,
+        "status": status_of(history),
+        "signed": _text(history.signed) if history else None,
+        "history": entries,
+    }
+    if as_json:
+        print_json("solblom.model.status/1", body)
+        return
+    console = out()
+    console.print(f"{body['model']}  {body['status']}", style="bold", markup=False)
+    for entry in entries:
+        line = f"  {entry['time']}  {entry['status']:<10}  {entry['by']}: {entry['reason']}"
+        console.print(line, markup=False)
+
+
+def _report(
+    verb: str,
+    home: Path,
+    folder: Path,
+    status: str,
+    missing: list[str],
+    *,
+    cosign: bool,
+    as_json: bool,
+) -> None:
+    """Ask for cosignatures, if wanted, and say how it ended."""
+    from solblom_server.life_cycle import registered_model
+
+    found = registered_model(folder)
+    if cosign and missing:
+        missing = _cosigned(home, found.run, missing)
+    if as_json:
+        body = {"model": found.ref, "artefact": found.model.artefact, "status": status}
+        print_json(f"solblom.model.{verb}/1", {**body, "missing_cosignatures": missing})
+    say(f"{found.ref} is {status}: signed, and in the log.")
+    if missing:
+        say(f"Not cosigned yet by {', '.join(missing)}.")
+        say(f"Next: solblom coordinator cosign {found.run}")
+
+
+def _cosigned(home: Path, run: str, missing: list[str]) -> list[str]:
+    from solblom_server.runs import cosign_run
+
+    try:
+        return cosign_run(home, run)[1]
+    except SolblomError as error:
+        say(f"The hospitals could not be asked: {error.message}")
+        return missing
+
+
+def _text(time: dt.datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"

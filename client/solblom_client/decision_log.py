@@ -6,7 +6,8 @@
 An entry is canonical JSON with a sequence number, a time, an event, digests and codes. Whatever else
 somebody tries to write is refused here: no patient id, file name or exception text can stand in it.
 An entry is on disk before what it is about leaves. A log that is shorter or longer than what was signed stops the
-node: its newest signed head stands in the vault's state before the log has it (`log_memory.py`).
+node: its newest signed head stands in the vault's state before the log has it (`log_memory.py`). What a charge is
+for is noted there in the charge's own transaction, so neither stands without the other.
 
 Anybody on the way can send garbage, and replay what was sent before. So what repeats is written once
 an hour and counted: the log grows with decisions and with hours, not with messages.
@@ -16,7 +17,7 @@ import datetime as dt
 import fcntl
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,13 +28,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from solblom_client.keys import NodeKeys
 from solblom_client.ledger import STATE_FILE
 from solblom_client.log_file import connect, first_of, pruned_to, size_of
-from solblom_client.log_memory import Noted, has_charges, read_noted, write_noted
+from solblom_client.log_memory import (
+    Noted,
+    has_charges,
+    note_in,
+    read_noted,
+    signed_head,
+    write_noted,
+)
+from solblom_client.log_repeats import is_new, repeats_before
 from solblom_client.policy import NodeConfig
+from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.transparency import (
     Head,
-    read_checkpoint,
     subtrees,
     write_checkpoint,
 )
@@ -42,7 +51,6 @@ from solblom_verify.canonical import canonical_json
 
 FOLDER, LOG_FILE, CHECKPOINT_FILE = "log", "decisions.sqlite", "checkpoint.txt"
 LOCK_FILE = "decisions.lock"
-MOST_KINDS = 200  # of repeating decisions in an hour; what comes after them is counted together
 Event = Literal[
     "received",  # an order of the pinned coordinator arrived
     "accepted",  # it passed the gate
@@ -194,14 +202,44 @@ class DecisionLog:
             IntegrityError: SB-406, the log was cut or cannot be written.
         """
         with self._writing() as database:
-            self._settle(database)
+            published = self._settle(database)
             before = size_of(database)
-            if often:
-                _write_counts(database, now)
+            for event, code, times in repeats_before(database, now) if often else ():
+                _add(database, Decision("counted", what=event, code=code, times=times), now)
             for decision in decisions:
                 if not often or _is_new(database, decision, now):
                     _add(database, decision, now)
-            self._finish(database, before)
+            self._finish(database, before, published)
+
+    @contextmanager
+    def with_charge(
+        self, *decisions: Decision, now: dt.datetime
+    ) -> Iterator[Callable[[VaultState], None]]:
+        """Put decisions on disk together with the charge that they are about: both, or neither.
+
+        Gives what has to be called inside the transaction that makes the charge. When that transaction did not
+        come about, nothing is logged. The new head is published by the next append: a charge waits for few syncs.
+
+        Raises:
+            IntegrityError: SB-406, the log was cut or cannot be written; there is no charge then, unless the disk
+                failed after it, and then the state has the entries, and the next append puts them in.
+        """
+        with self._writing() as database:
+            published = self._settle(database)
+            for decision in decisions:
+                _add(database, decision, now)
+            note, batch = self._signed(database), self._unpublished(database, published)
+            noted = False
+
+            def note_beside(state: VaultState) -> None:
+                nonlocal noted
+                note_in(state, note, batch, self._copied())
+                noted = True
+
+            yield note_beside
+            if not noted:
+                raise IntegrityError("SB-406", "A charge was made without its entries in the log")
+            database.execute("COMMIT")
 
     def accept(self, *, by: str, now: dt.datetime) -> None:
         """Go on from the log as it stands, whatever was signed before: a person has found out why, and says so.
@@ -212,7 +250,7 @@ class DecisionLog:
         with self._writing() as database:
             before = size_of(database)
             _add(database, Decision("log-accepted", by=by, first=first_of(database)), now)
-            self._finish(database, before)
+            self._finish(database, before, before)
 
     def prune(self, before: dt.datetime, *, now: dt.datetime) -> int:
         """Forget entries older than a moment, keep the hashes over them; return how many went.
@@ -221,7 +259,7 @@ class DecisionLog:
             IntegrityError: SB-406.
         """
         with self._writing() as database:
-            self._settle(database)
+            published = self._settle(database)
             before_size = size_of(database)
             first = keep = first_of(database)
             for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
@@ -229,7 +267,7 @@ class DecisionLog:
                     break
                 keep = seq + 1
             if keep == first:
-                database.execute("COMMIT")
+                self._finish(database, before_size, published)
                 return 0
             database.execute("DELETE FROM entries WHERE seq < ?", (keep,))
             kept = set(subtrees(keep))
@@ -240,11 +278,13 @@ class DecisionLog:
                     )
             database.execute("INSERT OR REPLACE INTO facts VALUES ('first', ?)", (keep,))
             _add(database, Decision("pruned", times=keep - first, first=keep), now)
-            self._finish(database, before_size)
+            self._finish(database, before_size, published)
         return keep - first
 
-    def _settle(self, database: sqlite3.Connection) -> None:
+    def _settle(self, database: sqlite3.Connection) -> int | None:
         """Check the log against everything that was signed, and finish what a crash left half done.
+
+        Returns the size up to which every checkpoint is published; None where one has to be made first.
 
         Raises:
             IntegrityError: SB-406.
@@ -253,36 +293,43 @@ class DecisionLog:
         noted = noted_of(place, public)
         heads = [read_head(path, place, public) for path in place.checkpoints]
         published = max((head.size for head in heads if head is not None), default=0)
-        missing: tuple[str, ...] = ()
-        if noted is not None and published <= size_of(database) == noted.before:
-            missing = noted.batch  # what was published had been committed: then it was cut instead
+        size, missing = size_of(database), tuple[str, ...]()
+        if noted is not None and max(published, noted.before) <= size < noted.head.size:
+            # What was published had been committed: a log that is shorter than that was cut instead.
+            missing = noted.batch[size - noted.before :]
         for entry in missing:
             put(database, size_of(database), entry)
         _check_not_cut(database, place, noted, heads)
-        size = size_of(database)
         if missing:
             database.execute("COMMIT")
             database.execute("BEGIN IMMEDIATE")
+        sizes = [head.size for head in heads if head is not None]
         # An empty log is signed too: from then on the absence of its checkpoint means something.
-        if any((head.size if head is not None else -1) < size for head in heads):
-            self._publish(self._signed(database))
+        return min(sizes) if len(sizes) == len(heads) else None
 
-    def _finish(self, database: sqlite3.Connection, before: int) -> None:
+    def _finish(self, database: sqlite3.Connection, before: int, published: int | None) -> None:
         """Note the new head in the vault's state, commit the entries, publish the head: in this order."""
         size = size_of(database)
-        if size == before:
+        if size == published == before:
             database.execute("COMMIT")
             return
         note = self._signed(database)
-        if self._place.state is not None:
-            rows = database.execute(
-                "SELECT entry FROM entries WHERE seq >= ? ORDER BY seq", (before,)
-            )
-            there = [str(path) for path in self._place.checkpoints[1:] if path.exists()]
-            batch = [str(row[0]) for row in rows]
-            write_noted(self._place.state, note, batch, there[0] if there else None)
+        if self._place.state is not None and size != before:
+            batch = self._unpublished(database, published)
+            write_noted(self._place.state, note, batch, self._copied())
         database.execute("COMMIT")
         self._publish(note)
+
+    def _unpublished(self, database: sqlite3.Connection, published: int | None) -> list[str]:
+        """Return the entries that no checkpoint signs: a crash may keep them out of the log, or those before them."""
+        after = 0 if published is None else published
+        rows = database.execute("SELECT entry FROM entries WHERE seq >= ? ORDER BY seq", (after,))
+        return [str(row[0]) for row in rows]
+
+    def _copied(self) -> str | None:
+        """Return the copy beside the anchor, where it exists: from then on its absence means something."""
+        there = [str(path) for path in self._place.checkpoints[1:] if path.exists()]
+        return there[0] if there else None
 
     def _signed(self, database: sqlite3.Connection) -> str:
         head = head_at(database, size_of(database))
@@ -391,7 +438,7 @@ def read_head(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | N
     if not note:
         return None  # as good as none: it is synced before it takes its name
     try:
-        return read_checkpoint(note, place.origin, public)
+        return signed_head(note, place.origin, public)
     except IntegrityError as error:
         raise IntegrityError("SB-406", f"{path.name}: {error.message}") from None
 
@@ -409,30 +456,8 @@ def _is_new(database: sqlite3.Connection, decision: Decision, now: dt.datetime) 
     there are as many as charges.
     """
     left = decision.event == "again"
-    name = f"{decision.event}/{decision.code}/{decision.request if left else decision.order}"
-    count = database.execute("SELECT count FROM repeats WHERE name = ?", (name,)).fetchone()
-    kinds = database.execute("SELECT count(*) FROM repeats").fetchone()[0]
-    if count is None and kinds >= MOST_KINDS and not left:
-        name = "others"
-        count = database.execute("SELECT count FROM repeats WHERE name = 'others'").fetchone()
-    event, code = ("others", None) if name == "others" else (decision.event, decision.code)
-    row = (name, timestamp(now)[:13], event, code, 1 + (count[0] if count else 0))
-    database.execute("INSERT OR REPLACE INTO repeats VALUES (?, ?, ?, ?, ?)", row)
-    return count is None and name != "others"
-
-
-def _write_counts(database: sqlite3.Connection, now: dt.datetime) -> None:
-    """At the first decision of another hour, say how often decisions repeated in the one before."""
-    hour = timestamp(now)[:13]
-    rows = database.execute(
-        "SELECT event, code, sum(count - (name <> 'others')) FROM repeats WHERE hour <> ?"
-        " GROUP BY event, code ORDER BY event, code",
-        (hour,),
-    ).fetchall()
-    for event, code, times in rows:
-        if times:
-            _add(database, Decision("counted", what=event, code=code, times=times), now)
-    database.execute("DELETE FROM repeats WHERE hour <> ?", (hour,))
+    about = decision.request if left else decision.order
+    return is_new(database, decision.event, decision.code, about, always=left, now=now)
 
 
 def _time_of(entry: str) -> str:

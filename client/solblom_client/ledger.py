@@ -11,8 +11,10 @@
 """
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
@@ -149,9 +151,15 @@ class Ledger:
         return {str(kind): int(str(count)) for kind, count in rows}
 
     def reserve(
-        self, request: Request, *, policy: PolicyTable, limits: StudyLimits, now: dt.datetime
+        self,
+        request: Request,
+        *,
+        policy: PolicyTable,
+        limits: StudyLimits,
+        now: dt.datetime,
+        beside: Callable[[VaultState], None] | None = None,
     ) -> Reservation:
-        """Put a charge on disk, or refuse it.
+        """Put a charge on disk, or refuse it; `beside` writes what must stand or fall with it.
 
         Raises:
             RefusedError: SB-204, with the numbers (which stay inside the hospital).
@@ -178,6 +186,8 @@ class Ledger:
                 ),
             )
             after = self._append(before, self._charge_entry(row))
+            if beside is not None:
+                beside(self._state)
         # Written after the charge: a crash in between leaves the ledger ahead, which is no rollback.
         self._anchor.write(after)
         return Reservation(row, request.digest, None, "reserved")
@@ -343,7 +353,12 @@ def remaining(budget: float, spent: float) -> str:
 
 
 def _event(text: object) -> PrivacyEvent:
+    return _read_event(str(text))
+
+
+@lru_cache(maxsize=4096)  # every order reads all of them, and most are one study's same round
+def _read_event(text: str) -> PrivacyEvent:
     try:
-        return PrivacyEvent.from_json(parse_canonical(str(text).encode()))
+        return PrivacyEvent.from_json(parse_canonical(text.encode()))
     except (ValueError, IntegrityError):
         raise IntegrityError("SB-402", "The ledger has an unreadable event") from None

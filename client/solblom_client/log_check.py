@@ -138,8 +138,8 @@ def _all_compared(
     noted, problems, oldest = signed.noted, [], size
     if noted is not None:
         oldest = min(noted.before, size)
-        # A crash may have kept the newest batch out of the log; then the next append puts it in.
-        if size != noted.before:
+        # A crash may have kept the newest entries out of the log; then the next append puts them in.
+        if not noted.before <= size < noted.head.size:
             problems += _compared("the vault's state", noted.head, size, size, nodes)
     for path, head in zip(place.checkpoints, signed.heads, strict=True):
         if head is not None:

@@ -9,17 +9,20 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
+from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import Message, parse_message
 from solblom_protocol.transparency import Head, read_checkpoint
 
 KEY = "decision_log"
+_PUT = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 
 class _Note(Message):
@@ -33,7 +36,12 @@ class _Note(Message):
 
 @dataclass(frozen=True)
 class Noted:
-    """The newest head; `batch`: entries that a crash may have kept out of the log; `copied`: where a copy must be."""
+    """The newest head, and what a crash may have kept out of the log.
+
+    Attributes:
+        batch: the entries that no checkpoint signs yet; the log may lack the last of them.
+        copied: where a copy of the checkpoint must be.
+    """
 
     head: Head
     batch: tuple[str, ...]
@@ -41,8 +49,22 @@ class Noted:
 
     @property
     def before(self) -> int:
-        """The size of the log without its newest batch."""
+        """The size of the log up to which checkpoints were published."""
         return self.head.size - len(self.batch)
+
+
+def signed_head(note: str, origin: str, public: Ed25519PublicKey) -> Head:
+    """Return the head in a checkpoint, as `read_checkpoint` does; one text is checked once.
+
+    Raises:
+        IntegrityError: SB-405.
+    """
+    return _signed_head(note, origin, public.public_bytes_raw())
+
+
+@lru_cache(maxsize=16)  # the same head stands in the state and in each checkpoint
+def _signed_head(note: str, origin: str, public: bytes) -> Head:
+    return read_checkpoint(note, origin, Ed25519PublicKey.from_public_bytes(public))
 
 
 def read_noted(state: Path, origin: str, public: Ed25519PublicKey) -> Noted | None:
@@ -57,7 +79,7 @@ def read_noted(state: Path, origin: str, public: Ed25519PublicKey) -> Noted | No
         return None
     try:
         note = parse_message(_Note, str(row[0]).encode())
-        head = read_checkpoint(note.checkpoint, origin, public)
+        head = signed_head(note.checkpoint, origin, public)
     except IntegrityError as error:
         raise IntegrityError(
             "SB-406", f"What the vault's state notes of the log does not hold: {error.message}"
@@ -73,13 +95,29 @@ def write_noted(state: Path, checkpoint: str, batch: list[str], copied: str | No
     Raises:
         IntegrityError: SB-406, the disk does not take it.
     """
+    with _opened(state) as database:
+        database.execute(_PUT, _row(checkpoint, batch, copied))
+
+
+def note_in(state: VaultState, checkpoint: str, batch: list[str], copied: str | None) -> None:
+    """Note it inside a transaction that is open, together with what it makes.
+
+    Raises:
+        IntegrityError: SB-406, the disk does not take it.
+    """
+    try:
+        state.execute(_PUT, _row(checkpoint, batch, copied))
+    except sqlite3.Error:
+        raise IntegrityError(
+            "SB-406", "The vault's state cannot note how long the log of decisions is"
+        ) from None
+
+
+def _row(checkpoint: str, batch: list[str], copied: str | None) -> tuple[str, str]:
     note = _Note(
         schema="solblom.log-note/1", checkpoint=checkpoint, batch=list(batch), copied=copied
     )
-    with _opened(state) as database:
-        database.execute(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (KEY, note.payload().decode())
-        )
+    return KEY, note.payload().decode()
 
 
 def has_charges(state: Path) -> bool:

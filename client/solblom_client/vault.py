@@ -305,16 +305,20 @@ class Vault:
             self._decisions.append(Decision("ended", study=study), now=now)
 
     def _reserve(self, order: Order, request: Request, approval: Approval) -> Reservation:
-        # Logged first: a log that cannot be written must not cost a charge for each order.
-        self._decisions.append(about_order("received", order), now=self._clock())
         privacy = approval.document.study.privacy
         epsilon = None if privacy.epsilon == "off" else privacy.epsilon
-        reservation = self.ledger.reserve(
-            request,
-            policy=self._config.policy,
-            limits=StudyLimits(epsilon, privacy.delta, approval.document.study.evaluation.releases),
-            now=self._clock(),
-        )
+        decisions = [about_order("received", order), *about_charged(order, request)]
+        # One transaction: a log that cannot be written must not cost a charge for each order.
+        with self._decisions.with_charge(*decisions, now=self._clock()) as note:
+            reservation = self.ledger.reserve(
+                request,
+                policy=self._config.policy,
+                limits=StudyLimits(
+                    epsilon, privacy.delta, approval.document.study.evaluation.releases
+                ),
+                now=self._clock(),
+                beside=note,
+            )
         self._log.write(
             "reserved",
             now=self._clock(),
@@ -322,7 +326,6 @@ class Vault:
             kind=request.kind,
             round=request.round,
         )
-        self._decisions.append(*about_charged(order, request), now=self._clock())
         return reservation
 
     def _note(self, *decisions: Decision) -> None:

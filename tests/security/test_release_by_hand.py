@@ -274,7 +274,7 @@ def test_an_answer_whose_bytes_a_later_round_erased_is_not_released(
 def test_leaving_again_is_logged_after_any_flood_of_orders(
     careful: LabHospital, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_client.decision_log.MOST_KINDS", 6)
+    monkeypatch.setattr("solblom_client.log_repeats.MOST_KINDS", 6)
     for attempt in range(1, 8):
         careful.ask(careful.order(study, attempt=attempt))
     let_go(careful)

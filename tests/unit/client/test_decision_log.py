@@ -19,6 +19,7 @@ from solblom_client.decision_log import (
 )
 from solblom_client.log_check import verify_log
 from solblom_client.log_memory import write_noted
+from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.transparency import head_of, read_checkpoint
 from unit.client.decision_lab import KEY, NOW, ORDER, change, fill, log_place_in, problems
@@ -204,6 +205,104 @@ def test_a_batch_that_was_noted_before_a_crash_is_put_in_by_the_next_append(
     assert problems(place) == ()
 
 
+class StateGoneError(Exception):
+    """The transaction of a charge did not come about."""
+
+
+def charge(log: DecisionLog, state: VaultState, *, fails: bool = False) -> None:
+    """Log a charge in a transaction of the state, as the ledger does."""
+    decisions = Decision("received", order=ORDER), Decision("reserved", order=ORDER)
+    with log.with_charge(*decisions, now=NOW) as note, state.transaction():
+        state.execute("INSERT INTO meta VALUES ('charge', 'made')", ())
+        note(state)
+        if fails:
+            raise StateGoneError
+
+
+def charges(state: VaultState) -> int:
+    return len(state.query("SELECT value FROM meta WHERE key = 'charge'"))
+
+
+def test_a_charge_and_its_entries_stand_together(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 3)
+    state = VaultState(place.state or Path())
+    charge(log, state)
+    assert charges(state) == 1
+    assert len(read_entries(place)) == 5
+    assert problems(place) == ()
+    fill(log, 1)
+    for path in place.checkpoints:
+        head = read_checkpoint(path.read_text("utf-8"), place.origin, KEY.public_key())
+        assert head == head_of([entry.encode() for entry in read_entries(place)])
+    state.close()
+
+
+def test_a_charge_that_does_not_come_about_is_not_logged(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 3)
+    state = VaultState(place.state or Path())
+    with pytest.raises(StateGoneError):
+        charge(log, state, fails=True)
+    assert (charges(state), len(read_entries(place)), problems(place)) == (0, 3, ())
+    fill(log, 1)
+    assert problems(place) == ()
+    state.close()
+
+
+def test_a_charge_whose_entries_are_not_noted_is_refused(log: DecisionLog, place: LogPlace) -> None:
+    fill(log, 3)
+    unnoted = log.with_charge(Decision("reserved", order=ORDER), now=NOW)
+    with pytest.raises(IntegrityError, match="without its entries"), unnoted:
+        pass
+    assert len(read_entries(place)) == 3
+
+
+@pytest.mark.parametrize("kept", [3, 4, 5])
+def test_entries_of_a_charge_that_a_crash_kept_out_are_put_in_again(
+    log: DecisionLog, place: LogPlace, kept: int
+) -> None:
+    fill(log, 3)
+    state = VaultState(place.state or Path())
+    charge(log, state)
+    state.close()
+    log.close()
+    change(place, "DELETE FROM entries WHERE seq >= ?", kept)
+    change(place, "DELETE FROM nodes WHERE (place + 1) << level > ?", kept)
+    assert problems(place) == ()
+    DecisionLog(place, KEY).append(Decision("paused"), now=NOW)
+    events = [json.loads(entry)["event"] for entry in read_entries(place)]
+    assert events[3:] == ["received", "reserved", "paused"]
+    assert problems(place) == ()
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_cut_below_what_was_published_stops_the_node_after_a_charge_too(
+    log: DecisionLog, place: LogPlace, kept: int
+) -> None:
+    fill(log, 3)
+    state = VaultState(place.state or Path())
+    charge(log, state)
+    state.close()
+    log.close()
+    change(place, "DELETE FROM entries WHERE seq >= ?", kept)
+    change(place, "DELETE FROM nodes WHERE (place + 1) << level > ?", kept)
+    assert problems(place) != ()
+    with pytest.raises(IntegrityError):
+        fill(DecisionLog(place, KEY), 1)
+
+
+def test_an_entry_of_a_charge_that_was_changed_stops_the_node(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 3)
+    state = VaultState(place.state or Path())
+    charge(log, state)
+    state.close()
+    log.close()
+    change(place, "UPDATE nodes SET hash = ? WHERE level = 0 AND place = 4", bytes(32))
+    with pytest.raises(IntegrityError):
+        fill(DecisionLog(place, KEY), 1)
+
+
 def test_a_crash_before_the_tables_are_made_stops_nothing(
     log: DecisionLog, place: LogPlace
 ) -> None:
@@ -291,7 +390,7 @@ def test_a_flood_of_different_orders_is_bounded(log: DecisionLog, place: LogPlac
 def test_bytes_that_left_again_are_named_after_any_flood(
     log: DecisionLog, place: LogPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_client.decision_log.MOST_KINDS", 9)
+    monkeypatch.setattr("solblom_client.log_repeats.MOST_KINDS", 9)
     for number in range(20):
         order = f"sha256:{number:064x}"
         log.append(Decision("received", order=order), now=NOW, often=True)

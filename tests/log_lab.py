@@ -1,4 +1,4 @@
-"""Histories of a coordinator's log, honest or not, each with heads and proofs as a real log would sign and give them."""
+"""Histories of a coordinator's log, honest or not, each with heads and proofs as a real log would give them."""
 
 import base64
 from dataclasses import dataclass

@@ -54,7 +54,7 @@ def auroc(labels: Labels, scores: Scores) -> float:
         ValueError: only one class, or lengths differ, or a score is not finite.
     """
     positive, negative = _by_class(labels, scores)
-    return float(_placements(positive, negative).mean())
+    return float(placements(positive, negative).mean())
 
 
 def auroc_with_interval(labels: Labels, scores: Scores) -> Auroc:
@@ -68,8 +68,8 @@ def auroc_with_interval(labels: Labels, scores: Scores) -> Auroc:
     if min(positives, negatives) < MIN_CLASS:
         return Auroc(None, None, None, positives, negatives)
     positive, negative = _by_class(labels, scores)
-    over_negatives = _placements(positive, negative)
-    over_positives = 1.0 - _placements(negative, positive)
+    over_negatives = placements(positive, negative)
+    over_positives = 1.0 - placements(negative, positive)
     value = float(over_negatives.mean())
     variance = float(
         over_negatives.var(ddof=1) / positives + over_positives.var(ddof=1) / negatives
@@ -150,8 +150,8 @@ def _by_class(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
     return positive, negative
 
 
-def _placements(these: Scores, others: Scores) -> NDArray[np.float64]:
-    """For each of `these`: the share of `others` below it, ties half. O(n log n)."""
+def placements(these: Scores, others: Scores) -> NDArray[np.float64]:
+    """Return for each of `these` the share of `others` below it, ties half. O(n log n)."""
     ordered = np.sort(others)
     below = np.searchsorted(ordered, these, side="left")
     not_above = np.searchsorted(ordered, these, side="right")

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,15 +216,30 @@ def _ranked(model: LoadedModel, artefact: str, ref: str, path: Path, top: int) -
     )
 
 
-def _input_bytes(found: Predictions) -> bytes:
+def input_bytes(sources: Sequence[Path], *, slides: bool) -> bytes:
     """Return the input; of slides, which are large, the SHA-256 of each of their files."""
-    if found.slides is not None:
-        return b"".join(slide_digests(path) for path in found.sources)
-    (path,) = found.sources
+    if slides:
+        return b"".join(slide_digests(path) for path in sources)
+    (path,) = sources
     if path.is_file():
         return path.read_bytes()
     files = sorted(child for child in path.rglob("*") if child.is_file())
     return b"".join(child.read_bytes() for child in files)
+
+
+def receipt_of(found: Predictions, key: bytes, *, now: dt.datetime) -> dict[str, Any]:
+    """Return the receipt of a prediction; `key` is that of the digest of its input."""
+    return prediction_receipt(
+        found.model,
+        artefact=found.artefact,
+        ref=found.ref,
+        inputs=input_bytes(found.sources, slides=found.slides is not None),
+        outputs=found.as_json(),
+        recalibration=found.recalibrated,
+        key=key,
+        warnings=found.warnings,
+        now=now,
+    )
 
 
 def write_receipt(found: Predictions, path: Path, key: Path, *, now: dt.datetime) -> None:
@@ -232,17 +248,7 @@ def write_receipt(found: Predictions, path: Path, key: Path, *, now: dt.datetime
     Raises:
         ConfigurationError: SB-113 the file exists; SB-109 the key file holds no key.
     """
-    receipt = prediction_receipt(
-        found.model,
-        artefact=found.artefact,
-        ref=found.ref,
-        inputs=_input_bytes(found),
-        outputs=found.as_json(),
-        recalibration=found.recalibrated,
-        key=receipt_key(key),
-        warnings=found.warnings,
-        now=now,
-    )
+    receipt = receipt_of(found, receipt_key(key), now=now)
     write_new(path, json.dumps(receipt, indent=1, sort_keys=True).encode() + b"\n", mode=0o644)
 
 

@@ -23,6 +23,7 @@ from solblom_verify.canonical import canonical_json, digest
 
 KEY_BYTES = 32
 PACKAGES = ("solblom-models", "torch", "numpy")
+PARTS = ("solblom_models", "solblom_protocol", "solblom_verify")
 
 
 def receipt_key(path: Path) -> bytes:
@@ -69,10 +70,12 @@ def prediction_receipt(
         "ref": ref,
         "study": model.document.digest,
         "contract": digest(canonical_json(as_json(model.contract))),
-        "code": code_digest(("solblom_models", "solblom_protocol", "solblom_verify")),
-        "runtime": {"python": platform.python_version(), "packages": _versions()},
-        "input": _keyed(key, inputs),
-        "recalibration": None if recalibration is None else _keyed(key, recalibration.payload()),
+        "code": code_digest(PARTS),
+        "runtime": runtime(),
+        "input": keyed_digest(key, inputs),
+        "recalibration": None
+        if recalibration is None
+        else keyed_digest(key, recalibration.payload()),
         "output": digest(canonical_json(outputs)),
         "use": "research",
         "warnings": list(warnings),
@@ -80,11 +83,14 @@ def prediction_receipt(
     }
 
 
-def _keyed(key: bytes, data: bytes) -> str:
+def keyed_digest(key: bytes, data: bytes) -> str:
+    """Return a digest that only the key's owner can make, so that few possible inputs cannot be tried."""
     return "hmac-sha256:" + hmac.new(key, data, hashlib.sha256).hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def runtime() -> dict[str, Any]:
+    """Return what runs a prediction here: Python and the packages that decide its digits."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in PACKAGES}
+    packages = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "packages": packages}

@@ -70,6 +70,22 @@ def ranking_metrics(
     return found
 
 
+def mean_with_interval(
+    values: NDArray[np.float64], groups: Sequence[str], *, resamples: int = RESAMPLES
+) -> Estimate:
+    """Return the mean over patients with a 95 % interval that resamples whole groups.
+
+    Args:
+        values: one a patient, shape (N,), N at least 1; a difference of two models is paired thereby.
+        groups: whose each patient is.
+        resamples: of the bootstrap; its seed is fixed, so all means of the same groups see the same resamples.
+    """
+    found = _bootstrap(values, np.ones(len(values), dtype=bool), _group_weights(groups, resamples))
+    if found is None:
+        raise ValueError("a mean needs a patient")
+    return found
+
+
 def _columns(
     ranks: Ranks, labels: NDArray[np.int64], rare: frozenset[int]
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:

@@ -51,14 +51,24 @@ def test_a_checkpoint_that_is_left_out_after_one_was_seen_is_refused() -> None:
         sign_note(history(KEY, 5).note(5).partition("\n\n")[0] + "\n", ORIGIN, OTHER),
         sign_note(f"{ORIGIN}\n5\nAAAA\n", ORIGIN, KEY),
         sign_note(f"{ORIGIN}\n5\n", ORIGIN, KEY),
-        sign_note(f"{ORIGIN}/other\n{history(KEY, 5).note(5).split(chr(10), 1)[1].partition(chr(10) * 2)[0]}\n", ORIGIN, KEY),
+        sign_note(f"{ORIGIN}/other\n5\n{history(KEY, 5).note(5).splitlines()[2]}\n", ORIGIN, KEY),
         sign_note(history(KEY, 5).note(5).partition("\n\n")[0] + "\nmore\n", ORIGIN, KEY),
         "",
         "a text",
         history(KEY, 5).note(5).replace("\n5\n", "\n6\n"),
     ],
-    ids=["another log", "another key", "short root", "no root", "another origin", "a line more", "empty", "no note", "changed size"],
-)  # fmt: skip
+    ids=[
+        "another log",
+        "another key",
+        "short root",
+        "no root",
+        "another origin",
+        "a line more",
+        "empty",
+        "no note",
+        "changed size",
+    ],
+)
 def test_a_checkpoint_that_does_not_hold_is_refused(note: str) -> None:
     assert code(None, note) == "SB-415"
     assert code(history(KEY, 4).head(4), note) == "SB-415"
@@ -112,7 +122,9 @@ def attacks() -> Iterator[tuple[str, Head, str, tuple[str, ...]]]:
         if size < seen and false.entries[:size] == log.entries[:size]:
             way = "rollback"
         # The proof of the honest log, of the false one, from another size, or none.
-        proofs: list[tuple[str, ...]] = [(), log.proof(min(seen, size), max(seen, size))] if size <= log.size else [()]  # fmt: skip
+        proofs: list[tuple[str, ...]] = [()]
+        if size <= log.size:
+            proofs.append(log.proof(min(seen, size), max(seen, size)))
         if size > seen:
             proofs += [false.proof(seen, size), false.proof(rng.randint(1, size), size)]
         yield way, log.head(seen), false.note(size), rng.choice(proofs)

@@ -1,4 +1,4 @@
-"""Claims about cosignatures: C2SP cosignature/v1, byte for byte, and one spelling of a checkpoint with all its lines."""
+"""Claims about cosignatures: C2SP cosignature/v1, byte for byte, and one spelling of a cosigned checkpoint."""
 
 import base64
 import hashlib
@@ -66,14 +66,29 @@ def test_a_line_of_a_stranger_is_refused() -> None:
         [LINES["aa"], cosign(NOTE, "aa", KEYS["aa"], time=TIME + 1)],
         [cosign(NOTE, "aa", KEYS["bb"], time=TIME)],
         [cosign(write_checkpoint(ORIGIN, head_of([b"one"]), LOG), "aa", KEYS["aa"], time=TIME)],
-        [sign_note(NOTE.partition("\n\n")[0] + "\n", "aa", KEYS["aa"]).rstrip("\n").split("\n")[-1]],
+        [
+            sign_note(NOTE.partition("\n\n")[0] + "\n", "aa", KEYS["aa"])
+            .rstrip("\n")
+            .split("\n")[-1]
+        ],
         [NOTE.rstrip("\n").split("\n")[-1]],
         [LINES["aa"] + " "],
         [LINES["aa"], ""],
         ["no line"],
     ],
-    ids=["order", "twice", "twice at two times", "another's key", "another head", "plain signature", "the log's line again", "space", "empty line", "no line"],
-)  # fmt: skip
+    ids=[
+        "order",
+        "twice",
+        "twice at two times",
+        "another's key",
+        "another head",
+        "plain signature",
+        "the log's line again",
+        "space",
+        "empty line",
+        "no line",
+    ],
+)
 def test_another_spelling_is_refused(lines: list[str]) -> None:
     assert refused(NOTE + "".join(f"{line}\n" for line in lines))
 
@@ -123,7 +138,8 @@ def test_one_witness_is_joined_once() -> None:
 
 
 def test_a_note_with_the_cosignatures_of_two_hundred_hospitals_is_read() -> None:
-    keys = {f"hospital-{i:03d}": Ed25519PrivateKey.from_private_bytes(i.to_bytes(32, "big")) for i in range(200)}  # fmt: skip
+    seeds = {f"hospital-{number:03d}": number.to_bytes(32, "big") for number in range(200)}
+    keys = {name: Ed25519PrivateKey.from_private_bytes(seed) for name, seed in seeds.items()}
     note = join_cosignatures(NOTE, [cosign(NOTE, n, k, time=TIME) for n, k in keys.items()])
     public = {name: key.public_key() for name, key in keys.items()}
     assert len(read_cosigned(note, ORIGIN, LOG.public_key(), public).cosignatures) == 200

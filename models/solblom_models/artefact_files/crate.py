@@ -18,7 +18,7 @@ from solblom_verify.wording import counted
 METADATA = "ro-crate-metadata.json"
 CRATE = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
-CONTEXT = [f"{CRATE}/context", "https://w3id.org/ro/terms/workflow-run/context"]
+CONTEXT = f"{CRATE}/context"  # has all terms that are used: not sha256, so a digest is an identifier
 LICENCE = "Not stated by the study: to be filled in by the provider"
 
 ALIKE = ("training/receipts/", "training/updates/", "training/sums/", "evaluation/receipts/")
@@ -182,5 +182,5 @@ def _part(path: str, known: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
         "description": words,
         "encodingFormat": _FORMATS.get(path.rpartition(".")[2], "application/octet-stream"),
         "contentSize": str(size),
-        "sha256": named.removeprefix("sha256:"),
+        "identifier": named,
     }

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ class _Claims:
     signed: tuple[Charge, ...]
     statement: JsonObject
     sites: Mapping[str, JsonValue]  # manifest.privacy.sites
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        """The statement that the study and the events give."""
+        return privacy_statement(self.document, list(self.charges), simulation=self.simulation)
 
 
 def with_epsilon(verdict: Verdict, folder: Path) -> Verdict:
@@ -242,7 +248,7 @@ def _check_statement(claims: _Claims) -> str:
     if statement.get("sites", dict) != dict(claims.sites):
         wrong = _first_difference(statement.get("sites", dict), dict(claims.sites))
         raise _DoubtError(f"{wrong}: manifest.json and privacy/statement.json say two things")
-    expected = _expected(claims)
+    expected = claims.expected
     for name in ("target", "noise_multiplier", "clipping_norm"):
         if statement.members.get(name) != expected[name]:
             raise _DoubtError(f"privacy/statement.json: {name} is not the study's")
@@ -257,13 +263,9 @@ def _check_statement(claims: _Claims) -> str:
     return ""
 
 
-def _expected(claims: _Claims) -> dict[str, Any]:
-    return privacy_statement(claims.document, list(claims.charges), simulation=claims.simulation)
-
-
 def _other_wording(claims: _Claims) -> list[str]:
     """Return the members of the statement that this version would write otherwise, figures apart."""
-    expected, stated = _expected(claims), claims.statement.members
+    expected, stated = claims.expected, claims.statement.members
     names = sorted(set(expected) | set(stated))
     return [n for n in names if n not in ("sites", "loss") and expected.get(n) != stated.get(n)]
 

@@ -75,10 +75,27 @@ def _measures(labels: Labels, pair: ScoredPair) -> dict[str, Measure]:
         "brier": (_brier(labels, pair.old), _brier(labels, pair.new)),
     }
     found: dict[str, Measure] = {}
-    for name, (ours, theirs) in both.items():
+    for name, measures in both.items():
+        ours, theirs = (_Once(measure) for measure in measures)
         found[f"{name} old"], found[f"{name} new"] = ours, theirs
         found[f"{name} difference"] = difference(theirs, ours)
     return found
+
+
+class _Once:
+    """A measure that is worked out once for a resample, though it is asked for its value and for a difference."""
+
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
+        self._counts: Counts | None = None
+        self._value: float | None = None
+
+    def __call__(self, counts: Counts) -> float | None:
+        if (
+            counts is not self._counts
+        ):  # the array is kept, so that no other one can stand in its place
+            self._counts, self._value = counts, self._measure(counts)
+        return self._value
 
 
 def _brier(labels: Labels, scores: Scores) -> Measure:

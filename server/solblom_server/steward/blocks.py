@@ -36,7 +36,14 @@ class English:
     text: str
 
 
-Cell = str | Link | Code | Badge | English
+@dataclass(frozen=True)
+class Time:
+    """A time, kept on one line."""
+
+    text: str
+
+
+Cell = str | Link | Code | Badge | English | Time
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _figure(scene: Scene, curve: Band, axis: str, key: str) -> Figure:
         texts("curve.highest"),
     )
     caption = texts(f"{key}_caption")
-    table = Table(texts("curve.table", of=caption), head, tuple(shown), frozenset({0, 1, 2, 3}))
+    table = Table(caption, head, tuple(shown), frozenset({0, 1, 2, 3}))
     alt = texts(f"{key}_alt", first=number(curve.middle[0]), last=number(curve.middle[-1]),
                 rounds=len(rows))  # fmt: skip
     return Figure(picture, alt, caption, table)

@@ -21,10 +21,10 @@ from solblom_server.steward.blocks import (
 from solblom_server.steward.records import Records, StudyRow, read_document
 from solblom_server.steward.scene import (
     Scene,
-    day_and_time,
     epsilon_text,
     short_digest,
     verdict_badge,
+    when,
 )
 from solblom_server.steward.views_run import read_audit
 from solblom_server.steward.views_study import MOST, epsilon_by_site, signatures, target_text
@@ -167,7 +167,7 @@ def _evidence(scene: Scene, records: Records, row: StudyRow) -> tuple[Block, ...
                 claimed=f"{result['claimed']:.2f}",
             )
         )
-        rows.append((model.ref, state, told, day_and_time(model.registered)))  # fmt: skip
+        rows.append((model.ref, state, told, when(model.registered)))  # fmt: skip
     if not rows:
         return (Notice("quiet", texts("dpo.no_model"), ()),)
     head = tuple(texts(f"column.{n}") for n in ("model", "verified", "audit", "registered"))

@@ -5,11 +5,12 @@ their lightness too.
 """
 
 import io
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from threading import Lock
-from typing import Any
+from typing import Any, ParamSpec
 
 INK, QUIET, LINE, PAPER = "#1d2b33", "#5b6770", "#d5dbdf", "#ffffff"
 BLUE, ORANGE, GREEN, RED, PURPLE, YELLOW, SKY = (
@@ -17,6 +18,9 @@ BLUE, ORANGE, GREEN, RED, PURPLE, YELLOW, SKY = (
 )  # fmt: skip
 WIDTH = 7.6  # inches; a page's column
 FONT = 9.0
+MOST_REMEMBERED = 128
+
+P = ParamSpec("P")
 
 _LOCK = Lock()  # matplotlib's settings belong to the process
 
@@ -46,6 +50,23 @@ def draw(paint: Callable[[Any], None], *, height: float, title: str) -> bytes:
             buffer, format="svg", metadata={"Date": None, "Title": title, "Creator": None}
         )
     return buffer.getvalue()
+
+
+def remembered(function: Callable[P, bytes]) -> Callable[P, bytes]:
+    """Make a picture once for the same figures: a view that is looked at again need not be drawn again."""
+    known: OrderedDict[str, bytes] = OrderedDict()
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        key = repr((args, sorted(kwargs.items())))  # plain data: equal ones read the same
+        found = known.get(key)
+        if found is None:
+            found = known[key] = function(*args, **kwargs)
+            if len(known) > MOST_REMEMBERED:
+                known.popitem(last=False)
+        return found
+
+    return wrapped
 
 
 @lru_cache(maxsize=1)

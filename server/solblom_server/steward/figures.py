@@ -19,6 +19,7 @@ from solblom_server.steward.drawing import (
     Mark,
     clean,
     draw,
+    remembered,
     short,
 )
 
@@ -59,6 +60,7 @@ class Band:
     high: Sequence[float]
 
 
+@remembered
 def forest(
     rows: Sequence[Row], words: Mapping[str, str], *, axis: str, hidden: str, title: str
 ) -> bytes:
@@ -123,6 +125,7 @@ def _frame(axes: Any, rows: Sequence[Row], axis: str) -> None:
     axes.set_xlabel(axis)
 
 
+@remembered
 def participation(
     sites: Sequence[str],
     rounds: Sequence[int],
@@ -159,6 +162,7 @@ def participation(
     return draw(paint, height=1.15 + 0.42 * len(sites), title=title)
 
 
+@remembered
 def bars(
     rows: Sequence[tuple[str, float, str]],
     limit: float | None,
@@ -188,6 +192,7 @@ def bars(
     return draw(paint, height=1.0 + 0.38 * len(rows), title=title)
 
 
+@remembered
 def band(
     curve: Band, *, axis: str, rounds_axis: str, middle: str, spread: str, title: str
 ) -> bytes:
@@ -214,6 +219,7 @@ def band(
     return draw(paint, height=2.6, title=title)
 
 
+@remembered
 def reliability(
     points: Sequence[tuple[float, Estimate]], *, axis: str, side: str, best: str, title: str
 ) -> bytes:
@@ -236,6 +242,7 @@ def reliability(
     return draw(paint, height=3.4, title=title)
 
 
+@remembered
 def scatter(
     rows: Sequence[str], values: Mapping[str, Sequence[tuple[int, float, bool]]], *, axis: str, rounds_axis: str,
     flagged: str, title: str,
@@ -289,6 +296,7 @@ class Box:
     row: float
 
 
+@remembered
 def lineage(
     boxes: Sequence[Box], arrows: Sequence[tuple[int, int]], *, rows: float, title: str
 ) -> bytes:

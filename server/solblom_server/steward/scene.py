@@ -7,7 +7,7 @@ from pathlib import Path
 from solblom_models.accountant import format_epsilon
 from solblom_protocol.errors import CODES
 from solblom_server.steward.artefact_files import ArtefactFiles
-from solblom_server.steward.blocks import Badge, Cell, Code, English, Link, Notice, Tone
+from solblom_server.steward.blocks import Badge, Cell, Code, English, Link, Notice, Time, Tone
 from solblom_server.steward.languages import Texts
 from solblom_server.steward.verification import Judgement, Verifier
 
@@ -50,7 +50,12 @@ def day_and_time(text: str | None) -> str:
     """Return an RFC 3339 time as people read it: 2026-11-29 13:33 UTC."""
     if not text:
         return ""
-    return f"{text[:10]}\u00a0{text[11:16]}\u00a0UTC" if len(text) >= 16 else text
+    return f"{text[:10]} {text[11:16]} UTC" if len(text) >= 16 else text
+
+
+def when(text: str | None) -> Cell:
+    """Return a time for a table; a dash where there is none."""
+    return Time(day_and_time(text)) if text else "–"
 
 
 def verdict_badge(texts: Texts, judgement: Judgement | None) -> Badge:

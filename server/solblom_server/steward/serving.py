@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import uvicorn
 
+from solblom_models.accountant import pld_epsilon
 from solblom_protocol.errors import ConfigurationError
 from solblom_server.steward.app import steward_app
 from solblom_server.steward.artefact_files import folders_newest_first
+from solblom_server.steward.drawing import draw
 from solblom_server.steward.scene import Scene
 from solblom_server.steward.session import TOKEN, Door
 
@@ -65,3 +67,9 @@ def _listen(port: int) -> socket.socket:
             "SB-461", f"Port {port} of {LOOPBACK} cannot be used: {error.strerror}"
         ) from None
     return opened
+
+
+def _warm_up() -> None:
+    """Load what takes seconds to load, so that the first picture and the first epsilon need not wait for it."""
+    draw(lambda axes: None, height=1.0, title="")
+    pld_epsilon([], 1e-5)

@@ -7,7 +7,7 @@ and times of change are as they were; the button on a model's page reads every b
 import datetime as dt
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
@@ -113,12 +113,16 @@ class Verifier:
             found[folder] = known or (self.verify(folder) if time.monotonic() < end else None)
         return found
 
-    def start(self, folders: Iterable[Path]) -> Thread:
+    def start(
+        self, folders: Iterable[Path], *, afterwards: Callable[[], None] | None = None
+    ) -> Thread:
         """Verify artefacts in the background, in this order, so that lists need not wait."""
 
         def work() -> None:
             for folder in folders:
                 self.judge(folder)
+            if afterwards is not None:
+                afterwards()
 
         thread = Thread(target=work, name="steward-verifier", daemon=True)
         thread.start()

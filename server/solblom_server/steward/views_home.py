@@ -18,13 +18,13 @@ from solblom_server.steward.blocks import (
 from solblom_server.steward.records import ModelRow, Records, StudyRow, read_document
 from solblom_server.steward.scene import (
     Scene,
-    day_and_time,
     model_link,
     run_badge,
     run_link,
     status_badge,
     study_link,
     verdict_badge,
+    when,
 )
 from solblom_server.steward.verification import Judgement
 
@@ -65,7 +65,7 @@ def model_rows(
         status = status_badge(texts, None if found is None or not found.is_whole else found.status)
         rows.append((
             model_link(model.name, model.version), verdict_badge(texts, found), status,
-            run_link(model.run), day_and_time(model.registered),
+            run_link(model.run), when(model.registered),
         ))  # fmt: skip
     return tuple(rows)
 
@@ -104,8 +104,7 @@ def _studies(scene: Scene, studies: Sequence[StudyRow]) -> tuple[Block, ...]:
     if not studies:
         return (Notice("quiet", texts("home.no_studies"), (texts("home.no_studies_more"),)),)
     rows = tuple(
-        (study_link(s.digest, s.name), _title(s), str(s.runs), day_and_time(s.newest))
-        for s in studies
+        (study_link(s.digest, s.name), _title(s), str(s.runs), when(s.newest)) for s in studies
     )
     head = ("study", "title", "runs", "newest_run")
     return (
@@ -147,8 +146,8 @@ def run_rows(scene: Scene, runs: Sequence[RunRow]) -> tuple[tuple[Cell, ...], ..
             run_link(run.id),
             run_badge(scene.texts, run.status),
             str(len(run.roster.split(","))),
-            day_and_time(run.started),
-            day_and_time(run.ended) or "–",
+            when(run.started),
+            when(run.ended),
         )
         for run in runs
     )

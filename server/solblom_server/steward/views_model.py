@@ -32,8 +32,9 @@ from solblom_server.steward.scene import (
     run_link,
     status_badge,
     study_link,
+    when,
 )
-from solblom_server.steward.views_study import permits
+from solblom_server.steward.views_materials import materials_sections
 from solblom_verify.artefact import Check
 
 TABS = ("", "evaluation", "lineage", "updates", "signatures", "card", "verify")
@@ -128,7 +129,7 @@ def life(scene: Scene, subject: Subject) -> tuple[Block, ...]:
     if verdict is None or not verdict.statuses:
         return (Notice("quiet", texts("model.no_life"), (texts("model.no_life_more"),)),)
     rows = tuple(
-        (day_and_time(e.time.isoformat()), status_badge(texts, e.status), e.reason, e.signer)
+        (when(e.time.isoformat()), status_badge(texts, e.status), e.reason, e.signer)
         for e in verdict.statuses
     )
     head = tuple(texts(f"column.{n}") for n in ("time", "status", "reason", "signed_by"))
@@ -210,8 +211,7 @@ def signatures_sections(
         Section("signers", texts("sign.signers"), _signers(scene, subject, files)),
         Section("log", texts("sign.log"), _log(scene, subject, files)),
         Section("hospitals", texts("sign.hospitals"), _hospitals(scene, files)),
-        Section("permits", texts("study.permits"), permits(scene, files.names("permits"))),
-        Section("materials", texts("sign.materials"), _materials(scene, files)),
+        *materials_sections(scene, files),
     )
 
 
@@ -255,7 +255,7 @@ def _log(scene: Scene, subject: Subject, files: ArtefactFiles) -> tuple[Block, .
         (texts("sign.silent"), ", ".join(silent) or texts("sign.nobody")),
     ))  # fmt: skip
     head = tuple(texts(f"column.{n}") for n in ("entry", "kind", "time"))
-    rows = tuple((str(i), texts(f"entry.{kind}") if texts.has(f"entry.{kind}") else kind, day_and_time(t))
+    rows = tuple((str(i), texts(f"entry.{kind}") if texts.has(f"entry.{kind}") else kind, when(t))
                  for i, kind, t in found.entries)  # fmt: skip
     return (facts, Table(texts("sign.entries"), head, rows, frozenset({0})),
             Paragraph((texts("sign.log_more"),)))  # fmt: skip
@@ -272,20 +272,6 @@ def _hospitals(scene: Scene, files: ArtefactFiles) -> tuple[Block, ...]:
         Table(texts("sign.hospitals_caption"), head, rows, frozenset({1})),
         Paragraph((texts("sign.hospitals_more"),)),
     )
-
-
-def _materials(scene: Scene, files: ArtefactFiles) -> tuple[Block, ...]:
-    texts, environment = scene.texts, files.manifest["environment"]
-    rows: list[tuple[Cell, ...]] = [("Python", str(environment.get("python", "–")))]
-    rows += [
-        (name, str(version)) for name, version in sorted(environment.get("packages", {}).items())
-    ]
-    head = (texts("column.package"), texts("column.version"))
-    there = [(texts(f"sign.has_{key}"), texts("sign.there") if files.text(path) is not None
-              else texts("sign.absent"))
-             for key, path in (("lock", "code/lock.txt"), ("sbom", "code/sbom.cdx.json"),
-                               ("crate", "ro-crate-metadata.json"))]  # fmt: skip
-    return (Facts(tuple(there)), Table(texts("sign.environment"), head, tuple(rows)))
 
 
 def card_page(scene: Scene, subject: Subject) -> Page:

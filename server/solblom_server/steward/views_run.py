@@ -33,6 +33,7 @@ from solblom_server.steward.scene import (
     run_badge,
     run_link,
     study_link,
+    when,
 )
 from solblom_server.steward.views_study import study_epsilon
 from solblom_verify.wording import format_delta
@@ -90,7 +91,7 @@ def _facts(scene: Scene, records: Records, run: RunRow, rounds: Sequence[RoundRo
         (texts("column.hospitals"), ", ".join(run.roster.split(","))),
         (texts("run.transport"), Code(run.transport)),
         (texts("column.started"), day_and_time(run.started)),
-        (texts("column.ended"), day_and_time(run.ended) or "–"),
+        (texts("column.ended"), when(run.ended)),
     ))  # fmt: skip
 
 
@@ -185,8 +186,8 @@ def _rounds(scene: Scene, rounds: Sequence[RoundRow]) -> tuple[Block, ...]:
     rows = tuple(
         (
             str(row.round),
-            day_and_time(row.opened),
-            day_and_time(row.closed) or texts("run.open"),
+            when(row.opened),
+            when(row.closed) if row.closed else texts("run.open"),
             digest_cell(row.result),
         )
         for row in shown
@@ -241,7 +242,7 @@ def incident_table(scene: Scene, found: Sequence[Incident], *, with_run: bool) -
     for one in found:
         state = "waiting" if one.code == WAITING else _INCIDENT_STATES.get(one.kind, "refused")
         cells: list[Cell] = [
-            day_and_time(one.time),
+            when(one.time),
             one.site,
             texts(f"asked.{one.asked}") if texts.has(f"asked.{one.asked}") else one.asked,
             str(one.round),

@@ -18,7 +18,7 @@ from solblom_server.steward.blocks import (
 from solblom_server.steward.checkpoint_view import log_view
 from solblom_server.steward.log_reading import LogState, read_log
 from solblom_server.steward.records import Records
-from solblom_server.steward.scene import Scene, day_and_time, meaning, model_link, run_link
+from solblom_server.steward.scene import Scene, meaning, model_link, run_link, when
 from solblom_server.steward.views_run import incident_table
 
 MOST_FOLDERS = 200
@@ -71,7 +71,7 @@ def _runs(scene: Scene, records: Records) -> tuple[Block, ...]:
     stopped = [run for run in records.runs(most=500) if run.reason]
     if not stopped:
         return (Notice("good", texts("incidents.no_runs"), ()),)
-    rows = tuple((run_link(r.id), day_and_time(r.ended), English(r.reason or "")) for r in stopped)
+    rows = tuple((run_link(r.id), when(r.ended), English(r.reason or "")) for r in stopped)
     head = tuple(texts(f"column.{n}") for n in ("run", "ended", "reason"))
     return (Table(texts("incidents.runs_caption"), head, rows),)
 
@@ -82,7 +82,7 @@ def _hospitals(scene: Scene, records: Records) -> tuple[Block, ...]:
     if not found:
         return (Notice("quiet", texts("incidents.no_links"), (texts("incidents.no_links_more"),)),)
     rows = tuple(
-        (site, state or "–", Code(code) if code else "–", meaning(code), day_and_time(heard) or "–")
+        (site, state or "–", Code(code) if code else "–", meaning(code), when(heard))
         for site, (state, code, heard) in found.items()
     )
     head = tuple(texts(f"column.{n}") for n in ("hospital", "state", "code", "meaning", "heard"))
@@ -146,7 +146,7 @@ def _entries(scene: Scene, state: LogState) -> tuple[Block, ...]:
     texts = scene.texts
     rows = tuple(
         (str(e.index), texts(f"entry.{e.kind}") if texts.has(f"entry.{e.kind}") else e.kind,
-         e.about, day_and_time(e.time))
+         e.about, when(e.time))
         for e in state.newest
     )  # fmt: skip
     head = tuple(texts(f"column.{n}") for n in ("entry", "kind", "about", "time"))

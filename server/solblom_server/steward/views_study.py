@@ -13,7 +13,6 @@ from solblom_server.steward.blocks import (
     Button,
     Cell,
     Code,
-    English,
     Facts,
     Figure,
     Link,
@@ -219,12 +218,3 @@ def _runs(scene: Scene, records: Records, row: StudyRow) -> tuple[Block, ...]:
         rows = model_rows(scene, models, found)
         blocks.append(Table(texts("home.models_caption"), heads[1], rows))
     return tuple(blocks)
-
-
-def permits(scene: Scene, names: list[str]) -> tuple[Block, ...]:
-    """Return which permits an artefact carries."""
-    texts = scene.texts
-    if not names:
-        return (Notice("quiet", texts("study.no_permits"), (texts("study.no_permits_more"),)),)
-    rows = tuple((English(name),) for name in names)
-    return (Table(texts("study.permits"), (texts("column.file"),), rows),)

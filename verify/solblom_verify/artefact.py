@@ -64,7 +64,9 @@ _SIMULATED = "Hospitals: this is a simulation; one machine made all the keys and
 _EXPIRED = "Trust: the trust file has expired since the model was signed; later withdrawal unknown."
 _NO_LOG = "Log: this model has none; nobody witnessed when it was signed or decided about since."
 _NOT_PINNED = "Witnesses: their keys are those of the manifest, not pinned in the trust file."
-_NOT_FRESH = "Withdrawal: later withdrawal unknown; no newer log than the model's own was read."
+_NOT_FRESH = (
+    "Withdrawal: later withdrawal unknown; what came after, or was left out, is in a fresh log."
+)
 _FRESH = "Withdrawal: later withdrawal unknown after the log that was given"
 
 

@@ -1,14 +1,20 @@
 """What a replay reads, made by real vaults and by the coordinator's own round loop, without the rest of an artefact."""
 
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from safetensors.numpy import save
 
 from lab import LabHospital
-from solblom_client.keys import NodeKeys, read_node_keys
+from solblom_client.keys import NodeKeys, is_test_patient, read_node_keys
 from solblom_client.replay import ReplayedRound, replay_round
 from solblom_models.aggregation.fold import Fold
 from solblom_models.aggregation.optimisers import ServerState, step
@@ -90,6 +96,18 @@ def record(number: int, base: str, receipts: Any) -> Any:
     return RoundRecord(number, base, "", "", "", receipts, {}, [])
 
 
+@contextmanager
+def fixed_secrets(seed: str) -> Iterator[None]:
+    """Let secrets follow from a seed: tests of noise must draw the same noise every time."""
+    count = itertools.count()
+
+    def urandom(size: int) -> bytes:
+        return hashlib.shake_256(f"{seed}-{next(count)}".encode()).digest(size)
+
+    with mock.patch.object(os, "urandom", urandom):
+        yield
+
+
 @dataclass
 class LabRun:
     """A run with one hospital and its real vault, whose updates are kept; `number` rounds are done."""
@@ -106,12 +124,20 @@ class LabRun:
         initial, self.layout = initial_model(self.document)
         self.state = ServerState.initial(unpack(initial, self.layout).copy())
         self.put(INITIAL, initial)
-        self.hospital.approve(self.document)
+        with fixed_secrets("approval"):
+            self.hospital.approve(self.document)
 
     @property
     def keys(self) -> NodeKeys:
         """The hospital's keys."""
         return read_node_keys(self.hospital.config.state)
+
+    @property
+    def trained(self) -> list[str]:
+        """Ids of the patients whom the study trains on, if all consent."""
+        fraction, split = self.document.study.evaluation.split.test_fraction, self.keys.split
+        ids = [row["patient_id"] for row in self.hospital.rows]
+        return [patient for patient in ids if not is_test_patient(split, patient, fraction)]
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file of the artefact."""

@@ -178,8 +178,9 @@ def test_everything_that_leaves_is_a_line(tmp_path: Path) -> None:
         evaluation={"releases": 2, "bins": 12, "named": ("site-auroc",)},
         table_one={"epsilon": 0.5, "variables": ("age", "grade")},
     )
-    updates, histograms, table, named = summary(hospital, study).leaves
+    updates, kept, histograms, table, named = summary(hospital, study).leaves
     assert updates.startswith("3 updates of 6 numbers with noise, each with a signed receipt")
+    assert kept.startswith("your updates with their noise are kept in the model folder")
     assert histograms == "2 score histograms of the test patients, 24 counts with noise"
     assert table == "Table 1 of all patients, counts with noise: age, grade"
     assert named == "WITHOUT NOISE, outside epsilon: site-auroc"

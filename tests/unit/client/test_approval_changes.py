@@ -47,6 +47,21 @@ def test_a_new_version_shows_every_setting_that_changed_with_old_and_new(
     assert set(changed) == {"study.training.rounds", "study.study.purpose", "noise_multiplier"}
 
 
+@pytest.mark.parametrize(
+    ("lang", "words"),
+    [("en", "your updates with their noise are kept"), ("no", "blir liggende i modellmappen")],
+)
+def test_a_person_reads_that_updates_are_kept_and_when_that_changes(
+    hospital: LabHospital, lang: Lang, words: str
+) -> None:
+    before = study_document(training={"keep_updates": False})
+    assert not any(words in line for line in summary(hospital, before, lang=lang).leaves)
+    hospital.approve(before)
+    told = summary(hospital, study_document(), lang=lang)
+    assert any(words in line for line in told.leaves)
+    assert "study.training.keep_updates: false -> true" in told.changed
+
+
 def test_the_newest_version_is_compared_though_it_was_withdrawn(hospital: LabHospital) -> None:
     hospital.approve(study_document())
     hospital.clock.advance(days=2)

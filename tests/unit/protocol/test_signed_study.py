@@ -141,3 +141,39 @@ def test_two_signed_payloads_never_share_one_study_digest(document: StudyDocumen
 def test_noise_in_digits_of_another_script_is_refused(document: StudyDocument) -> None:
     with pytest.raises(SolblomError):
         open_study(signed_with(document, noise_multiplier="٢.٥٠٠٠"), SIGNERS)
+
+
+def without_the_choice(document: StudyDocument) -> bytes:
+    """Return the payload of a study as it was signed before `training.keep_updates` was there."""
+    value = json.loads(document.payload())
+    del value["study"]["training"]["keep_updates"]
+    return canonical_json(value)
+
+
+def test_a_study_signed_before_updates_were_kept_keeps_its_digest_and_keeps_none(
+    document: StudyDocument,
+) -> None:
+    payload = without_the_choice(document)
+    old = open_study(sign_envelope(payload, STUDY_PAYLOAD_TYPE, [RESEARCHER]), SIGNERS)
+    assert (old.payload(), old.digest) == (payload, digest(payload))
+    assert old.digest != document.digest
+    assert (old.keeps_updates, document.keeps_updates) == (False, True)
+
+
+@pytest.mark.parametrize("value", [None, 1, "true", "no"])
+def test_keeping_updates_has_one_spelling(document: StudyDocument, value: Any) -> None:
+    changed = json.loads(document.payload())
+    changed["study"]["training"]["keep_updates"] = value
+    envelope = sign_envelope(canonical_json(changed), STUDY_PAYLOAD_TYPE, [RESEARCHER])
+    with pytest.raises(ConfigurationError):
+        open_study(envelope, SIGNERS)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "keep", "kept"), [(2.0, True, True), (2.0, False, False), ("off", True, False)]
+)
+def test_updates_are_kept_only_with_noise_and_where_the_study_says_so(
+    epsilon: Any, keep: bool, kept: bool
+) -> None:
+    found = study_document(privacy={"epsilon": epsilon}, training={"keep_updates": keep})
+    assert found.keeps_updates is kept

@@ -31,8 +31,6 @@ from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust
 from solblom_verify.wording import counted
 
-__all__ = ["Check", "Verdict", "verify_artefact"]
-
 MANIFEST_SCHEMA = "solblom.artefact/1"
 RECEIPT_SCHEMA = "solblom.receipt/1"
 RECEIPT_PAYLOAD_TYPE = "application/vnd.solblom.receipt+json"
@@ -183,6 +181,7 @@ def _check_statement(artefact: Artefact) -> str:
 
 
 def _check_files(artefact: Artefact) -> str:
+    artefact.read(MANIFEST)  # its size is limited: not gigabytes are hashed to find it wrong
     present = artefact.files - _NOT_SUBJECTS
     refuse("extra file", present - artefact.subjects.keys())
     refuse("missing file", artefact.subjects.keys() - present)

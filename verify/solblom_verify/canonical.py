@@ -15,18 +15,6 @@ from typing import TypeAlias
 
 import rfc8785
 
-__all__ = [
-    "MAX_BYTES",
-    "CanonicalError",
-    "JsonValue",
-    "canonical_json",
-    "digest",
-    "file_digest",
-    "parse_canonical",
-    "parse_json",
-    "read_file",
-]
-
 # Arrays are lists or tuples, objects are dicts; the wider types spare callers a cast.
 JsonValue: TypeAlias = (
     bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None

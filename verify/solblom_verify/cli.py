@@ -15,8 +15,6 @@ from pathlib import Path
 from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.trust import TrustError, load_trust, trust_file_of_home
 
-__all__ = ["main", "render_verdict", "verdict_json"]
-
 _DONE, _CONFIGURATION, _INTEGRITY, _INTERRUPTED = 0, 3, 5, 130
 
 

@@ -25,16 +25,6 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # public, n
 from solblom_verify.canonical import MAX_BYTES, CanonicalError, parse_canonical
 from solblom_verify.shape import JsonObject, ShapeError
 
-__all__ = [
-    "EnvelopeError",
-    "OpenedEnvelope",
-    "decode_base64",
-    "key_id",
-    "open_envelope",
-    "public_key_from_pem",
-    "public_key_to_pem",
-]
-
 _SPKI = serialization.PublicFormat.SubjectPublicKeyInfo
 
 

@@ -22,8 +22,6 @@ from solblom_verify.history import LoggedModel, ModelName, read_log
 from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust
 
-__all__ = ["Artefact", "CheckError", "refuse", "same"]
-
 STATEMENT_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 ATTESTATION = "attestations/model.dsse.json"
 CHECKPOINT = "log/checkpoint.txt"

@@ -22,8 +22,6 @@ from solblom_verify.log import (
 from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust, TrustedKey
 
-__all__ = ["History", "LoggedModel", "ModelName", "Status", "read_history", "read_log"]
-
 STATUS_SCHEMA = "solblom.status/1"
 STATUS_PAYLOAD_TYPE = "application/vnd.solblom.status+json"
 CANDIDATE, WITHDRAWN, AFFECTED = "candidate", "withdrawn", "affected"

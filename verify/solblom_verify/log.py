@@ -20,8 +20,6 @@ from solblom_verify.canonical import canonical_json, parse_canonical
 from solblom_verify.envelope import decode_base64
 from solblom_verify.shape import JsonObject
 
-__all__ = ["Checkpoint", "LogError", "open_checkpoint", "read_export", "read_inclusion"]
-
 ENTRY_SCHEMA = "solblom.log-entry/1"
 EXPORT_SCHEMA = "solblom.log-export/1"
 INCLUSION_SCHEMA = "solblom.inclusion/1"

@@ -10,8 +10,6 @@ from typing import TypeVar
 
 from solblom_verify.canonical import JsonValue
 
-__all__ = ["JsonObject", "ShapeError"]
-
 _Kind = TypeVar("_Kind", bool, int, str, list[JsonValue], dict[str, JsonValue])
 _HEX = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

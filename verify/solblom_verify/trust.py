@@ -14,16 +14,6 @@ from solblom_verify.canonical import CanonicalError, parse_json
 from solblom_verify.envelope import EnvelopeError, key_id, public_key_from_pem
 from solblom_verify.shape import JsonObject, ShapeError
 
-__all__ = [
-    "HOME_MARKER",
-    "SCHEMA",
-    "Trust",
-    "TrustError",
-    "TrustedKey",
-    "load_trust",
-    "trust_file_of_home",
-]
-
 SCHEMA = "solblom.trust/1"
 HOME_MARKER = "solblom.toml"  # stands in the folder of a coordinator, and nowhere else
 _MAX_BYTES = 1024 * 1024

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["counted", "format_delta"]
-
 
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Give a number with its noun: `1 row`, `2 rows`; `many` where a plural needs more than an s."""

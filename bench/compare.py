@@ -204,7 +204,7 @@ def heart(seed: int, picture: Path | None) -> list[dict[str, Any]]:
 
 def _summary(body: dict[str, Any]) -> dict[str, Any]:
     keep = ("patients", "agreement", "flips", "performance")
-    settings = {e["what"]: [e["old"], e["new"]] for e in body["differences"]["settings"]}
+    settings = {e["what"]: [e["old"], e["new"]] for e in body["differences_in_settings"]}
     return {name: body[name] for name in keep} | {"settings": settings}
 
 

@@ -21,6 +21,7 @@ from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.key_files import write_new
 
 RECORD, FLIPS, PATIENTS, OVERLAY = "comparison.json", "flips.csv", "patients.csv", "calibration.svg"
+TRAINED_ON = "Patients who took part in the training of a model flatter it: compare on patients of neither training"
 FEW = (
     "Fewer than 5 patients: no figure is shown. Each patient's answers stand in the folder of --out"
 )
@@ -86,7 +87,10 @@ def compare(
         "runtime": runtime(),
         "settings": _settings(pair, given, settings, key),
         "patients": len(pair.ids),
-        "differences": differences(read_facts(old.folder), read_facts(new.folder)),
+        **{
+            f"differences_in_{kind}": found
+            for kind, found in differences(read_facts(old.folder), read_facts(new.folder)).items()
+        },
         "notes": _notes(old, new, given, pair),
         **_figures(pair, settings),
     }
@@ -132,7 +136,7 @@ def _settings(
 
 
 def _notes(old: Version, new: Version, given: Given, pair: ScoredPair | RankedPair) -> list[str]:
-    notes = []
+    notes = [TRAINED_ON]
     for which, version, own in (
         ("old", old, given.old_recalibration),
         ("new", new, given.new_recalibration),

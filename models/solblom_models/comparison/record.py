@@ -13,7 +13,7 @@ from solblom_models.json_difference import differing_paths
 from solblom_protocol.errors import ConfigurationError
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
-SCHEMA = "solblom.comparison/1"
+SCHEMA = "solblom.model.compare/1"
 STAYS = "in this hospital: computed from its patients without noise"
 LARGEST = 16 * 1024**2  # bytes
 TOLERANCE = 1e-5

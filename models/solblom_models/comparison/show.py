@@ -35,15 +35,15 @@ NUMBERS = {
 def show_comparison(body: Mapping[str, Any]) -> None:
     """Print a comparison's record."""
     console = out()
-    console.print(
-        f"{body['old']['ref']} → {body['new']['ref']}, {counted(body['patients'], 'patient')}",
-        style="bold",
-        markup=False,
-    )
+    names = [body[which]["ref"] for which in ("old", "new")]
+    if names[0] == names[1]:  # of two registries
+        names = [f"{body[which]['ref']} ({body[which]['model'][:15]}…)" for which in ("old", "new")]
+    patients = counted(body["patients"], "patient")
+    console.print(f"{names[0]} → {names[1]}, {patients}", style="bold", markup=False)
     _show_agreement(body)
     _show_performance(body["performance"])
-    for kind, found in body["differences"].items():
-        _show_differences(kind, found)
+    for kind in ("data", "code", "settings", "privacy"):
+        _show_differences(kind, body[f"differences_in_{kind}"])
     for note in body["notes"]:
         say(f"{note}.")
     for words, count in body["left_out"].items():

@@ -27,7 +27,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_trust(folder)
     for number, weights in ((1, (0.9, 0.5, 0.0, 0.0, 0.0)), (2, (0.8, 0.5, 0.0, 0.1, 0.0))):
         write_model(
-            folder / f"lab-v{number}", study_document(), weigh=linear(*weights), version=number
+            folder / f"lab-v{number}",
+            study_document(privacy={"epsilon": "off"}),
+            weigh=linear(*weights),
+            version=number,
         )
     write_patients(folder / "patients.csv", 20)
     predicted = invoke(

@@ -28,6 +28,8 @@ from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.study import StudyDocument, load_study
 
+OFF = {"epsilon": "off"}  # no noise has to be calibrated
+
 
 def run(folder: Path, *arguments: str, old: str = "old", new: str = "new") -> Result:
     trust = ("--trust", str(write_trust(folder)), "--resamples", "100")
@@ -119,7 +121,7 @@ def test_another_label_space_is_compared_on_what_both_know(ranked: Path, tmp_pat
     write_model(tmp_path / "two", document, version=3)
     found = compared(ranked, *cases(ranked), new="two")
     assert found["performance"]["patients"] == 40  # the third disease is not known to both
-    assert "target" in [entry["what"] for entry in found["differences"]["data"]]
+    assert "target" in [entry["what"] for entry in found["differences_in_data"]]
 
 
 def test_cases_without_a_diagnosis_have_agreement_only(ranked: Path, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_cases_without_a_diagnosis_have_agreement_only(ranked: Path, tmp_path: P
 def test_a_table_model_and_a_ranker_have_no_input_in_common(ranked: Path) -> None:
     from lab import study_document
 
-    write_model(ranked / "table", study_document(), version=3)
+    write_model(ranked / "table", study_document(privacy=OFF), version=3)
     result = run(ranked, *cases(ranked), new="table")
     assert result.exit_code == 3
     assert "no input serves both" in " ".join(result.stderr.split())
@@ -146,7 +148,7 @@ def test_a_table_model_and_a_ranker_have_no_input_in_common(ranked: Path) -> Non
 
 def tile_study() -> StudyDocument:
     task = {"name": "tile-classification", "model": {"kind": "linear"}}
-    return bag_study(task=task, bags=contract(target={"column": "labels"}))
+    return bag_study(task=task, privacy=OFF, bags=contract(target={"column": "labels"}))
 
 
 def write_tiles(folder: Path, patients: int) -> Path:
@@ -162,7 +164,7 @@ def write_tiles(folder: Path, patients: int) -> Path:
 
 @pytest.mark.parametrize("task", ["slide-mil", "tile-classification"])
 def test_bags_and_tiles_are_compared_by_patient(tmp_path: Path, task: str) -> None:
-    document = bag_study() if task == "slide-mil" else tile_study()
+    document = bag_study(privacy=OFF) if task == "slide-mil" else tile_study()
     index = (write_bags if task == "slide-mil" else write_tiles)(tmp_path, 40)
     write_model(tmp_path / "old", document, weigh=shaken(1))
     write_model(tmp_path / "new", document, weigh=shaken(2), version=2)
@@ -177,8 +179,8 @@ def test_bags_and_tiles_are_compared_by_patient(tmp_path: Path, task: str) -> No
 
 def test_features_of_another_size_serve_no_two_models(tmp_path: Path) -> None:
     index = write_bags(tmp_path, 12)
-    write_model(tmp_path / "old", bag_study())
-    wider = bag_study(bags=contract(encoder={"dim": DIM + 1}))
+    write_model(tmp_path / "old", bag_study(privacy=OFF))
+    wider = bag_study(privacy=OFF, bags=contract(encoder={"dim": DIM + 1}))
     write_model(tmp_path / "new", wider, version=2)
     result = run(tmp_path, "--data", str(index))
     told = " ".join(result.stderr.split())
@@ -192,7 +194,7 @@ def test_features_of_another_size_serve_no_two_models(tmp_path: Path) -> None:
 
 
 def slide_study(folder: Path) -> StudyDocument:
-    values = TemplateValues(name="slides", ends=dt.date(2099, 12, 31), seed=1)
+    values = TemplateValues(name="slides", ends=dt.date(2099, 12, 31), epsilon=None, seed=1)
     written, found, _ = load_study(write_template(folder, "slide-mil", values))
     return resolve(written, found)
 
@@ -201,7 +203,7 @@ def test_one_patients_slide_shows_no_figure_and_writes_both_answers(tmp_path: Pa
     document = slide_study(tmp_path / "study")
     write_model(tmp_path / "old", document, weigh=shaken(1))
     write_model(tmp_path / "new", document, weigh=shaken(2), version=2)
-    picture = tissue_picture(1200, 1200, left=100, top=100, right=1100, bottom=1100)
+    picture = tissue_picture(800, 800, left=50, top=50, right=750, bottom=750)
     slide = write_tiff(tmp_path / "secret-name.tiff", picture, 1.0)
     result = run(tmp_path, "--slide", str(slide), "--out", str(tmp_path / "out"), "--json")
     assert result.exit_code == 0, result.output

@@ -19,6 +19,7 @@ from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
 from solblom_verify.canonical import canonical_json, digest
 
+OFF = {"epsilon": "off"}  # no noise has to be calibrated
 OLD, NEW = linear(0.9, 0.5, 0.0, 0.0, 0.0), linear(1.4, 0.2, 0.3, 0.0, -0.3, bias=-0.2)
 
 
@@ -27,8 +28,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions, a trust file, and a table of a hospital."""
     folder = tmp_path_factory.mktemp("compare")
     write_trust(folder)
-    write_model(folder / "lab-v1", study_document(), weigh=OLD)
-    changed = study_document(training={"rounds": 5, "learning_rate": 0.25})
+    write_model(folder / "lab-v1", study_document(privacy=OFF), weigh=OLD)
+    changed = study_document(privacy=OFF, training={"rounds": 5, "learning_rate": 0.25})
     write_model(folder / "lab-v2", changed, weigh=NEW, version=2)
     write_patients(folder / "patients.csv")
     return folder
@@ -68,7 +69,8 @@ def other_contract(**variable: Any) -> StudyDocument:
             tables["variable"].append(value)
         else:
             tables["variable"][0][name] = value
-    return resolve(parse(Study, STUDY, source="lab"), parse(Contract, tables, source="lab"))
+    study = parse(Study, STUDY | {"privacy": STUDY["privacy"] | OFF}, source="lab")
+    return resolve(study, parse(Contract, tables, source="lab"))
 
 
 MORE = {
@@ -90,7 +92,7 @@ def test_two_versions_are_compared_on_the_same_patients(house: Path) -> None:
     value, low, high = found["performance"]["auroc"]["difference"]
     assert low <= value <= high
     settings = {
-        entry["what"]: (entry["old"], entry["new"]) for entry in found["differences"]["settings"]
+        entry["what"]: (entry["old"], entry["new"]) for entry in found["differences_in_settings"]
     }
     assert settings["training.rounds"] == (3, 5)
     assert settings["training.learning_rate"] == (0.5, 0.25)
@@ -102,7 +104,8 @@ def test_a_model_compared_with_itself_gains_nothing_and_flips_nobody(house: Path
     assert found["flips"] == {"patients": 0, "reason": None, "to_yes": 0, "to_no": 0}
     assert found["agreement"]["within_tolerance"] == 1.0
     assert found["performance"]["auroc"]["difference"] == [0, 0, 0]
-    assert found["differences"] == {"data": [], "code": [], "settings": [], "privacy": []}
+    kinds = ("data", "code", "settings", "privacy")
+    assert [found[f"differences_in_{kind}"] for kind in kinds] == [[], [], [], []]
     assert "Both are the same model" in found["notes"]
 
 
@@ -203,7 +206,7 @@ def test_a_record_is_not_checked_without_its_key(house: Path, tmp_path: Path) ->
 
 
 def test_an_altered_model_is_not_compared(house: Path, tmp_path: Path) -> None:
-    write_model(tmp_path / "lab-v1", study_document(), weigh=OLD)
+    write_model(tmp_path / "lab-v1", study_document(privacy=OFF), weigh=OLD)
     weights = tmp_path / "lab-v1/model/weights.safetensors"
     raw = bytearray(weights.read_bytes())
     raw[-1] ^= 1
@@ -221,7 +224,7 @@ def test_contracts_that_differ_serve_one_table_that_has_both(house: Path, tmp_pa
         "\n".join([f"{rows[0]},cough", *(f"{row},1" for row in rows[1:])]) + "\n", encoding="utf-8"
     )
     found = compared(house, "--data", str(wider), new=str(tmp_path / "lab-v3"))
-    what = [entry["what"] for entry in found["differences"]["data"]]
+    what = [entry["what"] for entry in found["differences_in_data"]]
     assert "variable cough" in what
     told = refused(house, *data(house), new=str(tmp_path / "lab-v3"))
     assert "lab@v3 cannot read it" in told

@@ -43,7 +43,7 @@ def replay_round_here(
 
     config = load_node_config(node)
     check_user(config)
-    folder, verdict = verified_model(ref, home, trust)
+    folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
     keys = read_node_keys(config.state)
     found = replay_round(config, keys, folder, number, with_noise=noise, now=utc_now())
     if as_json:

@@ -139,7 +139,7 @@ def _version(ref: str, home: Path | None, trust: Path | None) -> Any:
     from solblom_models.comparison.pair import Version
     from solblom_models.trusted import verified_model
 
-    folder, verdict = verified_model(ref, home, trust)
+    folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
     return Version(
         load(folder), verdict.artefact or "", f"{verdict.name}@{verdict.version}", folder
     )
@@ -215,7 +215,7 @@ def receipt(
     then = read_receipt(receipt_file)
     key = read_secret(receipt_key or receipt_file.parent / "prediction.key", length=KEY_BYTES)
     printed = None if output is None else read_output(output)
-    folder, verdict = verified_model(ref, home, trust)
+    folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
     wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)
     found = predictions(folder, verdict, wanted)
     again = Receipt.model_validate(receipt_of(found, key, now=dt.datetime.now(dt.UTC)))

@@ -28,7 +28,7 @@ def replay_model(
     from solblom_models.replay_files import GRADE_A
     from solblom_models.trusted import verified_model
 
-    folder, verdict = verified_model(ref, home, trust)
+    folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
     found = replay(folder)
     lines = not_shown(found)
     if as_json:

@@ -143,6 +143,17 @@ def test_promoting_to_anything_else_is_wrong_usage(registry: Registry) -> None:
     assert (result.exit_code, "SB-103" in result.stderr) == (3, True)
 
 
+def test_a_model_that_waits_for_its_steward_verifies_once_promoted(registry: Registry) -> None:
+    folder = registry.add()
+    words = ["trust", "add-key", str(registry.steward_public), "--name", "Kari", "--threshold", "2"]
+    assert registry.operate(*words).exit_code == 0
+    first = next(check for check in registry.verify(folder).checks if not check.ok)
+    assert (first.name, first.reason) == ("envelope", "1 trusted signatures, and 2 are needed")
+    assert registry.decide("promote", "heart-disease", "--to", "validated").exit_code == 0
+    registry.cosign(folder)
+    assert registry.verify(folder).ok
+
+
 # Which version a name means
 
 

@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all attacks lint types architecture check fix bench fuzz docs clean
+.PHONY: help demo test test-all merkle-oracle attacks lint types architecture check fix bench fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test: $(VENV)/.installed ## Run the tests
 
 test-all: $(VENV)/.installed ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+merkle-oracle: $(VENV)/.installed ## Compare every proof of logs up to 256 entries with pymerkle (GPL: an environment of its own)
+	$(PYTHON) -m venv .venv-oracle
+	.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check pymerkle==7.0.0
+	.venv-oracle/bin/python tests/oracles/pymerkle_tree.py .venv-oracle/merkle.json
+	$(BIN)/python -m pytest tests/unit/protocol/test_merkle_oracle.py
 
 attacks: $(VENV)/.installed ## Try every attack of tests/security and write docs/reference/attacks.md
 	$(BIN)/python tests/attack_table.py
@@ -56,7 +62,7 @@ docs: $(VENV)/.installed ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## Remove the virtual environment, caches and demo folders
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site solblom-demo*
+	rm -rf $(VENV) .venv-oracle .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site solblom-demo*
 
 # torch first and alone: a range that admits a newer release would pull gigabytes of CUDA.
 $(VENV)/.installed: constraints.txt requirements-dev.txt $(PARTS:%=%/pyproject.toml)

@@ -21,6 +21,7 @@ FONT = 9.0
 MOST_REMEMBERED = 128
 
 P = ParamSpec("P")
+_MEMORIES: list[OrderedDict[str, bytes]] = []
 
 _LOCK = Lock()  # matplotlib's settings belong to the process
 
@@ -55,6 +56,7 @@ def draw(paint: Callable[[Any], None], *, height: float, title: str) -> bytes:
 def remembered(function: Callable[P, bytes]) -> Callable[P, bytes]:
     """Make a picture once for the same figures: a view that is looked at again need not be drawn again."""
     known: OrderedDict[str, bytes] = OrderedDict()
+    _MEMORIES.append(known)
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> bytes:
@@ -67,6 +69,12 @@ def remembered(function: Callable[P, bytes]) -> Callable[P, bytes]:
         return found
 
     return wrapped
+
+
+def forget() -> None:
+    """Draw everything anew from here on."""
+    for known in _MEMORIES:
+        known.clear()
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,7 @@ from solblom_server.steward.artefact_files import ArtefactFiles
 UPDATES = "training/updates"
 NAME = re.compile(r"(?P<round>[0-9]{3,5})-(?P<site>[a-z0-9][a-z0-9-]{0,62})\.bin")
 APART = 3.5  # modified z-score from which on a size is flagged (Iglewicz & Hoaglin 1993)
+TIMES = 2.0  # and this many times the median, or one part of it: among few hospitals a score alone flags noise
 FEWEST = 3  # hospitals in a round, below which nothing can stand apart
 MOST_BYTES = 256 * 1024**2  # read for one page, all updates together
 
@@ -73,14 +74,20 @@ def screen_round(number: int, updates: Mapping[str, Update]) -> list[Screened]:
     """Return the updates of one round, each beside the others."""
     norms = {site: float(np.linalg.norm(update)) for site, update in updates.items()}
     scores = _modified_z_scores(list(norms.values()))
+    middle = float(np.median(list(norms.values())))
     total = np.sum(list(updates.values()), axis=0)
     result = []
     for (site, update), score in zip(updates.items(), scores, strict=True):
         others = total - update
         length = float(np.linalg.norm(others)) * norms[site]
         cosine = float(update @ others) / length if len(updates) > 1 and length > 0 else None
-        result.append(Screened(number, site, norms[site], cosine, abs(score) > APART))
+        is_flagged = abs(score) > APART and _is_far(norms[site], middle)
+        result.append(Screened(number, site, norms[site], cosine, is_flagged))
     return result
+
+
+def _is_far(norm: float, middle: float) -> bool:
+    return norm > TIMES * middle or norm < middle / TIMES
 
 
 def _modified_z_scores(values: list[float]) -> list[float]:

@@ -22,26 +22,32 @@ class PageServer:
     def __init__(self, scene: Scene, *, port: int) -> None:
         self._scene = scene
         self._socket = _listen(port)
-        self.port = int(self._socket.getsockname()[1])
+        self.host, self.port = (
+            str(self._socket.getsockname()[0]),
+            int(self._socket.getsockname()[1]),
+        )
         door = Door(self.port)
         self.link = f"http://{LOOPBACK}:{self.port}/?{TOKEN}={door.token}"
         # No access log: it would write down the token. No proxy headers: nobody stands in front.
         settings = uvicorn.Config(
             steward_app(scene, door), access_log=False, log_level="warning", proxy_headers=False,
-            server_header=False, lifespan="off", timeout_keep_alive=5, limit_concurrency=64,
+            http="h11", ws="none", server_header=False, lifespan="off", timeout_keep_alive=5, limit_concurrency=64,
         )  # fmt: skip
         self._server = uvicorn.Server(settings)
 
     def run(self) -> None:
         """Answer until told to stop; verify what is in the registry meanwhile."""
-        self._scene.verifier.start(
-            folder for _, _, folder in folders_newest_first(self._scene.models)
-        )
+        folders = [folder for _, _, folder in folders_newest_first(self._scene.models)]
+        self._scene.verifier.start(folders, afterwards=_warm_up)
         self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
         """End `run` after the answers at hand."""
         self._server.should_exit = True
+
+    def close(self) -> None:
+        """Let go of the port, once `run` has ended."""
+        self._socket.close()
 
 
 def serve_page(scene: Scene, *, port: int, ready: Callable[[str], None]) -> None:
@@ -51,8 +57,11 @@ def serve_page(scene: Scene, *, port: int, ready: Callable[[str], None]) -> None
         ConfigurationError: SB-461, the port is taken.
     """
     server = PageServer(scene, port=port)
-    ready(server.link)
-    server.run()
+    try:
+        ready(server.link)
+        server.run()
+    finally:
+        server.close()
 
 
 def _listen(port: int) -> socket.socket:
@@ -61,6 +70,7 @@ def _listen(port: int) -> socket.socket:
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((LOOPBACK, port))
+        opened.listen(64)  # who asks before `run` waits
     except OSError as error:
         opened.close()
         raise ConfigurationError(

@@ -145,6 +145,14 @@ def _version(ref: str, home: Path | None, trust: Path | None) -> Any:
     )
 
 
+def _say_withdrawn(folder: Path) -> None:
+    from solblom_models.life_cycle import stated_status
+    from solblom_verify.history import WITHDRAWN
+
+    if stated_status(folder) == WITHDRAWN:
+        say(f"{folder.name} was withdrawn: `solblom model status` says why")
+
+
 def _input_key(given: Path | None, out_folder: Path | None, check: Path | None) -> bytes:
     """Return the key of the input's digest; without a file to keep it in, one that is forgotten.
 

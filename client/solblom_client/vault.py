@@ -70,7 +70,6 @@ from solblom_protocol.mask_setup import Participants
 from solblom_protocol.order import Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import (
-    Receipt,
     Refusal,
     seal_mask_reply,
     write_key_reply,
@@ -108,6 +107,7 @@ class Vault:
         self._rows_read = False
         self._participants: Participants | None = None
         self._study: str | None = None  # of the order at work
+        self._passed: Order | None = None  # it passed the chain, and is not remembered yet
         self.at_work = False  # on an order, in whatever thread
         self.waits = False  # the newest reply is neither yes nor no: nothing needs to be carried
         self._stopped: set[str] = set()  # studies with a strike that the disk did not take
@@ -160,7 +160,7 @@ class Vault:
     def _process_alone(self, sealed: bytes) -> bytes:
         """Answer one order while no other is at work: what is noted about it is its own."""
         order: Order | None = None
-        self._rows_read, self._study, self._participants = False, None, None
+        self._rows_read, self._study, self._participants, self._passed = False, None, None, None
         self.waits = False
         try:
             order = read_order(
@@ -169,7 +169,8 @@ class Vault:
             self._study = order.header.study
             return self._answer(order)
         except Exception as error:  # whatever it is, its text stays here
-            return self._refuse(order, self._outside_code(order, error), error)
+            reason = self._remember_all_the_same() or error
+            return self._refuse(order, self._outside_code(order, reason), reason)
 
     def _outside_code(self, order: Order | None, error: Exception) -> str:
         """Return the code that may leave, and count a refusal that may depend on data.
@@ -186,6 +187,21 @@ class Vault:
         if isinstance(error, SolblomError) and error.code in REFUSAL_CODES:
             return error.code
         return "SB-214"
+
+    def _remember(self) -> None:
+        """Remember the order that passed the chain, on disk; with a new charge it is part of the charge."""
+        if self._passed is not None:
+            with self._state.transaction():
+                self._store.remember_order(self._passed, now=self._clock())
+            self._passed = None
+
+    def _remember_all_the_same(self) -> Exception | None:
+        """Remember an order that is refused after all; return why that cannot be done."""
+        try:
+            self._remember()
+        except Exception as error:  # then that is what the refusal is about
+            return error
+        return None
 
     def _strike(self, study: str) -> None:
         """Count a refusal; where the disk does not take it, stop the study until this process ends."""
@@ -210,6 +226,7 @@ class Vault:
             self.ledger.confirm()
         reservation = found or self._reserve(order, request, approval)
         if found is not None:
+            self._remember()
             self._note(*about_accepted(order, request))
         # From here on patient rows may be read.
         source, cohort = self._join(approval)
@@ -251,7 +268,7 @@ class Vault:
         return any(asked == request.digest and found != work for asked, found in answered)
 
     def _pass_gate(self, order: Order) -> Approval:
-        """Run every check that reads no patient data; remember the order.
+        """Run every check that reads no patient data.
 
         Raises:
             RefusedError: the first rule that says no.
@@ -273,8 +290,7 @@ class Vault:
             raise RefusedError("SB-210", "The study was stopped: a data refusal could not be noted")
         if self._store.strikes(header.study) >= gate.MAX_DATA_REFUSALS:
             raise RefusedError("SB-210", "The study was stopped after three data refusals")
-        with self._state.transaction():
-            self._store.remember_order(order, now=now)
+        self._passed = order
         return approval
 
     def end_permits(self) -> None:
@@ -293,6 +309,11 @@ class Vault:
         decisions = [about_order("received", order), *about_charged(order, request)]
         # One transaction: a log that cannot be written must not cost a charge for each order.
         with self._decisions.with_charge(*decisions, now=self._clock()) as note:
+
+            def beside(state: VaultState) -> None:
+                note(state)
+                self._store.remember_order(order, now=self._clock())
+
             reservation = self.ledger.reserve(
                 request,
                 policy=self._config.policy,
@@ -300,8 +321,9 @@ class Vault:
                     epsilon, privacy.delta, approval.document.study.evaluation.releases
                 ),
                 now=self._clock(),
-                beside=note,
+                beside=beside,
             )
+            self._passed = None
         self._log.write(
             "reserved",
             now=self._clock(),
@@ -365,6 +387,7 @@ class Vault:
 
     def _answer_about_masks(self, order: Order, approval: Approval) -> bytes:
         """Answer an order for keys, shares or signatures: nothing of it depends on patients."""
+        self._remember()
         self._note(about_order("received", order), about_order("accepted", order))
         if tolerates_dropouts(approval.document):
             steps = MaskSteps(order.header, approval.document, self._keys.signing, self._state)
@@ -397,8 +420,16 @@ class Vault:
         receipt = self._answers.receipt(work, answer)
         key, recipient = self._keys.signing, self._coordinator.sealing
         sealed, receipt_digest = write_result(receipt, answer.data, key=key, recipient=recipient)
-        if self._outbox.manual:
-            self._hold(work, answer, receipt, receipt_digest, len(sealed))
+        if self._outbox.manual:  # said before it is stored: bytes that nobody judged never leave
+            held = held_answer(
+                *(work, answer, receipt),
+                receipt_digest=receipt_digest,
+                sealed_bytes=len(sealed),
+                delta=self._config.policy.delta,
+                destination=self._coordinator.key_id,
+                now=self._clock(),
+            )
+            self._outbox.write(held)
         # Logged before it can leave: a death in between makes it again, and logs it once more.
         event: Event = "held" if self._outbox.manual else "released"
         self._decisions.append(
@@ -440,22 +471,6 @@ class Vault:
             erase_when_done(work.order, work.approval.document, folder, done=done)
         self._outbox.check(work.request.digest)
         return sealed
-
-    def _hold(
-        self, work: Work, answer: Answer, receipt: Receipt, receipt_digest: str, sealed_bytes: int
-    ) -> None:
-        """Say that an answer waits, before it is stored: stored bytes that nobody judged never leave."""
-        held = held_answer(
-            work,
-            answer,
-            receipt,
-            receipt_digest=receipt_digest,
-            sealed_bytes=sealed_bytes,
-            delta=self._config.policy.delta,
-            destination=self._coordinator.key_id,
-            now=self._clock(),
-        )
-        self._outbox.write(held)
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same

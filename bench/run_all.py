@@ -19,7 +19,7 @@ from plain_rows import finish_dp_step, finish_flamby_epsilon
 from report import RESULTS, Goal, Table, load_average, verdict
 
 BENCHES = {
-    "speed": "about 5 minutes",
+    "speed": "about 13 minutes",
     "consent": "about 3 minutes",
     "decision_log": "about a minute",
     "transparency_log": "about a minute",

@@ -16,6 +16,7 @@ from solblom_client import gate
 from solblom_client.answers import Answer, Answers
 from solblom_client.approval import Approval, check_permit, read_approval
 from solblom_client.approval_record import approval_folder, end_expired
+from solblom_client.arrivals import Arrivals
 from solblom_client.clock import pass_clock
 from solblom_client.cohort import Cohort, check_consent_holds, join_cohort
 from solblom_client.cohort_record import keep_cohort, note_receipt
@@ -58,7 +59,6 @@ from solblom_protocol.mask_setup import Participants
 from solblom_protocol.order import Order, read_order
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import (
-    Receipt,
     Refusal,
     seal_mask_reply,
     write_key_reply,
@@ -92,7 +92,8 @@ class Vault:
         self._answers = Answers(config, self._state, self._log, signing=signing, clock=clock)
         self._decisions = open_decisions(config, self._keys)
         self._outbox = Outbox.of(config)
-        self._witness = Witness(self._state, self._coordinator.signing)
+        witness = Witness(self._state, self._coordinator.signing)
+        self._arrivals = Arrivals(self._state, self._store, witness, clock=clock)
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
@@ -151,6 +152,7 @@ class Vault:
         """Answer one order while no other is at work: what is noted about it is its own."""
         order: Order | None = None
         self._rows_read, self._study, self._participants = False, None, None
+        self._arrivals.forget()
         self.waits = False
         try:
             order = read_order(
@@ -159,7 +161,8 @@ class Vault:
             self._study = order.header.study
             return self._answer(order)
         except Exception as error:  # whatever it is, its text stays here
-            return self._refuse(order, self._outside_code(order, error), error)
+            reason = self._remember_all_the_same() or error
+            return self._refuse(order, self._outside_code(order, reason), reason)
 
     def _outside_code(self, order: Order | None, error: Exception) -> str:
         """Return the code that may leave, and count a refusal that may depend on data.
@@ -178,6 +181,20 @@ class Vault:
         if isinstance(error, SolblomError) and error.code in REFUSAL_CODES:
             return error.code
         return "SB-214"
+
+    def _remember(self) -> None:
+        """Remember the order that passed the chain, on disk; with a new charge it is part of the charge."""
+        decisions = self._arrivals.remember()
+        if decisions:
+            self._note(*decisions)
+
+    def _remember_all_the_same(self) -> Exception | None:
+        """Remember an order that is refused after all; return why that cannot be done."""
+        try:
+            self._remember()
+        except Exception as error:  # then that is what the refusal is about
+            return error
+        return None
 
     def _strike(self, study: str) -> None:
         """Count a refusal; where the disk does not take it, stop the study until this process ends."""
@@ -204,6 +221,7 @@ class Vault:
             self.ledger.confirm()
         reservation = found or self._reserve(order, request, approval)
         if found is not None:
+            self._remember()
             self._note(*about_accepted(order, request))
         # From here on patient rows may be read.
         source, cohort = self._join(approval)
@@ -245,7 +263,7 @@ class Vault:
         return any(asked == request.digest and found != work for asked, found in answered)
 
     def _pass_gate(self, order: Order) -> Approval:
-        """Run every check that reads no patient data; remember the order.
+        """Run every check that reads no patient data.
 
         Raises:
             RefusedError: the first rule that says no.
@@ -268,28 +286,15 @@ class Vault:
             raise RefusedError("SB-210", "The study was stopped: a data refusal could not be noted")
         if self._store.strikes(header.study) >= gate.MAX_DATA_REFUSALS:
             raise RefusedError("SB-210", "The study was stopped after three data refusals")
-        self._remember(order, seen=history.seen, now=now)
+        self._arrivals.take(order, seen=history.seen)
         return approval
-
-    def _remember(self, order: Order, *, seen: bool, now: dt.datetime) -> None:
-        """Remember an order with the head that it shows of the coordinator's log; one that was `seen` shows none anew.
-
-        Raises:
-            HistoryError: the log is not the one that this node has seen grow.
-        """
-        head = None if seen else self._witness.check(order.header)
-        with self._state.transaction():
-            self._store.remember_order(order, now=now)
-            if head is not None:
-                self._witness.remember(order.header)
-        if head is not None:
-            self._note(about_head("witnessed", order, head))
 
     def _answer_as_witness(self, order: Order) -> bytes:
         """Cosign the head of the coordinator's log: no patient, no study and no budget is touched."""
         now = self._clock()
         seen = pass_witness_gate(order, self._config, self._state, node=self._node, now=now)
-        self._remember(order, seen=seen, now=now)
+        self._arrivals.take(order, seen=seen)
+        self._remember()
         message, head = cosigned(order, self._keys.signing, now=now)
         self._note(about_head("cosigned", order, head))
         return write_witnessed(message, key=self._keys.signing, recipient=self._coordinator.sealing)
@@ -307,9 +312,15 @@ class Vault:
     def _reserve(self, order: Order, request: Request, approval: Approval) -> Reservation:
         privacy = approval.document.study.privacy
         epsilon = None if privacy.epsilon == "off" else privacy.epsilon
-        decisions = [about_order("received", order), *about_charged(order, request)]
+        seen = [about_order("received", order), *self._arrivals.decisions]
+        decisions = [*seen, *about_charged(order, request)]
         # One transaction: a log that cannot be written must not cost a charge for each order.
         with self._decisions.with_charge(*decisions, now=self._clock()) as note:
+
+            def beside(state: VaultState) -> None:
+                note(state)
+                self._arrivals.put()
+
             reservation = self.ledger.reserve(
                 request,
                 policy=self._config.policy,
@@ -317,8 +328,9 @@ class Vault:
                     epsilon, privacy.delta, approval.document.study.evaluation.releases
                 ),
                 now=self._clock(),
-                beside=note,
+                beside=beside,
             )
+            self._arrivals.forget()
         self._log.write(
             "reserved",
             now=self._clock(),
@@ -382,6 +394,7 @@ class Vault:
 
     def _answer_about_masks(self, order: Order, approval: Approval) -> bytes:
         """Answer an order for keys, shares or signatures: nothing of it depends on patients."""
+        self._remember()
         self._note(about_order("received", order), about_order("accepted", order))
         if tolerates_dropouts(approval.document):
             steps = MaskSteps(order.header, approval.document, self._keys.signing, self._state)
@@ -414,8 +427,16 @@ class Vault:
         receipt = self._answers.receipt(work, answer)
         key, recipient = self._keys.signing, self._coordinator.sealing
         sealed, receipt_digest = write_result(receipt, answer.data, key=key, recipient=recipient)
-        if self._outbox.manual:
-            self._hold(work, answer, receipt, receipt_digest, len(sealed))
+        if self._outbox.manual:  # said before it is stored: bytes that nobody judged never leave
+            held = held_answer(
+                *(work, answer, receipt),
+                receipt_digest=receipt_digest,
+                sealed_bytes=len(sealed),
+                delta=self._config.policy.delta,
+                destination=self._coordinator.key_id,
+                now=self._clock(),
+            )
+            self._outbox.write(held)
         # Logged before it can leave: a death in between makes it again, and logs it once more.
         event: Event = "held" if self._outbox.manual else "released"
         self._decisions.append(
@@ -457,22 +478,6 @@ class Vault:
             erase_when_done(work.order, work.approval.document, folder, done=done)
         self._outbox.check(work.request.digest)
         return sealed
-
-    def _hold(
-        self, work: Work, answer: Answer, receipt: Receipt, receipt_digest: str, sealed_bytes: int
-    ) -> None:
-        """Say that an answer waits, before it is stored: stored bytes that nobody judged never leave."""
-        held = held_answer(
-            work,
-            answer,
-            receipt,
-            receipt_digest=receipt_digest,
-            sealed_bytes=sealed_bytes,
-            delta=self._config.policy.delta,
-            destination=self._coordinator.key_id,
-            now=self._clock(),
-        )
-        self._outbox.write(held)
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same

@@ -43,6 +43,6 @@ def test_the_reservation_is_synced_before_the_first_row_is_read(hospital: LabHos
     synced = [
         i for i, line in enumerate(calls) if re.search(r"f(data)?sync\(\d+<.*vault\.sqlite>", line)
     ]
-    # Two transactions come first, each synced: the order is remembered, then the charge reserved.
-    assert sum(index < rows for index in synced) >= 2
+    # One transaction comes first: the charge, that the order was seen, and what the log has to say of both.
+    assert any(index < rows for index in synced)
     assert hospital.charges() == 1

@@ -87,9 +87,6 @@ def crate_of(
     known = {path: (len(data), digest(data)) for path, data in files.items()}
     known |= {path: (kept.size, kept.digest) for path, kept in contents.replay.files.items()}
     parts = [_part(path, known) for path in _listed(known)]
-    hospitals = [
-        {"@id": f"#site-{site}", "@type": "Organization", "name": site} for site in contents.sites
-    ]
     title = f"{manifest['title']} ({manifest['name']} {manifest['version']})"
     return {
         "@context": CONTEXT,
@@ -114,31 +111,36 @@ def crate_of(
                 "hasPart": [{"@id": part["@id"]} for part in parts],
                 "mentions": {"@id": f"#run-{contents.run}"},
             },
-            {
-                "@id": PROFILE,
-                "@type": "CreativeWork",
-                "name": "Process Run Crate",
-                "version": "0.5",
-            },
-            {"@id": "#licence", "@type": "CreativeWork", "name": "Licence", "description": LICENCE},
-            {
-                "@id": "#solblom",
-                "@type": "SoftwareApplication",
-                "name": "Solblom",
-                "softwareVersion": manifest["environment"]["solblom"],
-                "description": "Federated learning for hospitals; code/sbom.cdx.json lists its parts",
-            },
-            {
-                "@id": "#coordinator",
-                "@type": "Organization",
-                "name": "The federation's coordinator",
-                "description": "Its key has signed attestations/model.dsse.json",
-            },
-            *sorted(hospitals, key=lambda entry: entry["@id"]),
+            *_context(manifest, contents),
             _action(_listed(known), contents, title),
             *parts,
         ],
     }
+
+
+def _context(manifest: Mapping[str, Any], contents: ArtefactContents) -> list[dict[str, Any]]:
+    """Return what is no file: profile, licence, software, coordinator and hospitals."""
+    return [
+        {"@id": PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"},
+        {"@id": "#licence", "@type": "CreativeWork", "name": "Licence", "description": LICENCE},
+        {
+            "@id": "#solblom",
+            "@type": "SoftwareApplication",
+            "name": "Solblom",
+            "softwareVersion": manifest["environment"]["solblom"],
+            "description": "Federated learning for hospitals; code/sbom.cdx.json lists its parts",
+        },
+        {
+            "@id": "#coordinator",
+            "@type": "Organization",
+            "name": "The federation's coordinator",
+            "description": "Its key has signed attestations/model.dsse.json",
+        },
+        *(
+            {"@id": f"#site-{site}", "@type": "Organization", "name": site}
+            for site in sorted(contents.sites)
+        ),
+    ]
 
 
 def _action(paths: list[str], contents: ArtefactContents, title: str) -> dict[str, Any]:

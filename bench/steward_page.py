@@ -141,7 +141,7 @@ def shots(home: Path, folder: Path) -> None:
         )
         tab = browser.new_page(viewport={"width": 1000, "height": 860})
         tab.goto(server.link)
-        for name, path in (("evaluation", f"{base}/evaluation"), ("lineage", f"{base}/lineage")):
+        for name, path in (("evaluation", f"{base}/evaluation"),):
             tab.goto(f"http://127.0.0.1:{server.port}{path}")
             tab.screenshot(path=folder / f"steward-{name}.png")
         browser.close()

@@ -80,7 +80,8 @@ def _print(found: "ReplayedRound", name: str) -> None:
     console = out()
     mark = "[bold green]THE SAME[/]" if found.same else "[bold red]ANOTHER UPDATE[/]"
     console.print(f"{mark}  {name}, round {found.round} at {found.site}")
-    console.print(f"grade B: worked on again from the data; the receipt names {found.update}")
+    console.print("grade B: worked on again from the data, and compared with the receipt's digest:")
+    console.print(f"  {found.update}", markup=False)
     if found.noise is not None:
         verdict = found.noise
         rounds = ", ".join(str(number) for number in verdict.rounds)
@@ -106,6 +107,9 @@ def _check(found: "ReplayedRound") -> None:
     if found.noise is not None and not found.noise.passed:
         failed = ", ".join(test.name for test in found.noise.tests if not test.passed)
         other = "" if found.same else "; the update is another one too"
-        raise IntegrityError("SB-448", f"{place}: the noise fails: {failed}{other}")
+        rounds = ", ".join(str(number) for number in found.noise.rounds)
+        raise IntegrityError(
+            "SB-448", f"{place}: the noise of rounds {rounds} fails: {failed}{other}"
+        )
     if not found.same:
         raise IntegrityError("SB-447", f"{place}: not the update that the receipt names")

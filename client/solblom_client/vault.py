@@ -159,7 +159,8 @@ class Vault:
                 sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
             )
             self._study = order.header.study
-            return self._answer(order)
+            is_witness = order.header.kind == "witness"
+            return self._answer_as_witness(order) if is_witness else self._answer(order)
         except Exception as error:  # whatever it is, its text stays here
             reason = self._remember_all_the_same() or error
             return self._refuse(order, self._outside_code(order, reason), reason)
@@ -204,8 +205,6 @@ class Vault:
             self._stopped.add(study)
 
     def _answer(self, order: Order) -> bytes:
-        if order.header.kind == "witness":
-            return self._answer_as_witness(order)
         approval = self._pass_gate(order)
         if order.header.kind in ABOUT_MASKS:
             return self._answer_about_masks(order, approval)

@@ -34,6 +34,26 @@ TRUST = typer.Option(
 
 app.command("replay")(replay_model)
 app.command("export")(export)
+HEATMAP = typer.Option(None, "--heatmap", help="New PNG; tiles and GeoJSON are written beside it")
+ENCODER = typer.Option(
+    None, "--encoder", help="The encoder's file, for a model whose contract pins one"
+)
+RECALIBRATION = typer.Option(
+    None, "--recalibration", help="This hospital's own, from solblom node recalibrate"
+)
+PHEVAL = typer.Option(
+    None, "--pheval", help="New folder for PhEval's tables, all diseases, one file a case"
+)
+RECEIPT = typer.Option(
+    None, "--receipt", help="New file: which model said what of which input, without the input"
+)
+RECEIPT_KEY = typer.Option(
+    None, "--receipt-key", help="Key of the input's digest (default: prediction.key beside it)"
+)
+CLINICAL = typer.Option(False, "--clinical", help="Refuse a model that no steward has released")
+WITHDRAWN_TOO = typer.Option(
+    False, "--withdrawn-too", help="Use a withdrawn model all the same, to see what it said"
+)
 
 
 @app.command("verify")
@@ -47,7 +67,9 @@ def verify(
     ),
     trust: Path | None = TRUST,
     log: Path | None = typer.Option(
-        None, "--log", help="A fresh log (solblom audit log --export): was the model withdrawn since?"
+        None,
+        "--log",
+        help="A fresh log (solblom audit log --export): was the model withdrawn since?",
     ),
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
@@ -151,31 +173,15 @@ def predict(
     id_column: str = typer.Option("patient_id", "--id", help="Column that names the row"),
     phenopacket: Path | None = PHENOPACKETS,
     slide: list[Path] = SLIDES,
-    heatmap: Path | None = typer.Option(
-        None, "--heatmap", help="New PNG; tiles and GeoJSON are written beside it"
-    ),
-    encoder: Path | None = typer.Option(
-        None, "--encoder", help="The encoder's file, for a model whose contract pins one"
-    ),
+    heatmap: Path | None = HEATMAP,
+    encoder: Path | None = ENCODER,
     top: int = typer.Option(10, "--top", min=1, help="Diseases in a case's list"),
-    recalibration: Path | None = typer.Option(
-        None, "--recalibration", help="This hospital's own, from solblom node recalibrate"
-    ),
-    pheval: Path | None = typer.Option(
-        None, "--pheval", help="New folder for PhEval's tables, all diseases, one file a case"
-    ),
-    receipt: Path | None = typer.Option(
-        None, "--receipt", help="New file: which model said what of which input, without the input"
-    ),
-    receipt_key: Path | None = typer.Option(
-        None, "--receipt-key", help="Key of the input's digest (default: prediction.key beside it)"
-    ),
-    clinical: bool = typer.Option(
-        False, "--clinical", help="Refuse a model that no steward has released"
-    ),
-    withdrawn_too: bool = typer.Option(
-        False, "--withdrawn-too", help="Use a withdrawn model all the same, to see what it said"
-    ),
+    recalibration: Path | None = RECALIBRATION,
+    pheval: Path | None = PHEVAL,
+    receipt: Path | None = RECEIPT,
+    receipt_key: Path | None = RECEIPT_KEY,
+    clinical: bool = CLINICAL,
+    withdrawn_too: bool = WITHDRAWN_TOO,
     trust: Path | None = TRUST,
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,

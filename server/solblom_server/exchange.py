@@ -36,6 +36,7 @@ from solblom_server.reply_checks import check_key, check_result, reply_row, take
 from solblom_server.run_context import Question as Question
 from solblom_server.run_context import RunContext as RunContext
 from solblom_server.run_context import utc_now as utc_now
+from solblom_server.transparency_log import Shown
 from solblom_verify.canonical import canonical_json
 from solblom_verify.wording import counted
 
@@ -195,29 +196,25 @@ def _held_order(context: RunContext, question: Question, site: str) -> str | Non
     return grid.take_up(message, newest[0])
 
 
-def _order_message(
-    context: RunContext, question: Question, site: str, collection: Collection
-) -> Message:
-    """Write one order into the database, then return it as a Flower message."""
-    now, node = context.clock(), context.nodes[site]
-    kind, number = question.kind, question.number
-    attempt = context.database.next_attempt(context.run, number, site, kind=kind)
+def _header(
+    context: RunContext, question: Question, site: str, shown: Shown, *, attempt: int
+) -> OrderHeader:
+    """Return the header of an order to one node."""
+    now = context.clock()
+    expires = now + dt.timedelta(minutes=context.document.study.cohort.deadline_minutes)
     previous, receipt = context.database.last_answered(context.run, site)
-    shown = context.log.show([site], at=question.head)[site]
-    header = OrderHeader(
+    return OrderHeader(
         schema="solblom.order/1",
-        kind=kind,
+        kind=question.kind,
         coordinator=context.coordinator.public.key_id,
         site=site,
-        node=node.key_id,
+        node=context.nodes[site].key_id,
         study=context.document.digest,
         run=context.run,
-        round=number,
+        round=question.number,
         attempt=attempt,
         issued=timestamp(now),
-        expires=timestamp(
-            now + dt.timedelta(minutes=context.document.study.cohort.deadline_minutes)
-        ),
+        expires=timestamp(expires),
         base_model=question.base_model,
         layout=question.layout.to_json(),
         roster=context.roster,
@@ -228,8 +225,21 @@ def _order_message(
         checkpoint=shown.checkpoint,
         consistency=tuple(base64.b64encode(part).decode() for part in shown.consistency),
     )
+
+
+def _order_message(
+    context: RunContext, question: Question, site: str, collection: Collection
+) -> Message:
+    """Write one order into the database, then return it as a Flower message."""
+    kind, number = question.kind, question.number
+    attempt = context.database.next_attempt(context.run, number, site, kind=kind)
+    shown = context.log.show([site], at=question.head)[site]
+    header = _header(context, question, site, shown, attempt=attempt)
     order = write_order(
-        header, question.locked, key=context.coordinator.signing, recipient=node.sealing
+        header,
+        question.locked,
+        key=context.coordinator.signing,
+        recipient=context.nodes[site].sealing,
     )
     context.database.add_order(
         order.digest,
@@ -239,7 +249,7 @@ def _order_message(
         attempt,
         kind=kind,
         sealed=content_name(order.head, order.body),
-        now=now,
+        now=parse_timestamp(header.issued),
     )
     collection.heads[order.digest] = shown.size
     if kind == "witness":

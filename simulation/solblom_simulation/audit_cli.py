@@ -1,14 +1,21 @@
 """`solblom audit privacy RUN`: does the privacy claim stand against an attack?"""
 
 import dataclasses
+import datetime as dt
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_CHECK_SAID_NO, ConfigurationError
 from solblom_protocol.home import HOME_OPTION, find_home
+from solblom_protocol.messages import timestamp
 from solblom_verify.wording import counted, format_delta
+
+if TYPE_CHECKING:
+    from solblom_simulation.audit import AuditResult
 
 app = typer.Typer(help="Steward: test privacy claims", no_args_is_help=True, add_completion=False)
 
@@ -32,7 +39,8 @@ def privacy(
     from solblom_server.runs import read_signed_study
     from solblom_simulation.audit import FAILURE_LEVEL, audit_study
 
-    database = Database(find_home(home) / DATABASE_FILE)
+    folder = find_home(home)
+    database = Database(folder / DATABASE_FILE)
     document = read_signed_study(database.run(run).envelope)
     database.close()
     if document.noise_multiplier is None:
@@ -46,6 +54,7 @@ def privacy(
         f"on {canaries} made-up patients"
     )
     result = audit_study(document, canaries=canaries)
+    _keep(folder, run, result)
     if as_json:
         body = {**dataclasses.asdict(result), "failure_level": FAILURE_LEVEL}
         print_json("solblom.audit.privacy/1", {"run": run, "passed": result.passed, **body})
@@ -67,3 +76,22 @@ def privacy(
         say("A pass says that this attack found no fault, not that there is none.")
     if not result.passed:
         raise typer.Exit(EXIT_CHECK_SAID_NO)
+
+
+def _keep(folder: Path, run: str, result: "AuditResult") -> None:
+    """Keep an audit's result in the Solblom folder, where the steward's page finds it; a later one takes its place."""
+    from solblom_simulation.audit import FAILURE_LEVEL
+
+    body = {
+        "schema": "solblom.audit.privacy/1",
+        "run": run,
+        "time": timestamp(dt.datetime.now(dt.UTC)),
+        "passed": result.passed,
+        "failure_level": FAILURE_LEVEL,
+        **dataclasses.asdict(result),
+    }
+    path = folder / "audits" / f"privacy-{run}.json"
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fuzz.sources import SOURCES
 from fuzz.target import Target, file_in
+from fuzz.verifier import VERIFIER
 from lab import NOW, LabHospital, study_document
 from solblom_client.checks.finding import Finding, Light
 from solblom_client.checks.traffic_light import read_traffic_light, write_traffic_light
@@ -394,4 +395,5 @@ TARGETS = (
     Target("withdrawal-payload", _notice_payload, lambda: (_withdrawals().payload(),)),
     Target("invitation", _invitation, _invitation_seeds),
     Target("traffic-light", _lights, _light_seeds),
+    *VERIFIER,
 )

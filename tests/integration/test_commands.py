@@ -114,6 +114,13 @@ def test_a_model_gives_each_patient_a_probability(json_demo: Demo, solblom: Solb
     assert all(0 < row["probability"] < 1 for row in told["predictions"])
 
 
+def test_a_candidate_is_not_for_the_clinic(json_demo: Demo, solblom: Solblom) -> None:
+    patients = json_demo.home / "sites" / "va" / "patients.csv"
+    words = ["model", "predict", "heart-disease", "--input", str(patients)]
+    done = solblom(*words, "--clinical", "--home", str(json_demo.home), "--json")
+    assert (done.exit_code, refusal(done)) == (4, "SB-421")
+
+
 def test_a_changed_model_predicts_nothing(
     copied_model: Path, json_demo: Demo, solblom: Solblom
 ) -> None:

@@ -48,7 +48,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
 def test_the_demo_ends_well_and_says_that_slides_are_generated(shown: Shown) -> None:
     assert shown.done.exit_code == 0, shown.done.stderr
     assert "SIMULATION: generated slides" in shown.done.stdout
-    assert "11 of 11 checks" in shown.done.stdout
+    assert "14 of 14 checks" in shown.done.stdout
     assert "by chance" in shown.done.stdout
     assert "synthetic, nobody's tissue" in shown.done.stderr
 

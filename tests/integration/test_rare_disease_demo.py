@@ -28,7 +28,7 @@ def predict(demo: Demo, solblom: Solblom, *options: str) -> dict[str, object]:
 def test_the_demo_ends_well_and_says_that_patients_are_made_up(rare_demo: Demo) -> None:
     assert rare_demo.exit_status == 0, rare_demo.stderr
     assert "SIMULATION: 1600 made-up patients in four made-up hospitals" in rare_demo.stdout
-    assert "11 of 11 checks" in rare_demo.stdout
+    assert "14 of 14 checks" in rare_demo.stdout
     assert "Traceback" not in rare_demo.stderr
 
 

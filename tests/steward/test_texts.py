@@ -15,7 +15,7 @@ from solblom_server.steward.rendering import environment
 FOLDER = Path(package.__file__).parent
 # Texts whose key is put together from a record's word: every one of the section has its place.
 BUILT = (
-    "asked", "column", "compare_word", "entry", "kind", "measure", "role", "run_status", "state",
+    "asked", "column", "entry", "kind", "measure", "role", "run_status", "state",
     "statement", "status", "tab", "unit",
 )  # fmt: skip
 

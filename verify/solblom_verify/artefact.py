@@ -181,10 +181,10 @@ def _check_statement(artefact: Artefact) -> str:
 
 
 def _check_files(artefact: Artefact) -> str:
-    artefact.read(MANIFEST)  # its size is limited: not gigabytes are hashed to find it wrong
     present = artefact.files - _NOT_SUBJECTS
     refuse("extra file", present - artefact.subjects.keys())
     refuse("missing file", artefact.subjects.keys() - present)
+    artefact.read(MANIFEST)  # its size is limited: not gigabytes are hashed to find it wrong
     changed = (p for p in present if file_digest(artefact.folder / p)[0] != artefact.subjects[p])
     refuse("changed file", list(changed))
     return ""

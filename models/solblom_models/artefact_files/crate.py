@@ -18,7 +18,9 @@ from solblom_verify.wording import counted
 METADATA = "ro-crate-metadata.json"
 CRATE = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
-CONTEXT = f"{CRATE}/context"  # has all terms that are used: not sha256, so a digest is an identifier
+CONTEXT = (
+    f"{CRATE}/context"  # has all terms that are used: not sha256, so a digest is an identifier
+)
 LICENCE = "Not stated by the study: to be filled in by the provider"
 
 ALIKE = ("training/receipts/", "training/updates/", "training/sums/", "evaluation/receipts/")
@@ -85,9 +87,6 @@ def crate_of(
     known = {path: (len(data), digest(data)) for path, data in files.items()}
     known |= {path: (kept.size, kept.digest) for path, kept in contents.replay.files.items()}
     parts = [_part(path, known) for path in _listed(known)]
-    hospitals = [
-        {"@id": f"#site-{site}", "@type": "Organization", "name": site} for site in contents.sites
-    ]
     title = f"{manifest['title']} ({manifest['name']} {manifest['version']})"
     return {
         "@context": CONTEXT,
@@ -104,37 +103,44 @@ def crate_of(
                 "conformsTo": {"@id": PROFILE},
                 "name": title,
                 "description": f"{manifest['purpose']}. {manifest['intended_use']}. {manifest['not_for']}.",
-                "datePublished": timestamp(now),
+                "datePublished": _moment(timestamp(now)),
+                "author": {"@id": "#coordinator"},
+                "publisher": {"@id": "#coordinator"},
                 "identifier": artefact,
                 "license": {"@id": "#licence"},
                 "hasPart": [{"@id": part["@id"]} for part in parts],
-                "mentions": [{"@id": f"#run-{contents.run}"}],
+                "mentions": {"@id": f"#run-{contents.run}"},
             },
-            {
-                "@id": PROFILE,
-                "@type": "CreativeWork",
-                "name": "Process Run Crate",
-                "version": "0.5",
-            },
-            {"@id": "#licence", "@type": "CreativeWork", "name": "Licence", "description": LICENCE},
-            {
-                "@id": "#solblom",
-                "@type": "SoftwareApplication",
-                "name": "Solblom",
-                "softwareVersion": manifest["environment"]["solblom"],
-                "description": "Federated learning for hospitals; code/sbom.cdx.json lists its parts",
-            },
-            {
-                "@id": "#coordinator",
-                "@type": "Organization",
-                "name": "The federation's coordinator",
-                "description": "Its key has signed attestations/model.dsse.json",
-            },
-            *sorted(hospitals, key=lambda entry: entry["@id"]),
+            *_context(manifest, contents),
             _action(_listed(known), contents, title),
             *parts,
         ],
     }
+
+
+def _context(manifest: Mapping[str, Any], contents: ArtefactContents) -> list[dict[str, Any]]:
+    """Return what is no file: profile, licence, software, coordinator and hospitals."""
+    return [
+        {"@id": PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"},
+        {"@id": "#licence", "@type": "CreativeWork", "name": "Licence", "description": LICENCE},
+        {
+            "@id": "#solblom",
+            "@type": "SoftwareApplication",
+            "name": "Solblom",
+            "softwareVersion": manifest["environment"]["solblom"],
+            "description": "Federated learning for hospitals; code/sbom.cdx.json lists its parts",
+        },
+        {
+            "@id": "#coordinator",
+            "@type": "Organization",
+            "name": "The federation's coordinator",
+            "description": "Its key has signed attestations/model.dsse.json",
+        },
+        *(
+            {"@id": f"#site-{site}", "@type": "Organization", "name": site}
+            for site in sorted(contents.sites)
+        ),
+    ]
 
 
 def _action(paths: list[str], contents: ArtefactContents, title: str) -> dict[str, Any]:
@@ -147,15 +153,26 @@ def _action(paths: list[str], contents: ArtefactContents, title: str) -> dict[st
         f"{len(contents.rounds)} rounds",
         "instrument": {"@id": "#solblom"},
         "agent": {"@id": "#coordinator"},
-        "participant": [{"@id": f"#site-{site}"} for site in sorted(contents.sites)],
-        "object": [{"@id": path} for path in paths if path.startswith(USED)],
-        "result": [{"@id": path} for path in paths if path.startswith(MADE)],
-        "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
+        "participant": _references(f"#site-{site}" for site in sorted(contents.sites)),
+        "object": _references(path for path in paths if path.startswith(USED)),
+        "result": _references(path for path in paths if path.startswith(MADE)),
+        "actionStatus": "http://schema.org/CompletedActionStatus",
     }
     if contents.rounds:
-        action["startTime"] = contents.rounds[0].opened
-        action["endTime"] = contents.rounds[-1].closed
+        action["startTime"] = _moment(contents.rounds[0].opened)
+        action["endTime"] = _moment(contents.rounds[-1].closed)
     return action
+
+
+def _moment(time: str) -> str:
+    """Return a time as the profile's public validator reads it: with an offset, not with Z."""
+    return time.replace("Z", "+00:00")
+
+
+def _references(names: Iterable[str]) -> list[dict[str, str]] | dict[str, str]:
+    """Return references; one alone is no list (RO-Crate 1.1, appendix on JSON-LD)."""
+    found = [{"@id": name} for name in names]
+    return found[0] if len(found) == 1 else found
 
 
 def _listed(names: Iterable[str]) -> list[str]:

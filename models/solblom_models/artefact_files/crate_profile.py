@@ -20,6 +20,7 @@ _TOOLS = {"SoftwareApplication", "SoftwareSourceCode", "ComputationalWorkflow"}
 _ACTIONS = {"CreateAction", "ActivateAction", "UpdateAction"}
 _DATA = {"File", "Dataset", "Collection", "CreativeWork", "PropertyValue"}
 _FAILED = "http://schema.org/FailedActionStatus"
+_STATUS = ("http://schema.org/CompletedActionStatus", _FAILED)
 
 Entity = Mapping[str, Any]
 
@@ -83,6 +84,14 @@ def _root(entity: Entity, entities: Mapping[str, Entity]) -> Iterator[str]:
         yield "The root has no datePublished in ISO 8601"
     if not (_references(entity.get("license")) or _is_text(entity.get("license"))):
         yield "The root has no license"
+    for key in ("author", "publisher"):
+        named = [_types(entities.get(who, {})) for who in _references(entity.get(key))]
+        if not named or not all(kinds & {"Person", "Organization"} for kinds in named):
+            yield f"The root has no {key} who is a Person or an Organization"
+    yield from _conforms(entity, entities)
+
+
+def _conforms(entity: Entity, entities: Mapping[str, Entity]) -> Iterator[str]:
     profile = entities.get(PROFILE)
     if PROFILE not in _references(entity.get("conformsTo")):
         yield f"The root does not conform to {PROFILE}"
@@ -107,7 +116,10 @@ def _action(action: Entity, entities: Mapping[str, Entity]) -> Iterator[str]:
         yield f"{name} has no endTime in ISO 8601"
     if "startTime" in action and not _is_date(action["startTime"]):
         yield f"{name} has a startTime that is not in ISO 8601"
-    if "error" in action and _references(action.get("actionStatus")) != [_FAILED]:
+    status = action.get("actionStatus")
+    if status is not None and status not in _STATUS:
+        yield f"{name} has an unknown actionStatus"
+    if "error" in action and status != _FAILED:
         yield f"{name} has an error and did not fail"
     yield from _who_and_what(action, entities)
 

@@ -53,33 +53,43 @@ def manifest_of(
         ),
         "parents": parents_of(contents),
         "files": _listed(files, contents),
-        "model": {
-            "weights": digest(files["model/weights.safetensors"]),
-            "final_model": digest(contents.weights),
-            "averaging": study.training.averaging,
-            "parameters": json.loads(files["model/architecture.json"])["parameters"],
-            "input_schema": digest(files["model/preprocess.json"]),
-            **_onnx(files, without_onnx),
-            **_encoder(contents.document),
-        },
+        "model": _model(contents, files, without_onnx),
         "code": {
             "lock": digest(files["code/lock.txt"]),
             "sbom": digest(files["code/sbom.cdx.json"]),
         },
         "sites": {site: _site(contents, site) for site in sorted(contents.sites)},
-        "training": {
-            "run": contents.run,
-            "study": contents.document.digest,
-            "aggregation": _aggregation(contents.document),
-            "secure_aggregation": contents.document.secure_sum is not None,
-            "rounds": [_round_identity(r) for r in contents.rounds],
-            "replay_grade": contents.replay.grade,
-        },
+        "training": _training(contents),
         "privacy": {"unit": study.privacy.unit, "sites": statement["sites"]},
         "environment": json.loads(files["code/environment.json"]),
         "evaluation": {"kind": _evaluation_kind(evaluation)},
         "limitations": list(statement["not_covered"]),
         **({} if contents.log is None else {"log": {"origin": contents.log}}),
+    }
+
+
+def _model(
+    contents: ArtefactContents, files: dict[str, bytes], without_onnx: str | None
+) -> dict[str, Any]:
+    return {
+        "weights": digest(files["model/weights.safetensors"]),
+        "final_model": digest(contents.weights),
+        "averaging": contents.document.study.training.averaging,
+        "parameters": json.loads(files["model/architecture.json"])["parameters"],
+        "input_schema": digest(files["model/preprocess.json"]),
+        **_onnx(files, without_onnx),
+        **_encoder(contents.document),
+    }
+
+
+def _training(contents: ArtefactContents) -> dict[str, Any]:
+    return {
+        "run": contents.run,
+        "study": contents.document.digest,
+        "aggregation": _aggregation(contents.document),
+        "secure_aggregation": contents.document.secure_sum is not None,
+        "rounds": [_round_identity(r) for r in contents.rounds],
+        "replay_grade": contents.replay.grade,
     }
 
 

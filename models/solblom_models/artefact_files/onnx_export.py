@@ -64,32 +64,33 @@ def export_onnx(
     between = largest_difference(found, said)
     if not between <= TOLERANCE:  # not a number counts as too far
         return _without(f"onnxruntime differs from torch by {rounded_up(between)}")
-    return OnnxExport(
-        data,
-        None,
-        {
-            "schema": "solblom.equivalence/1",
-            "onnx": digest(data),
-            "weights": weights,
-            "opset": OPSET,
-            "inputs": [_described(entry) for entry in graph.inputs],
-            "outputs": [_described(entry) for entry in graph.outputs],
-            "vectors": sum(1 if vectors.interface.bags else len(v) for v in vectors.inputs),
-            "tolerance": str(TOLERANCE).replace("e-0", "e-"),
-            "largest_difference": rounded_up(between),
-            "from_the_expected_outputs": {
-                "torch": rounded_up(largest_difference(said, vectors.outputs)),
-                "onnxruntime": rounded_up(largest_difference(found, vectors.outputs)),
-            },
-            "runtimes": {
-                "torch": version("torch"),
-                "onnx": version("onnx"),
-                "onnxruntime": onnxruntime.__version__,
-                "provider": "CPUExecutionProvider",
-                "threads": 1,
-            },
+    record = {
+        "schema": "solblom.equivalence/1",
+        "onnx": digest(data),
+        "weights": weights,
+        "opset": OPSET,
+        "inputs": [_described(entry) for entry in graph.inputs],
+        "outputs": [_described(entry) for entry in graph.outputs],
+        "vectors": sum(1 if vectors.interface.bags else len(v) for v in vectors.inputs),
+        "tolerance": str(TOLERANCE).replace("e-0", "e-"),
+        "largest_difference": rounded_up(between),
+        "from_the_expected_outputs": {
+            "torch": rounded_up(largest_difference(said, vectors.outputs)),
+            "onnxruntime": rounded_up(largest_difference(found, vectors.outputs)),
         },
-    )
+        "runtimes": _runtimes(onnxruntime.__version__),
+    }
+    return OnnxExport(data, None, record)
+
+
+def _runtimes(onnxruntime_version: str) -> dict[str, Any]:
+    return {
+        "torch": version("torch"),
+        "onnx": version("onnx"),
+        "onnxruntime": onnxruntime_version,
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+    }
 
 
 def run_onnx(model: bytes, source: str, values: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

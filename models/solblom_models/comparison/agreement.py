@@ -10,6 +10,7 @@ from solblom_models.comparison.small_groups import is_small, shown_count, shown_
 from solblom_models.metrics import MIN_CLASS, Scores
 
 TENTHS = 10
+FEW = f"fewer than {MIN_CLASS} patients"
 
 
 def tenths(scores: Scores) -> NDArray[np.int64]:
@@ -34,7 +35,7 @@ def agreement(pair: ScoredPair, *, threshold: float, tolerance: float) -> dict[s
     """
     count, deltas = len(pair.ids), np.abs(pair.new - pair.old)
     if count < MIN_CLASS:
-        return _none(count)
+        return {"reason": FEW}
     return {
         "same_class": shown_share(count - int(flipped(pair, threshold).sum()), count),
         "same_tenth": shown_share(int((tenths(pair.old) == tenths(pair.new)).sum()), count),
@@ -49,7 +50,7 @@ def ranked_agreement(pair: RankedPair, *, tolerance: float) -> dict[str, Any]:
     """Return how often the first disease is the same, how much the first ten share, and how far scores are apart."""
     count = len(pair.ids)
     if count < MIN_CLASS:
-        return _none(count)
+        return {"reason": FEW}
     return {
         "same_first": shown_share(count - int(flipped(pair, 0.0).sum()), count),
         "same_first_ten": shown_share(int((pair.shared == 1.0).sum()), count),
@@ -72,13 +73,5 @@ def flips(pair: ScoredPair | RankedPair, threshold: float) -> dict[str, Any]:
         parts = (None, None) if is_small(total) else shown_parts(to_yes, total - to_yes)
         found |= {"to_yes": parts[0], "to_no": parts[1]}
     if len(pair.ids) < MIN_CLASS:
-        return dict.fromkeys(found) | {"reason": _few(len(pair.ids))}
+        return dict.fromkeys(found) | {"reason": FEW}
     return found
-
-
-def _none(count: int) -> dict[str, Any]:
-    return {"reason": _few(count)}
-
-
-def _few(count: int) -> str:
-    return f"{count} of at least {MIN_CLASS} patients"

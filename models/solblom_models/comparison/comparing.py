@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from solblom_models.comparison.agreement import agreement, flips, ranked_agreement
-from solblom_models.comparison.inputs import Given, read_pair
+from solblom_models.comparison.inputs import Given, check_question, read_pair
 from solblom_models.comparison.manifests import differences, read_facts
 from solblom_models.comparison.overlay import calibration_overlay
 from solblom_models.comparison.pair import RankedPair, ScoredPair, Version
@@ -13,11 +13,12 @@ from solblom_models.comparison.paired import performance
 from solblom_models.comparison.patients import patient_rows
 from solblom_models.comparison.ranked import ranked_performance
 from solblom_models.comparison.record import SCHEMA, STAYS, Comparison
+from solblom_models.comparison.small_groups import shown_count
 from solblom_models.metrics import BOOTSTRAP_SEED, MIN_CLASS
 from solblom_models.predict import input_bytes
 from solblom_models.prediction_receipt import PARTS, keyed_digest, runtime
 from solblom_protocol.code_digest import code_digest
-from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.errors import ConfigurationError, RunError
 from solblom_protocol.key_files import write_new
 
 RECORD, FLIPS, PATIENTS, OVERLAY = "comparison.json", "flips.csv", "patients.csv", "calibration.svg"
@@ -75,18 +76,22 @@ def compare(
         ConfigurationError: SB-103, settings or recalibrations that do not fit.
     """
     settings.check()
+    check_question(old, new, given)
+    read = keyed_digest(key, input_bytes(given.sources, slides=bool(given.slides)))
     pair = read_pair(old, new, given)
+    if keyed_digest(key, input_bytes(given.sources, slides=bool(given.slides))) != read:
+        raise RunError("SB-506", "The input changed while the models read it")
     body: dict[str, Any] = {
         "schema": SCHEMA,
         "stays": STAYS,
         "old": {"model": old.artefact, "ref": old.ref},
         "new": {"model": new.artefact, "ref": new.ref},
         "task": old.model.task.name,
-        "input": keyed_digest(key, input_bytes(given.sources, slides=bool(given.slides))),
+        "input": read,
         "code": code_digest(PARTS),
         "runtime": runtime(),
         "settings": _settings(pair, given, settings, key),
-        "patients": len(pair.ids),
+        "patients": shown_count(len(pair.ids)),
         **{
             f"differences_in_{kind}": found
             for kind, found in differences(read_facts(old.folder), read_facts(new.folder)).items()
@@ -100,7 +105,7 @@ def compare(
 def _figures(pair: ScoredPair | RankedPair, settings: Settings) -> dict[str, Any]:
     if isinstance(pair, RankedPair):
         return {
-            "left_out": pair.left_out,
+            "left_out": {words: shown_count(n) for words, n in pair.left_out.items()},
             "agreement": ranked_agreement(pair, tolerance=settings.tolerance),
             "flips": flips(pair, settings.threshold),
             "performance": ranked_performance(pair, resamples=settings.resamples),

@@ -66,7 +66,7 @@ def read_pair(old: Version, new: Version, given: Given) -> ScoredPair | RankedPa
         RunError: SB-506, the models answer different questions, or the input does not serve both.
         ConfigurationError: SB-103, a recalibration of another model; SB-115 to SB-119 as for predictions.
     """
-    _check_question(old, new, given)
+    check_question(old, new, given)
     if isinstance(old.model.task, RankingTask):
         return ranked_pair(old, new, given.sources[0])
     read = _tables if old.model.task.connector == "table" else _bags
@@ -89,7 +89,12 @@ def _why(old: Version, new: Version) -> str:
     return f". The contracts differ in {', '.join(names[:SHOWN_PARTS])}{more}"
 
 
-def _check_question(old: Version, new: Version, given: Given) -> None:
+def check_question(old: Version, new: Version, given: Given) -> None:
+    """Refuse two models of different tasks, and another input than their task takes; nothing is read.
+
+    Raises:
+        RunError: SB-506.
+    """
     one, other = old.model.task, new.model.task
     if one.name != other.name:
         raise RunError(
@@ -117,6 +122,7 @@ def _check_question(old: Version, new: Version, given: Given) -> None:
 def _tables(old: Version, new: Version, given: Given) -> ScoredPair:
     read = [_table(version, given) for version in (old, new)]
     tables, targets = [table for table, _, _ in read], [target for _, target, _ in read]
+    check_same_ids(tables[0].ids, tables[1].ids)
     scores = [v.model.task.scores(v.model.net, r[2]) for v, r in zip((old, new), read, strict=True)]
     labels = _one_outcome(
         [_outcome(t, target, given) for t, target in zip(tables, targets, strict=True)]

@@ -45,12 +45,13 @@ def performance(
         _measures(labels, pair),
         labels,
         pair.clusters,
-        positive="with the outcome",
-        negative="without the outcome",
+        positive="",
+        negative="",
         resamples=resamples,
         seed=seed,
     )
-    shown: dict[str, Any] = {"reason": next(iter(found.values())).reason}
+    some = next(iter(found.values()))
+    shown: dict[str, Any] = {"reason": _too_few(labels, pair) or some.reason}
     for figure in ("auroc", "auprc", "brier"):
         shown[figure] = {part: listed(found[f"{figure} {part}"]) for part in _PARTS}
     independent = len(np.unique(pair.clusters)) == len(pair.ids)
@@ -65,6 +66,15 @@ def performance(
 
 
 _PARTS = ("old", "new", "difference")
+
+
+def _too_few(labels: Labels, pair: ScoredPair) -> str | None:
+    """Return the class that has too few clusters for a figure, without how few."""
+    for label, words in ((1, "with the outcome"), (0, "without the outcome")):
+        if len(np.unique(pair.clusters[labels == label])) < MIN_CLASS:
+            many = "patients" if pair.unit == "patient" else f"groups by {pair.unit}"
+            return f"fewer than {MIN_CLASS} {many} {words}"
+    return None
 
 
 def _measures(labels: Labels, pair: ScoredPair) -> dict[str, Measure]:

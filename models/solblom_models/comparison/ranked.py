@@ -22,7 +22,7 @@ def ranked_performance(pair: RankedPair, *, resamples: int) -> dict[str, Any] | 
     if not count:
         return None
     if count < MIN_CLASS:
-        return {"reason": f"{count} patients whose disease both models know"}
+        return {"reason": f"fewer than {MIN_CLASS} patients whose disease both models know"}
     groups = [group for group, counts in zip(pair.groups, known, strict=True) if counts]
     old, new = pair.old_ranks[known], pair.new_ranks[known]
     columns = {

@@ -38,7 +38,8 @@ def show_comparison(body: Mapping[str, Any]) -> None:
     names = [body[which]["ref"] for which in ("old", "new")]
     if names[0] == names[1]:  # of two registries
         names = [f"{body[which]['ref']} ({body[which]['model'][:15]}…)" for which in ("old", "new")]
-    patients = counted(body["patients"], "patient")
+    count = body["patients"]
+    patients = "1 to 4 patients" if count is None else counted(count, "patient")
     console.print(f"{names[0]} → {names[1]}, {patients}", style="bold", markup=False)
     _show_agreement(body)
     _show_performance(body["performance"])
@@ -46,8 +47,8 @@ def show_comparison(body: Mapping[str, Any]) -> None:
         _show_differences(kind, body[f"differences_in_{kind}"])
     for note in body["notes"]:
         say(f"{note}.")
-    for words, count in body["left_out"].items():
-        say(f"{counted(count, 'case')} {words}")
+    for words, number in body["left_out"].items():
+        say(f"{'1 to 4 cases' if number is None else counted(number, 'case')} {words}")
     say("Computed from patients without noise: it must not leave this hospital.")
 
 

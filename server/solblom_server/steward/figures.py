@@ -39,6 +39,7 @@ STATES = {
     "invalid": Mark("P", PURPLE, True),
     "missing": Mark("o", QUIET, False),
 }
+FINE = 0.05  # an interval narrower than this is written with three decimals
 MOST_CODES = 40  # marks up to which codes are written beside them
 
 
@@ -106,9 +107,10 @@ def _beside(axes: Any, row: Row, place: int, shown: Sequence[str], hidden: str) 
         return
     first = row.estimates[shown[0]]
     if first is not None:
-        text = f"{first.value:.2f}"
+        form = ".2f" if first.high - first.low >= FINE else ".3f"
+        text = format(first.value, form)
         if first.low != first.high:
-            text += f"  [{first.low:.2f}, {first.high:.2f}]"
+            text += f"  [{first.low:{form}}, {first.high:{form}}]"
         axes.text(1.015, place, text, va="center", color=KINDS[shown[0]].colour, transform=across)
 
 
@@ -226,8 +228,7 @@ def reliability(
     """Return observed shares over predicted ones, with intervals, beside the line on which a model should lie."""
 
     def paint(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.text(0.97, 0.9, best, ha="right", va="top", color=QUIET, rotation=0)
+        axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), label=best)
         for score, found in points:
             axes.plot([score, score], [found.low, found.high], color=BLUE, linewidth=1.5)
         axes.plot(
@@ -238,6 +239,9 @@ def reliability(
         axes.set_ylim(0, 1)
         axes.set_xlabel(axis)
         axes.set_ylabel(side)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2
+        )
 
     return draw(paint, height=3.4, title=title)
 

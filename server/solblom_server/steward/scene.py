@@ -79,10 +79,10 @@ def run_badge(texts: Texts, status: str) -> Badge:
     return Badge(texts(key) if texts.has(key) else status, RUN_TONES.get(status, "quiet"))
 
 
-def status_badge(texts: Texts, status: str | None) -> Badge:
+def status_badge(texts: Texts, status: str | None) -> Cell:
     """Return where a version stands in its life; a dash where no log says so."""
     if status is None:
-        return Badge("–", "quiet")
+        return "–"
     key = f"status.{status}"
     return Badge(texts(key) if texts.has(key) else status, STATUS_TONES.get(status, "quiet"))
 

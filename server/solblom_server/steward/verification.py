@@ -17,6 +17,7 @@ from solblom_verify.trust import Trust, TrustError, load_trust
 
 Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 MOST_FILES = 200_000
+HEAD_START = 2.0  # seconds
 WITHDRAWN = "withdrawn"
 
 
@@ -119,6 +120,7 @@ class Verifier:
         """Verify artefacts in the background, in this order, so that lists need not wait."""
 
         def work() -> None:
+            time.sleep(HEAD_START)  # who opens the link now need not share the processor
             for folder in folders:
                 self.judge(folder)
             if afterwards is not None:

@@ -29,7 +29,7 @@ from solblom_server.steward.scene import (
 from solblom_server.steward.verification import Judgement
 
 PER_PAGE = 25
-SECONDS = 0.4  # for verdicts that are not known yet; the rest are made in the background
+SECONDS = 0.2  # for verdicts that are not known yet; the rest are made in the background
 
 
 def home_page(scene: Scene, records: Records, *, page: int = 1) -> Page:

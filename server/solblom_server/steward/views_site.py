@@ -21,7 +21,7 @@ from solblom_server.steward.records import Records
 from solblom_server.steward.scene import Scene, meaning, model_link, run_link, when
 from solblom_server.steward.views_run import incident_table
 
-MOST_FOLDERS = 200
+MOST_FOLDERS = 100
 SECONDS = 0.4
 
 

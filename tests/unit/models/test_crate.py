@@ -78,13 +78,13 @@ def test_it_lists_every_file_with_its_digest(folder: Path, crate: Crate) -> None
 
 def test_it_says_who_did_what_when(crate: Crate) -> None:
     (action,) = (e for e in crate["@graph"] if e["@type"] == "CreateAction")
-    assert action["startTime"] == "2026-11-22T12:00:00Z"
-    assert action["endTime"] == "2026-11-22T12:05:00Z"
+    assert action["startTime"] == "2026-11-22T12:00:00+00:00"
+    assert action["endTime"] == "2026-11-22T12:05:00+00:00"
     assert action["agent"] == {"@id": "#coordinator"}
     assert action["participant"] == [{"@id": "#site-north"}, {"@id": "#site-south"}]
     assert {"@id": "training/study.json"} in action["object"]
     assert {"@id": "model/weights.safetensors"} in action["result"]
-    assert entity(crate, "./")["datePublished"] == NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert entity(crate, "./")["datePublished"] == NOW.isoformat()
 
 
 def test_it_invents_no_licence(crate: Crate) -> None:
@@ -156,6 +156,9 @@ BREAKS: dict[str, tuple[Callable[[Crate], None], str]] = {
     "result is a person": (put(RUN, "result", {"@id": "#coordinator"}), "which is no data"),
     "object is software": (put(RUN, "object", {"@id": "#solblom"}), "which is no data"),
     "error without failure": (put(RUN, "error", "broke"), "did not fail"),
+    "unknown status": (put(RUN, "actionStatus", "done"), "unknown actionStatus"),
+    "no author": (drop("./", "author"), "no author"),
+    "publisher is a file": (put("./", "publisher", {"@id": WEIGHTS}), "no publisher"),
     "loose file": (
         lambda c: c["@graph"].append({"@id": "loose", "@type": "File"}),
         "loose is part of nothing",
@@ -184,7 +187,7 @@ def test_what_is_no_crate_is_no_crate(value: Any) -> None:
 def test_a_failed_action_may_have_an_error(crate: Crate) -> None:
     action = entity(crate, RUN)
     action["error"] = "broke"
-    action["actionStatus"] = {"@id": "http://schema.org/FailedActionStatus"}
+    action["actionStatus"] = "http://schema.org/FailedActionStatus"
     assert profile_errors(crate) == ()
 
 

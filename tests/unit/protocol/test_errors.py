@@ -42,8 +42,13 @@ def test_a_codes_exit_status_fits_its_group(code: str) -> None:
     assert CODES[code].exit_status in special.get(code, groups[code[3]])
 
 
-def test_only_a_false_signature_among_refusals_is_a_matter_of_integrity() -> None:
-    assert {c for c in REFUSAL_CODES if CODES[c].exit_status == 5} == {"SB-201", "SB-215", "SB-216"}
+def test_only_a_false_signature_or_history_among_refusals_is_a_matter_of_integrity() -> None:
+    assert {c for c in REFUSAL_CODES if CODES[c].exit_status == 5} == {
+        "SB-201",
+        "SB-215",
+        "SB-216",
+        "SB-221",
+    }
 
 
 @pytest.mark.parametrize("code", sorted(CODES))

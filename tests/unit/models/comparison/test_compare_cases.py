@@ -208,7 +208,7 @@ def test_one_patients_slide_shows_no_figure_and_writes_both_answers(tmp_path: Pa
     result = run(tmp_path, "--slide", str(slide), "--out", str(tmp_path / "out"), "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert found["agreement"] == {"reason": "1 of at least 5 patients"}
+    assert found["agreement"] == {"reason": "fewer than 5 patients"}
     assert "secret-name" not in result.stdout + result.stderr
     header, row = (tmp_path / "out/patients.csv").read_text(encoding="utf-8").splitlines()
     values = dict(zip(header.split(","), row.split(","), strict=True))

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from compare_lab import linear, write_model, write_patients, write_trust
 from lab import CONTRACT, STUDY, study_document
 from solblom_models.cli import app
+from solblom_models.comparison import inputs
 from solblom_models.study_document import resolve
+from solblom_models.tabular.table_file import Table
 from solblom_protocol.contract import Contract
 from solblom_protocol.study import StudyDocument
 from solblom_protocol.study_tables import Study
@@ -263,7 +265,7 @@ def write_rows(path: Path, *rows: str) -> str:
 def test_patients_of_one_outcome_have_agreement_and_no_gain(house: Path, tmp_path: Path) -> None:
     table = write_rows(tmp_path / "one.csv", *(f"p{n},{20 + n},0,a,1" for n in range(30)))
     found = compared(house, "--data", table, "--out", str(tmp_path / "out"))
-    assert found["performance"]["reason"] == "0 without the outcome"
+    assert found["performance"]["reason"] == "fewer than 5 patients without the outcome"
     assert not (tmp_path / "out/calibration.svg").exists()
 
 
@@ -293,7 +295,7 @@ def test_ids_can_steer_neither_terminal_nor_spreadsheet(house: Path, tmp_path: P
 def test_very_few_patients_have_no_figures_but_a_list(house: Path, tmp_path: Path) -> None:
     table = write_rows(tmp_path / "few.csv", "p1,80,1,c,1", "p2,20,0,a,0")
     found = compared(house, "--data", table, "--out", str(tmp_path / "out"))
-    assert found["agreement"] == {"reason": "2 of at least 5 patients"}
+    assert found["agreement"] == {"reason": "fewer than 5 patients"}
     assert found["flips"]["patients"] is None
     assert len((tmp_path / "out/patients.csv").read_text(encoding="utf-8").splitlines()) == 3
 
@@ -322,3 +324,22 @@ def test_settings_that_mean_nothing_are_refused(house: Path, arguments: tuple[st
 
 def test_an_empty_table_is_refused(house: Path, tmp_path: Path) -> None:
     assert "no patients" in refused(house, "--data", write_rows(tmp_path / "none.csv"))
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_patients(tmp_path / "live.csv", 30)
+    read, times = inputs.read_table, [0]
+
+    def read_and_append(path: Path, **options: Any) -> Table:
+        found = read(path, **options)
+        times[0] += 1
+        if times[0] == 1:
+            return found
+        with path.open("a", encoding="utf-8") as file:
+            file.write("late,50,1,a,1\n")
+        return found
+
+    monkeypatch.setattr(inputs, "read_table", read_and_append)
+    assert "changed while the models read it" in refused(house, "--data", str(table))

@@ -236,7 +236,8 @@ def _biases(manifest: dict[str, Any], document: StudyDocument) -> str:
     lines = [
         "Sums of patients are divided by one public number: each patient counts alike, and a large hospital more than "
         "a small one.",
-        "Clipping takes most from patients whose gradients are largest: those whom the model fits worst.",
+        "Clipping, where it takes anything, takes most from patients whose gradients are largest: those whom the model "
+        "fits worst.",
         f"Hospitals' training sets lie in the bands {', '.join(sorted(bands, key=_lower)) or 'that no receipt names'}.",
         to_fill("groups that are missing or rare in these hospitals, and how labels may be wrong"),
     ]

@@ -22,6 +22,8 @@ BENCHES = {
     "speed": "about 13 minutes",
     "consent": "about 3 minutes",
     "decision_log": "about a minute",
+    "compare": "about 10 minutes",
+    "replay": "about 20 minutes",
     "mutations": "about 6 minutes",
     "verify_speed": "about a minute",
     "transparency_log": "about a minute",

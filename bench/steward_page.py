@@ -139,7 +139,7 @@ def shots(home: Path, folder: Path) -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        tab = browser.new_page(viewport={"width": 1000, "height": 860})
+        tab = browser.new_page(viewport={"width": 1000, "height": 1240})
         tab.goto(server.link)
         for name, path in (("evaluation", f"{base}/evaluation"),):
             tab.goto(f"http://127.0.0.1:{server.port}{path}")

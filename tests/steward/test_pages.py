@@ -24,7 +24,6 @@ from solblom_server.steward.report import model_report
 from solblom_server.steward.scene import Scene, Subject
 from solblom_server.steward.verification import Verifier
 from solblom_server.steward.views_evaluation import evaluation_page, evaluation_sections
-from solblom_verify.canonical import canonical_json
 from steward.lab import MODEL, MODEL_VIEWS, NAME, Page, scene_of, serving, tamper
 
 NOW = dt.datetime(2026, 11, 29, 12, tzinfo=dt.UTC)
@@ -318,24 +317,6 @@ def test_a_log_that_was_rewritten_is_said_not_to_hold(own_home: Path) -> None:
         shown = Words(running.ask("/log").body).words
         assert "The log does not hold" in shown
         assert "the entries are not those that were signed" in shown
-
-
-def test_a_comparison_record_is_shown_and_anything_else_is_refused(
-    home: Path, tmp_path: Path, solblom: Solblom
-) -> None:
-    record = tmp_path / "record.json"
-    body = {"schema": "solblom.model.compare/1", "old": {"ref": "a@v1"}, "new": {"ref": "a@v2"},
-            "agreement": {"kappa": 0.75}, "flips": 3}  # fmt: skip
-    record.write_bytes(canonical_json(body))
-    with serving(scene_of(home, "en", record)) as running:
-        running.enter()
-        assert "a@v1" in running.ask("/comparisons").body
-        assert "0.75" in running.ask("/comparisons/1").body
-        assert running.ask("/comparisons/2").status == 404
-    record.write_text('{"schema": "other/1"}')
-    done = solblom("steward", "serve", "--home", str(home), "--comparison", str(record))
-    assert done.exit_code == 3
-    assert "SB-462" in done.stderr
 
 
 def test_a_report_is_one_file_that_needs_nothing_else(

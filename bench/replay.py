@@ -1,6 +1,6 @@
 """Add up the rounds of every demo's model again: in other processes, with changed files, and in a rebuilt environment.
 
-    python bench/replay.py [--rebuild] [--changes N] [--demos FOLDER] [--out FILE]
+    python bench/replay.py [--rebuild] [--changes N] [--demos FOLDER] [--environment FOLDER] [--out FILE]
 
 Runs each demo in a new folder, then, each in a process of its own:
 
@@ -12,7 +12,8 @@ Then one random bit at a time is changed in each stored update or sum, as often 
 does not look at signatures here, must name the round, and the hospital where updates are stored.
 
 With `--rebuild`, a new virtual environment is installed from the artefact's own `code/lock.txt` and this source, and
-grades A and B are done there again. `--demos` keeps the demos, or takes those that a run before has left there.
+grades A and B are done there again. `--demos` keeps the demos, or takes those that a run before has left there;
+`--environment` does the same with the rebuilt environment.
 """
 
 import argparse
@@ -42,6 +43,17 @@ ALONE = (
     "from solblom_protocol.cli import main; main()"
 )
 COMMAND = "from solblom_protocol.cli import main; main()"
+HOSPITALS = """
+import json, sys
+from typer.testing import CliRunner
+from solblom_protocol.cli import app
+model, number, *nodes = sys.argv[1:]
+for node in nodes:
+    words = ["node", "replay", model, "--round", number, "--noise", "--json", "--node", node]
+    done = CliRunner().invoke(app, words)
+    found = json.loads(done.stdout) if done.exit_code == 0 else {}
+    print(json.dumps({"exit": done.exit_code, "said": done.stderr[-300:], **found}))
+"""
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,7 @@ def made(case: DemoCase, folder: Path) -> Path:
     """Return the model of a demo, which is run unless its folder is there."""
     home = folder / case.name.replace(" ", "-").replace(",", "")
     if not (home / "models").is_dir():
+        shutil.rmtree(home, ignore_errors=True)  # what a run that was cut off has left
         status, said, _ = call(sys.executable, COMMAND, "demo", *case.words, "--out", str(home))
         if status:
             raise RuntimeError(f"{case.name}: {said[-2000:]}")
@@ -108,25 +121,23 @@ def grade_a(
 
 
 def grade_b(python: str, model: Path, *, clean: bool = False) -> dict[str, Any]:
-    """Work on the last round again at every hospital, with the noise, each in a new process."""
+    """Work on the last round again at every hospital, with the noise, in one new process."""
     home = model.parents[1]
     rounds = json.loads((model / "manifest.json").read_bytes())["training"]["rounds"]
-    results = {}
-    for site in sorted(rounds[-1]["updates"]):
-        words = ("node", "replay", str(model), "--round", str(len(rounds)), "--noise", "--json")
-        status, said, seconds = call(
-            python, COMMAND, *words, "--node", str(home / "sites" / site), clean=clean
-        )
-        start = said.find("{")
-        found = json.loads(said[start : said.rindex("}") + 1]) if status == 0 else {}
-        results[site] = {
-            "exit": status,
-            "seconds": round(seconds, 2),
-            "same": found.get("same", False),
-            "noise": found.get("noise", {}).get("passed"),
-            "said": "" if status == 0 else said[-400:],
+    sites = sorted(rounds[-1]["updates"])
+    nodes = [str(home / "sites" / site) for site in sites]
+    _, said, _ = call(python, HOSPITALS, str(model), str(len(rounds)), *nodes, clean=clean)
+    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    empty: dict[str, Any] = {"exit": -1, "said": said[-300:]}
+    return {
+        site: {
+            "exit": answer["exit"],
+            "same": answer.get("same", False),
+            "noise": answer.get("noise", {}).get("passed"),
+            "said": answer["said"],
         }
-    return results
+        for site, answer in zip(sites, found or [empty] * len(sites), strict=False)
+    }
 
 
 def changes(model: Path, times: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -154,16 +165,26 @@ def changes(model: Path, times: int, rng: np.random.Generator) -> tuple[int, int
 
 def rebuilt(lock: Path, folder: Path) -> str:
     """Install a new environment from an artefact's lock and this source; return its interpreter."""
+    python = folder / "venv" / "bin" / "python"
+    if python.is_file():
+        return str(python)
     base = getattr(sys, "_base_executable", sys.executable)
     subprocess.run([base, "-m", "venv", str(folder / "venv")], check=True)
-    python = str(folder / "venv" / "bin" / "python")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     subprocess.run([*pip, "-r", str(lock)], check=True)
     source = folder / "source"
     for part in PARTS:
         shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([*pip, *(str(source / part) for part in PARTS)], check=True)
-    return python
+    return str(python)
 
 
 def row(name: str, model: Path, found: dict[str, Any]) -> tuple[str, ...]:
@@ -265,6 +286,7 @@ def main() -> None:
     parser.add_argument("--rebuild", action="store_true")
     parser.add_argument("--changes", type=int, default=20)
     parser.add_argument("--demos", type=Path, default=None)
+    parser.add_argument("--environment", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     load = load_average()
@@ -274,7 +296,7 @@ def main() -> None:
         python = None
         if options.rebuild:
             lock = made(DEMOS[0], folder) / "code/lock.txt"
-            python = rebuilt(lock, Path(temporary))
+            python = rebuilt(lock, options.environment or Path(temporary))
         results = measure(folder, options.changes, python)
         unkept = grade_a(sys.executable, made(WITHOUT_PRIVACY, folder))
         rows = tuple(row(case.name, made(case, folder), results[case.name]) for case in DEMOS)

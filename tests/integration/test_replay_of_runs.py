@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from integration.shared_noise import SharedFederation
 from integration.test_adaptive_steps import YOGI
 from integration.test_dropouts import droppable
 from integration.test_federation import interrupted
+from solblom_client.keystream import KeyStream
 from solblom_client.vault import Vault
 from solblom_models.replay import DifferenceError, replay
 from solblom_models.replay_files import INITIAL, sum_name, update_name
@@ -209,6 +211,26 @@ def test_a_hospital_works_on_its_round_again(
     manifest = json.loads((finished.path / "manifest.json").read_bytes())
     assert found["update"] == manifest["training"]["rounds"][1]["updates"][site]
     assert federation.charges() == before
+
+
+def test_another_update_is_said_to_be_another_and_is_not_shown(
+    solblom: Solblom,
+    federation: Federation,
+    finished: FinishedRun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = KeyStream.normals
+    monkeypatch.setattr(KeyStream, "normals", lambda stream, count: 1.001 * real(stream, count))
+    node = str(federation.home / "sites" / "va")
+    words = ["node", "replay", finished.ref, "--home", str(federation.home), "--node", node]
+    done = solblom(*words, "--round", "2", "--json")
+    assert done.exit_code == 5
+    assert "SB-447" in done.stderr
+    found = json.loads(done.stdout)
+    assert (found["ok"], found["same"]) == (False, False)
+    manifest = (finished.path / "manifest.json").read_text(encoding="utf-8")
+    for name in ("update", "model"):  # no digest that the model itself does not have
+        assert found[name] in (*re.findall("sha256:[0-9a-f]{64}", manifest), finished.digest)
 
 
 def test_a_round_that_never_was_is_refused_by_name(

@@ -81,7 +81,10 @@ def add_key(
 @command
 def pin_witnesses(
     quorum: int | None = typer.Option(
-        None, "--quorum", min=1, help="How many must have cosigned (default: all but one)"
+        None,
+        "--quorum",
+        min=1,
+        help="How many must have cosigned (default: all of the run but one)",
     ),
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
@@ -94,9 +97,8 @@ def pin_witnesses(
     nodes = Coordinator.open(folder).nodes()
     if not nodes:
         raise ConfigurationError("SB-103", "No hospital is enrolled")
-    needed = quorum or max(1, len(nodes) - 1)
-    version = pin(folder, nodes, quorum=needed)
-    body = {"witnesses": [node.name for node in nodes], "quorum": needed}
+    version = pin(folder, nodes, quorum=quorum)
+    body = {"witnesses": [node.name for node in nodes], "quorum": quorum}
     _report("pin-witnesses", folder, version, body, as_json=as_json)
 
 

@@ -66,8 +66,11 @@ def add_key(
     return _write(home, trust | changes)
 
 
-def pin_witnesses(home: Path, nodes: Sequence[PublicKeys], *, quorum: int) -> int:
-    """Pin the hospitals' keys as witnesses, and how many must have cosigned; return the new version.
+def pin_witnesses(home: Path, nodes: Sequence[PublicKeys], *, quorum: int | None) -> int:
+    """Pin the hospitals' keys as witnesses, beside those that are pinned; return the new version.
+
+    A hospital that has replaced its key keeps the old one too: old models are cosigned with it. `quorum` None: all
+    hospitals of a model's run but one must have cosigned.
 
     Raises:
         ConfigurationError: SB-112; SB-103, the file would not be valid.
@@ -76,7 +79,11 @@ def pin_witnesses(home: Path, nodes: Sequence[PublicKeys], *, quorum: int) -> in
         {"keyid": node.key_id, "name": node.name, "public_key": public_key_to_pem(node.signing)}
         for node in nodes
     ]
-    return _write(home, read_trust(home) | {"witnesses": witnesses, "quorum": quorum})
+    trust, keys = read_trust(home), {witness["keyid"] for witness in witnesses}
+    kept = [old for old in trust.pop("witnesses", []) if old["keyid"] not in keys]
+    trust.pop("quorum", None)
+    needed = {} if quorum is None else {"quorum": quorum}
+    return _write(home, trust | {"witnesses": kept + witnesses} | needed)
 
 
 def _write(home: Path, trust: dict[str, Any]) -> int:

@@ -305,8 +305,9 @@ def _check_witnesses(artefact: Artefact) -> str:
     missing = f"not by {', '.join(log.missing)}" if log.missing else ""
     if log.lacking > 0:
         raise CheckError(f"{log.lacking} cosignatures too few: {missing}")
-    if any(time < log.history.signed - _CLOCK_SKEW for time in log.checkpoint.cosigned.values()):
-        raise CheckError("the log was cosigned before the model was signed")
+    earliest = log.history.newest - _CLOCK_SKEW
+    if any(witness.time < earliest for witness in log.checkpoint.cosigned.values()):
+        raise CheckError("cosigned before what it vouches for was signed")
     return f"cosigned by {', '.join(log.checkpoint.cosigned)}{missing and ', ' + missing}"
 
 

@@ -57,6 +57,11 @@ class History:
     statuses: tuple[Status, ...]  # in order of the log
 
     @property
+    def newest(self) -> datetime:
+        """The time of the newest entry."""
+        return max([self.signed, *(entry.time for entry in self.statuses)])
+
+    @property
     def status(self) -> str:
         """The newest decision; `withdrawn` is the last one, whatever follows it."""
         decided = [s.status for s in self.statuses if s.status != AFFECTED] or [CANDIDATE]
@@ -102,14 +107,17 @@ def read_log(
         CanonicalError, ShapeError, EnvelopeError: another spelling or form, or not signed.
     """
     key = _log_key(origin, trust)
-    pinned = {witness.name: witness.public_key for witness in trust.witnesses}
-    witnesses = dict(sites) | pinned
+    pinned = [(witness.name, witness.public_key) for witness in trust.witnesses]
+    witnesses = [*pinned, *sites.items()]
     head = open_checkpoint(checkpoint, origin, key.public_key, witnesses)
     entries = read_inclusion(inclusion, head)
     history = read_history(entries.values(), model, trust)
-    counted = pinned or sites
-    missing = tuple(sorted(counted.keys() - head.cosigned.keys()))
-    lacking = (trust.quorum or max(1, len(counted) - 1)) - (len(counted) - len(missing))
+    # Names that count are those of the run, with pinned keys where the trust file has some.
+    counted = {name for name, c in head.cosigned.items() if not pinned or (name, c.key) in pinned}
+    names = {name for name, _ in pinned}
+    expected = (names & sites.keys()) or names or set(sites)
+    missing = tuple(sorted(expected - counted))
+    lacking = (trust.quorum or max(1, len(sites) - 1)) - len(counted)
     if export is None:
         return LoggedModel(key, head, missing, lacking, history, history, None)
     newer, log = read_export(export, head, key.public_key, witnesses)
@@ -149,7 +157,7 @@ def read_history(entries: Iterable[JsonObject], model: ModelName, trust: Trust) 
                 raise LogError(f"{entry.where} names another model")
         elif kind == "status":
             decision = entry.only(common).object("envelope")
-            statuses.append(_read_status(decision, model, trust))
+            statuses.append(_read_status(decision, entry.time("time"), model, trust))
         else:
             raise LogError(f"{entry.where} is of another kind")
     if newest is None:
@@ -157,7 +165,7 @@ def read_history(entries: Iterable[JsonObject], model: ModelName, trust: Trust) 
     return History(newest.time("time"), newest.digest("envelope"), tuple(statuses))
 
 
-def _read_status(envelope: JsonObject, model: ModelName, trust: Trust) -> Status:
+def _read_status(envelope: JsonObject, logged: datetime, model: ModelName, trust: Trust) -> Status:
     opened = open_envelope(
         canonical_json(envelope.members), payload_type=STATUS_PAYLOAD_TYPE, keys=trust.public_keys
     )
@@ -170,6 +178,8 @@ def _read_status(envelope: JsonObject, model: ModelName, trust: Trust) -> Status
     signer = next(key for key in trust.keys if key.keyid in opened.signers)
     if signer.role != "steward" and status not in _COORDINATOR_MAY_SAY:
         raise LogError(f"{status} is a steward's decision, and {signer.name} is none")
+    if time != logged:
+        raise LogError(f"{status} was said at another time than logged")
     if not signer.is_valid(time):
         raise LogError(f"the key of {signer.name} was not valid when it said {status}")
     return Status(status, said.text("reason"), time, signer.name)

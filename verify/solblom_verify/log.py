@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -38,6 +39,18 @@ class LogError(ValueError):
     """A checkpoint or a proof does not hold, for the reason given."""
 
 
+Witnesses: TypeAlias = Collection[tuple[str, Ed25519PublicKey]]
+"""Who may cosign: names and keys; one name has several keys where a witness replaced its own."""
+
+
+@dataclass(frozen=True)
+class Cosignature:
+    """A witness's signature on a head: when, and by which key."""
+
+    time: datetime
+    key: Ed25519PublicKey
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A head of the log, the coordinator's signature and every cosignature verified."""
@@ -45,14 +58,14 @@ class Checkpoint:
     origin: str
     size: int  # entries
     root: bytes
-    cosigned: Mapping[str, datetime]  # by name of the witness
+    cosigned: Mapping[str, Cosignature]  # by name of the witness
 
 
 def open_checkpoint(
     note: bytes,
     origin: str,
     coordinator: Ed25519PublicKey,
-    witnesses: Mapping[str, Ed25519PublicKey],
+    witnesses: Witnesses,
     *,
     strangers: bool = False,
 ) -> Checkpoint:
@@ -62,8 +75,8 @@ def open_checkpoint(
         note: the bytes of the note.
         origin: the log's name, which is the name of the coordinator's key too.
         coordinator: the key that signs the log.
-        witnesses: the keys that may cosign, by name.
-        strangers: leave out cosignatures of other names instead of refusing them.
+        witnesses: who may cosign.
+        strangers: leave out cosignatures of others instead of refusing them.
 
     Raises:
         LogError: another form or order, another log, a signature that does not hold.
@@ -74,20 +87,21 @@ def open_checkpoint(
         raise LogError(f"not a checkpoint of the log {origin}")
     body = match["body"].encode()
     (first, signature), *cosignatures = _SIGNATURE.findall(match["signatures"])
-    if first != origin:
-        raise LogError("the first signature is not the coordinator's")
-    signature = _after_key_hash(origin, signature, coordinator, _ED25519)
+    hashed, signature = _split_signature(signature)
+    if first != origin or hashed != _key_hash(origin, coordinator, _ED25519):
+        raise LogError("the first signature is not by the coordinator's key")
     _verify(origin, coordinator, signature, body)
-    names = [name for name, _ in cosignatures]
-    if names != sorted(set(names)):
+    if [name for name, _ in cosignatures] != sorted({name for name, _ in cosignatures}):
         raise LogError("cosignatures are not in order of name, each once")
-    if not strangers and not witnesses.keys() >= set(names):
-        raise LogError(f"cosigned by a stranger: {min(set(names) - witnesses.keys())}")
-    cosigned = {
-        name: _cosignature_time(name, data, witnesses[name], body)
-        for name, data in cosignatures
-        if name in witnesses
-    }
+    known = {(name, _key_hash(name, key, _COSIGNATURE_V1)): key for name, key in witnesses}
+    cosigned = {}
+    for name, data in cosignatures:
+        hashed, cosignature = _split_signature(data)
+        key = known.get((name, hashed))
+        if key is not None:
+            cosigned[name] = Cosignature(_cosignature_time(name, key, cosignature, body), key)
+        elif not strangers:
+            raise LogError(f"cosigned by a stranger, or with another key than its own: {name}")
     return Checkpoint(origin, int(match["size"]), decode_base64(match["root"]), cosigned)
 
 
@@ -120,7 +134,7 @@ def read_export(
     data: bytes,
     older: Checkpoint,
     coordinator: Ed25519PublicKey,
-    witnesses: Mapping[str, Ed25519PublicKey],
+    witnesses: Witnesses,
 ) -> tuple[Checkpoint, tuple[JsonObject, ...]]:
     """Read a whole log, as `solblom audit log --export` writes it, that extends an older head of it.
 
@@ -145,19 +159,20 @@ def read_export(
     return newer, entries
 
 
-def _after_key_hash(name: str, data: str, key: Ed25519PublicKey, kind: bytes) -> bytes:
-    """Give what follows the four bytes that name a key in a signed note."""
-    decoded, named = decode_base64(data), name.encode() + b"\n" + kind + key.public_bytes_raw()
-    if decoded[:4] != hashlib.sha256(named).digest()[:4]:
-        raise LogError(f"a signature by another key of {name}")
-    return decoded[4:]
+def _split_signature(data: str) -> tuple[bytes, bytes]:
+    """Give the four bytes that name the key of a signed note's signature, and the rest."""
+    decoded = decode_base64(data)
+    return decoded[:4], decoded[4:]
 
 
-def _cosignature_time(name: str, data: str, key: Ed25519PublicKey, body: bytes) -> datetime:
+def _key_hash(name: str, key: Ed25519PublicKey, kind: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\n" + kind + key.public_bytes_raw()).digest()[:4]
+
+
+def _cosignature_time(name: str, key: Ed25519PublicKey, data: bytes, body: bytes) -> datetime:
     # tlog-cosignature: 8 bytes of POSIX time, big-endian, then the signature over both.
-    cosignature = _after_key_hash(name, data, key, _COSIGNATURE_V1)
-    seconds = int.from_bytes(cosignature[:8], "big")
-    _verify(name, key, cosignature[8:], b"cosignature/v1\ntime %d\n" % seconds + body)
+    seconds = int.from_bytes(data[:8], "big")
+    _verify(name, key, data[8:], b"cosignature/v1\ntime %d\n" % seconds + body)
     return datetime.fromtimestamp(seconds, UTC)
 
 

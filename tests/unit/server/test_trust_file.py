@@ -61,7 +61,10 @@ def test_enrolled_hospitals_are_pinned_as_witnesses(registry: Registry) -> None:
     assert registry.operate("trust", "pin-witnesses").exit_code == 0
     trust = load_trust(registry.home / "trust.json")
     assert [witness.name for witness in trust.witnesses] == ["north", "south", "west"]
-    assert trust.quorum == 2
+    assert trust.quorum is None
+    assert registry.operate("trust", "pin-witnesses", "--quorum", "2").exit_code == 0
+    trust = load_trust(registry.home / "trust.json")
+    assert (trust.quorum, len(trust.witnesses)) == (2, 3)
     shown = registry.operate("trust", "show").stdout
-    assert "version 3" in shown
+    assert "version 4" in shown
     assert "witness" in shown

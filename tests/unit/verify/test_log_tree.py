@@ -29,7 +29,7 @@ def test_roots_and_proofs_are_those_of_the_coordinators_code(size: int) -> None:
 
 def test_a_checkpoint_cannot_be_taken_for_that_of_another_log(log: Any, logged: Path) -> None:
     note = (logged / CHECKPOINT).read_bytes()
-    keys = {name: key.public_key() for name, key in log.witnesses.items()}
+    keys = [(name, key.public_key()) for name, key in log.witnesses.items()]
     opened = log_module.open_checkpoint(note, log.origin, log.key.public_key(), keys)
     assert opened == replace(opened, size=5)
     with pytest.raises(log_module.LogError, match="not a checkpoint of the log solblom/0"):

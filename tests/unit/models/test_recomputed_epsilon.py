@@ -1,16 +1,20 @@
 """Epsilon worked out again: a coordinator that signs a lie about privacy is named, with site and round."""
 
 import datetime as dt
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result as Ran
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 
 from lab import NOW, LabHospital, study_document
 from lying_coordinator import Change, sign_anew
 from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
+from solblom_models.cli import app
 from solblom_models.recomputed_epsilon import CLAIMED, RECOMPUTED, with_epsilon
 from solblom_models.statement import Charge
 from solblom_protocol.key_files import public_pem
@@ -19,7 +23,7 @@ from solblom_protocol.messages import timestamp
 from solblom_protocol.result import Result
 from solblom_server.rounds import initial_model
 from solblom_verify.artefact import Verdict, verify_artefact
-from solblom_verify.canonical import digest
+from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id
 from solblom_verify.trust import Trust, TrustedKey
 
@@ -141,8 +145,6 @@ def test_an_epsilon_stated_larger_than_it_is_does_no_harm(copy: Path) -> None:
 
 
 def test_an_epsilon_less_by_two_of_the_last_digit_is_found(copy: Path) -> None:
-    import json
-
     stated = json.loads((copy / STATEMENT).read_bytes())["sites"]["north"]["epsilon"]
     less = f"{float(stated) - 0.002:.3f}"
     found = lie(copy, {STATEMENT: set_epsilon(less), MANIFEST: set_manifest_epsilon(less)})
@@ -247,3 +249,40 @@ def test_what_does_not_verify_is_not_recomputed(copy: Path) -> None:
         "not reached: the artefact does not verify"
     ] * 3
     assert any(line.startswith(CLAIMED) for line in verdict.not_checked)
+
+
+def verify(folder: Path, *arguments: str) -> Ran:
+    trust = {
+        "expires": "2099-12-31T00:00:00Z",
+        "keys": [
+            {
+                "keyid": key_id(PUBLIC),
+                "name": "coordinator",
+                "public_key": public_pem(PUBLIC),
+                "role": "coordinator",
+            }
+        ],
+        "schema": "solblom.trust/1",
+        "threshold": 1,
+        "version": 1,
+    }
+    path = folder.parent / "trust.json"
+    path.write_bytes(canonical_json(trust))
+    return CliRunner().invoke(app, ["verify", str(folder), "--trust", str(path), *arguments])
+
+
+def test_the_command_says_what_was_recomputed_and_exits_with_five_for_a_lie(copy: Path) -> None:
+    honest = verify(copy, "--recompute-epsilon", "--json")
+    assert honest.exit_code == 0, honest.output
+    names = [check["name"] for check in json.loads(honest.stdout)["checks"]]
+    assert names[-3:] == ["events", "epsilon", "statement-figures"]
+    sign_anew(
+        copy,
+        COORDINATOR,
+        {STATEMENT: set_epsilon("0.500"), MANIFEST: set_manifest_epsilon("0.500")},
+    )
+    assert verify(copy).exit_code == 0
+    lying = verify(copy, "--recompute-epsilon")
+    assert lying.exit_code == 5
+    assert "NOT VERIFIED" in lying.stdout
+    assert "north: epsilon is stated as 0.500" in " ".join(lying.stdout.split())

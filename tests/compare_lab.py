@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lab import NOW, patient_rows
 from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
 from solblom_models.flat import flatten, layout_of
+from solblom_models.statement import Charge
 from solblom_models.task import find_task
 from solblom_protocol.key_files import public_pem
 from solblom_protocol.messages import timestamp
@@ -47,7 +48,12 @@ def write_trust(folder: Path) -> Path:
 
 
 def write_model(
-    folder: Path, document: StudyDocument, *, weigh: Weigh | None = None, version: int = 1
+    folder: Path,
+    document: StudyDocument,
+    *,
+    weigh: Weigh | None = None,
+    version: int = 1,
+    charges: Sequence[Charge] = (),
 ) -> Path:
     """Write a signed artefact of the study's net; `weigh` sets its weights in place. Its one round has no hospital."""
     task = find_task(document.study.task.name)
@@ -76,7 +82,7 @@ def write_model(
         weights=weights,
         sites={"north": SiteRecord(public_pem(public), key_id(public))},
         rounds=[only],
-        charges=[],
+        charges=list(charges),
     )
     folder.mkdir(parents=True)
     write_artefact(

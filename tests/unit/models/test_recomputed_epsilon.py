@@ -11,11 +11,12 @@ from click.testing import Result as Ran
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
+from compare_lab import write_model
 from lab import NOW, LabHospital, study_document
 from lying_coordinator import Change, sign_anew
 from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
 from solblom_models.cli import app
-from solblom_models.recomputed_epsilon import CLAIMED, RECOMPUTED, with_epsilon
+from solblom_models.recomputed_epsilon import CLAIMED, RECOMPUTED, recomputed, with_epsilon
 from solblom_models.statement import Charge
 from solblom_protocol.key_files import public_pem
 from solblom_protocol.layout import pack, unpack
@@ -286,3 +287,16 @@ def test_the_command_says_what_was_recomputed_and_exits_with_five_for_a_lie(copy
     assert lying.exit_code == 5
     assert "NOT VERIFIED" in lying.stdout
     assert "north: epsilon is stated as 0.500" in " ".join(lying.stdout.split())
+
+
+def test_training_without_noise_costs_infinity_and_may_not_be_stated_as_less(
+    tmp_path: Path,
+) -> None:
+    document = study_document(privacy={"epsilon": "off"})
+    charges = [Charge(1, "north", document.round_event)]
+    folder = write_model(tmp_path / "lab-v1", document, charges=charges)
+    assert [check.ok for check in recomputed(folder)[0]] == [True, True, True]
+    changes = {STATEMENT: set_epsilon("8.000"), MANIFEST: set_manifest_epsilon("8.000")}
+    sign_anew(folder, COORDINATOR, changes)
+    reasons = {check.name: check.reason for check in recomputed(folder)[0] if not check.ok}
+    assert reasons["epsilon"] == "north: epsilon is stated as 8.000, and its events cost inf"

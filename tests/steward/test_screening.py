@@ -5,7 +5,7 @@ import pytest
 
 from solblom_models.metrics import Estimate
 from solblom_server.steward.drawing import forget
-from solblom_server.steward.figures import Row, forest
+from solblom_server.steward.figures import Row, forest, participation, scatter
 from solblom_server.steward.screening import screen_round
 
 SITES = ("a", "b", "c", "d", "e")
@@ -59,3 +59,16 @@ def test_the_same_figures_are_the_same_picture() -> None:
     assert once() == first
     assert b"<script" not in first
     assert b"20" + b"26-" not in first
+
+
+def test_ten_thousand_rounds_are_a_small_picture() -> None:
+    sites, rounds = ["a", "b", "c", "d"], list(range(1, 10_001))
+    random = np.random.default_rng(3)
+    states = np.where(random.random((4, 10_000)) < 0.02, "refused", "trained")
+    cells = {(s, n): (str(states[i, n - 1]), "") for i, s in enumerate(sites) for n in rounds}
+    words = {"trained": "trained", "refused": "refused"}
+    drawn = participation(sites, rounds, cells, words, axis="round", title="t")
+    assert len(drawn) < 600_000
+    values = {s: [(n, float(n % 7), False) for n in rounds] for s in sites}
+    lines = scatter(sites, values, axis="norm", rounds_axis="round", flagged="", title="t")
+    assert len(lines) < 3_000_000

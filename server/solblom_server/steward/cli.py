@@ -121,22 +121,21 @@ def _scene(home: Path, trust: Path | None, lang: str, comparisons: list[Path]) -
     """Return what views need, its files looked at once, so that a wrong one is said before anything is shown.
 
     Raises:
-        ConfigurationError: SB-103, SB-112, SB-101 or SB-462.
+        ConfigurationError: SB-101, SB-103, SB-112, SB-424 or SB-462.
     """
+    from solblom_models.trusted import pinned_trust
     from solblom_server.steward.languages import LANGUAGES, texts
     from solblom_server.steward.scene import Scene
     from solblom_server.steward.verification import Verifier
     from solblom_server.steward.views_compare import read_comparison
-    from solblom_verify.trust import TrustError
 
     language = next((known for known in LANGUAGES if known == lang), None)
     if language is None:
         raise ConfigurationError("SB-103", f"--lang is {lang}; there are: {', '.join(LANGUAGES)}")
-    verifier = Verifier(trust or home / "trust.json")
-    try:
-        verifier.trust()
-    except TrustError as error:
-        raise ConfigurationError("SB-112", str(error)) from None
+    # A folder of the registry, so that the trust file of this Solblom folder counts, and no older one.
+    trust_file, _ = pinned_trust(home / "models" / "any", trust)
     for path in comparisons:
         read_comparison(path)
-    return Scene(home, verifier, texts(language), tuple(path.resolve() for path in comparisons))
+    return Scene(
+        home, Verifier(trust_file), texts(language), tuple(path.resolve() for path in comparisons)
+    )

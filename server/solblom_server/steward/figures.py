@@ -40,6 +40,7 @@ STATES = {
     "missing": Mark("o", QUIET, False),
 }
 FINE = 0.05  # an interval narrower than this is written with three decimals
+MOST_MARKS = 1_500  # above that, rounds are drawn as strokes, and lines without markers
 MOST_CODES = 40  # marks up to which codes are written beside them
 
 
@@ -141,13 +142,12 @@ def participation(
     used = [state for state in STATES if any(cell[0] == state for cell in cells.values())]
     size = max(2.0, min(9.0, 330.0 / max(len(rounds), 1)))
 
+    is_long = len(cells) > MOST_MARKS
+
     def paint(axes: Any) -> None:
         for state in used:
             points = [(n, sites.index(s)) for (s, n), cell in cells.items() if cell[0] == state]
-            mark = STATES[state]
-            axes.plot([x for x, _ in points], [y for _, y in points], mark.shape, linestyle="none",
-                      color=mark.colour, markersize=size, label=words[state],
-                      markerfacecolor=mark.colour if mark.filled else PAPER)  # fmt: skip
+            (_stretches if is_long else _marks)(axes, points, STATES[state], size, words[state])
         coded = [(place, cell[1]) for place, cell in cells.items() if cell[1]]
         for (site, number), code in coded if len(coded) <= MOST_CODES else ():
             axes.annotate(code, (number, sites.index(site)), xytext=(0, -size - 1), va="top",
@@ -162,6 +162,31 @@ def participation(
                     borderaxespad=0.2, handletextpad=0.2, columnspacing=1.2, markerscale=0.9)  # fmt: skip
 
     return draw(paint, height=1.15 + 0.42 * len(sites), title=title)
+
+
+def _marks(
+    axes: Any, points: Sequence[tuple[int, int]], mark: Mark, size: float, word: str
+) -> None:
+    axes.plot([x for x, _ in points], [y for _, y in points], mark.shape, linestyle="none",
+              color=mark.colour, markersize=size, label=word,
+              markerfacecolor=mark.colour if mark.filled else PAPER)  # fmt: skip
+
+
+def _stretches(
+    axes: Any, points: Sequence[tuple[int, int]], mark: Mark, size: float, word: str
+) -> None:
+    """Draw rounds that follow each other as one stroke: ten thousand marks would be a picture of megabytes."""
+    strokes: list[list[int]] = []  # row, first round, last round
+    for number, row in sorted(points, key=lambda point: (point[1], point[0])):
+        if strokes and strokes[-1][0] == row and strokes[-1][2] == number - 1:
+            strokes[-1][2] = number
+        else:
+            strokes.append([row, number, number])
+    rows = [row for row, _, _ in strokes]
+    starts, ends = [a - 0.5 for _, a, _ in strokes], [b + 0.5 for _, _, b in strokes]
+    axes.hlines(
+        rows, starts, ends, color=mark.colour, linewidth=6 if mark.filled else 2, label=word
+    )
 
 
 @remembered
@@ -204,7 +229,14 @@ def band(
         axes.fill_between(curve.rounds, curve.low, curve.high, color=SKY, alpha=0.35, linewidth=0)
         for edge in (curve.low, curve.high):
             axes.plot(curve.rounds, edge, color=BLUE, linewidth=0.7, linestyle=(0, (3, 2)))
-        axes.plot(curve.rounds, curve.middle, color=BLUE, linewidth=1.8, marker="o", markersize=4)
+        axes.plot(
+            curve.rounds,
+            curve.middle,
+            color=BLUE,
+            linewidth=1.8,
+            marker="o",
+            markersize=4 if len(curve.rounds) <= 100 else 0,
+        )
         last = curve.rounds[-1]
         axes.annotate(middle, (last, curve.middle[-1]), xytext=(7, 0), va="center",
                       textcoords="offset points", color=BLUE)  # fmt: skip
@@ -261,7 +293,7 @@ def scatter(
             found = values.get(name, ())
             shape, colour = shapes[place % 8], colours[place % 8]
             axes.plot([n for n, _, _ in found], [v for _, v, _ in found], marker=shape, color=colour,
-                      markersize=4.5, linewidth=1.0)  # fmt: skip
+                      markersize=4.5 if len(found) <= 100 else 0, linewidth=1.0)  # fmt: skip
             flags = [(n, v) for n, v, is_flagged in found if is_flagged]
             axes.plot([n for n, _ in flags], [v for _, v in flags], "o", markersize=11, color=RED,
                       markerfacecolor="none", linestyle="none")  # fmt: skip

@@ -13,8 +13,15 @@ from typing import Any
 from urllib.parse import quote
 
 from solblom_protocol.errors import SolblomError
+from solblom_protocol.merkle import leaf_hash
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.transparency import Head, head_of, log_origin, read_checkpoint
+from solblom_verify.artefact import Verdict
+from solblom_verify.canonical import canonical_json, parse_canonical
+from solblom_verify.envelope import open_envelope
+from solblom_verify.history import STATUS_PAYLOAD_TYPE, Status
+from solblom_verify.shape import JsonObject
+from solblom_verify.trust import Trust
 
 LOG_FILE, CHECKPOINT_FILE = "log/transparency.sqlite", "log/checkpoint.txt"
 NEWEST = 60
@@ -50,10 +57,12 @@ def read_log(home: Path) -> LogState | None:
     if not path.is_file():
         return None
     try:
-        uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=5)) as database:
+        with closing(_open(path)) as database:
             rows = database.execute("SELECT seq, entry FROM entries ORDER BY seq").fetchall()
             entries = [str(entry) for _, entry in rows]
+            kept = database.execute(
+                "SELECT hash FROM nodes WHERE level = 0 ORDER BY place"
+            ).fetchall()
             witnesses = tuple(
                 str(row[0])
                 for row in database.execute(
@@ -67,6 +76,9 @@ def read_log(home: Path) -> LogState | None:
     origin, signed, problem = _compare(home, entries)
     if [seq for seq, _ in rows] != list(range(len(rows))):
         problem = "entries are missing in between"
+    # Entries that no checkpoint covers yet are held against the hashes that were kept when they were written.
+    if not problem and [leaf_hash(entry.encode()) for entry in entries] != [row[0] for row in kept]:
+        problem = "an entry is not the one whose hash was kept when it was written"
     newest = tuple(_view(index, entries[index]) for index in _last(len(entries)))
     return LogState(origin, whole.size, whole.text, signed, witnesses, newest, problem)
 
@@ -112,3 +124,50 @@ def _members(entry: str) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = str(value)
     return text[:19] + "…" if text.startswith("sha256:") else text[:80]
+
+
+def later_decisions(home: Path, verdict: Verdict, trust: Trust) -> list[Status]:
+    """Return what the coordinator's log says about a model beyond what the model's own copy holds, signatures checked.
+
+    A remark that a withdrawn consent affects a model stands in the log alone; a decision may be newer than a copy.
+    """
+    path = home / LOG_FILE
+    if verdict.artefact is None or not path.is_file():
+        return []
+    try:
+        with closing(_open(path)) as database:
+            rows = database.execute(
+                "SELECT entry FROM keys JOIN entries ON entries.seq = keys.seq"
+                " WHERE artefact = ? ORDER BY entries.seq",
+                (verdict.artefact,),
+            ).fetchall()
+    except sqlite3.Error:
+        return []  # the view of the log says so
+    found = [_decision(str(row[0]), verdict.artefact, trust) for row in rows]
+    known = {(one.status, one.time) for one in verdict.statuses}
+    return [one for one in found if one is not None and (one.status, one.time) not in known]
+
+
+def _decision(entry: str, artefact: str, trust: Trust) -> Status | None:
+    """Return the decision in an entry; None where it is none, or no trusted key signed it."""
+    members = _members(entry)
+    if members.get("kind") != "status":
+        return None
+    try:
+        opened = open_envelope(
+            canonical_json(members["envelope"]),
+            payload_type=STATUS_PAYLOAD_TYPE,
+            keys=trust.public_keys,
+        )
+        said = JsonObject.of(parse_canonical(opened.payload), "status")
+        if said.digest("artefact") != artefact:
+            return None
+        names = {key.keyid: key.name for key in trust.keys}
+        signer = names[opened.signers[0]]
+        return Status(said.text("status"), said.text("reason"), said.time("time"), signer)
+    except (ValueError, KeyError):  # of the verifier, all are ValueErrors
+        return None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=5)

@@ -19,8 +19,10 @@ from solblom_server.steward.blocks import (
     Paragraph,
     Section,
     Table,
+    Tone,
 )
 from solblom_server.steward.checkpoint_view import log_view
+from solblom_server.steward.log_reading import later_decisions
 from solblom_server.steward.records import Records
 from solblom_server.steward.scene import (
     Scene,
@@ -34,9 +36,11 @@ from solblom_server.steward.scene import (
     study_link,
     when,
 )
+from solblom_server.steward.verification import WITHDRAWN
 from solblom_server.steward.views_materials import materials_sections
-from solblom_verify.artefact import Check
+from solblom_verify.artefact import Check, Verdict
 
+AFFECTED = "affected"
 TABS = ("", "evaluation", "lineage", "updates", "signatures", "card", "verify")
 
 
@@ -73,10 +77,31 @@ def top_of_model(scene: Scene, subject: Subject) -> tuple[Block, ...]:
     )  # fmt: skip
     told = Notice("good", texts("verdict.good_title"), lines)
     blocks: list[Block] = [told if judgement.is_good else bad_notice(scene, judgement)]
+    blocks += _remarks(scene, judgement.verdict)
     files = ArtefactFiles(subject.folder)
     if files.manifest["simulation"]:
         blocks.append(Notice("warn", texts("run.simulation"), (texts("run.simulation_more"),)))
     return tuple(blocks)
+
+
+def _remarks(scene: Scene, verdict: Verdict) -> list[Block]:
+    """Return what was decided or noticed about a model since its copy of the log, and that it is affected."""
+    texts, blocks = scene.texts, list[Block]()
+    later = later_decisions(scene.home, verdict, scene.verifier.trust())
+    for one in (*verdict.statuses, *later):
+        time = day_and_time(one.time.isoformat())
+        if one.status == AFFECTED:
+            since = texts("verdict.affected_more", time=time)
+            blocks.append(Notice("warn", texts("verdict.affected_title"), (since,)))
+        elif one in later:
+            words = (
+                texts(f"status.{one.status}") if texts.has(f"status.{one.status}") else one.status
+            )
+            told = texts("verdict.later_more", time=time, by=one.signer)
+            tone: Tone = "bad" if one.status == WITHDRAWN else "warn"
+            title = texts("verdict.later_title", status=words)
+            blocks.append(Notice(tone, title, (told, one.reason)))
+    return blocks
 
 
 def model_page(scene: Scene, records: Records, subject: Subject) -> Page:

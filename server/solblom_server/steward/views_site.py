@@ -102,7 +102,13 @@ def _log_trouble(scene: Scene) -> tuple[Block, ...]:
         return (Notice("quiet", texts("log.none"), (texts("log.none_more"),)),)
     if state.problem:
         return (Notice("bad", texts("log.broken"), (English(state.problem),)),)
-    return (Notice("good", texts("log.whole"), (texts("log.whole_more", size=state.size),)),)
+    return (
+        Notice(
+            "good",
+            texts("log.whole"),
+            (texts("log.whole_more", size=state.size, signed=state.signed),),
+        ),
+    )
 
 
 def log_page(scene: Scene, records: Records) -> Page:
@@ -131,7 +137,11 @@ def _head(scene: Scene, state: LogState) -> tuple[Block, ...]:
     told = (
         Notice("bad", texts("log.broken"), (English(state.problem),))
         if state.problem
-        else Notice("good", texts("log.whole"), (texts("log.whole_more", size=state.size),))
+        else Notice(
+            "good",
+            texts("log.whole"),
+            (texts("log.whole_more", size=state.size, signed=state.signed),),
+        )
     )
     facts = Facts((
         (texts("sign.origin"), Code(state.origin or "–")),

@@ -13,17 +13,23 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_models.life_cycle import NEXT
+from solblom_models.life_cycle import NEXT, stated_status
 from solblom_models.trusted import pinned_trust
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError, RunError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.signing import add_signature, sign_envelope
 from solblom_server.coordinator import Coordinator
-from solblom_server.log_entries import status_given
-from solblom_server.log_files import ATTESTATION, register_model, write_log_files
+from solblom_server.log_entries import LogEntry, model_registered, status_given
+from solblom_server.log_files import ATTESTATION, write_log_files
 from solblom_server.transparency_log import TransparencyLog
 from solblom_verify.artefact import verify_artefact
-from solblom_verify.canonical import canonical_json, file_digest, parse_canonical, read_file
+from solblom_verify.canonical import (
+    canonical_json,
+    digest,
+    file_digest,
+    parse_canonical,
+    read_file,
+)
 from solblom_verify.envelope import key_id
 from solblom_verify.history import (
     AFFECTED,
@@ -112,6 +118,26 @@ def promote(
     found, trust = registered_model(folder), _own_trust(coordinator, folder)
     _check_signer(trust, key, now)
     _check_reason(reason)
+    signed = read_file(folder / ATTESTATION)
+    envelope = add_signature(signed, key)
+    is_written = signed == envelope and stated_status(folder) == status
+    with contextlib.closing(coordinator.log()) as log:
+        history = history_of(log, found.model, trust)
+        if is_written or not _is_logged(history, status, envelope):
+            _check_verifies(folder, trust, key, now)
+            _check_step(history, found, status)
+            decided = _entry(found.model, status, reason, key, now)
+            log.append(decided, _signed_again(found, envelope, now))
+        _replace(folder / ATTESTATION, envelope)
+        return write_log_files(folder, log, found.model.artefact)
+
+
+def _is_logged(history: History | None, status: str, envelope: bytes) -> bool:
+    """Tell whether this very step is in the log already: a crash may have kept it from the artefact's folder."""
+    return history is not None and history.status == status and history.envelope == digest(envelope)
+
+
+def _check_verifies(folder: Path, trust: Trust, key: Ed25519PrivateKey, now: dt.datetime) -> None:
     # The steward's signature, which comes now, may be the one that the threshold waits for.
     waiting = replace(trust, threshold=max(1, trust.threshold - 1))
     verdict = verify_artefact(folder, waiting, now=now)
@@ -120,13 +146,17 @@ def promote(
     if not verdict.ok:
         failed = next(check for check in verdict.checks if not check.ok)
         raise IntegrityError("SB-401", f"{folder.name}: {failed.name}: {failed.reason}")
-    with contextlib.closing(coordinator.log()) as log:
-        _check_step(history_of(log, found.model, trust), found, status)
-        envelope = add_signature(read_file(folder / ATTESTATION), key)
-        log.append(_entry(found.model, status, reason, key, now))
-        _replace(folder / ATTESTATION, envelope)
-        register_model(folder, log, now=now)
-        return write_log_files(folder, log, found.model.artefact)
+
+
+def _signed_again(found: Registered, envelope: bytes, now: dt.datetime) -> LogEntry:
+    return model_registered(
+        artefact=found.model.artefact,
+        name=found.model.name,
+        version=found.model.version,
+        run=found.run,
+        envelope=envelope,
+        time=timestamp(now),
+    )
 
 
 def withdraw(
@@ -210,7 +240,7 @@ def _check_step(history: History | None, found: Registered, status: str) -> None
 
 def _entry(
     model: ModelName, status: str, reason: str, key: Ed25519PrivateKey, now: dt.datetime
-) -> Any:
+) -> LogEntry:
     said = {
         "schema": STATUS_SCHEMA,
         "artefact": model.artefact,

@@ -154,6 +154,25 @@ def test_a_model_that_waits_for_its_steward_verifies_once_promoted(registry: Reg
     assert registry.verify(folder).ok
 
 
+def test_a_promotion_that_a_crash_interrupted_is_finished_by_the_same_command(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = registry.add()
+
+    def crash(path: Path, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(life_cycle, "_replace", crash)
+        assert registry.decide("promote", "heart-disease", "--to", "validated").exit_code == 130
+    assert registry.verify(folder).status == "candidate"  # its files are as they were
+    assert registry.decide("promote", "heart-disease", "--to", "validated").exit_code == 0
+    registry.cosign(folder)
+    verdict = registry.verify(folder)
+    assert (verdict.ok, verdict.status, len(verdict.signers)) == (True, "validated", 2)
+    assert history(registry, "heart-disease") == ["validated", "validated"]
+
+
 # Which version a name means
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from integration.test_rounds_by_file import Desk, enrol, write_study
 from network_lab import START, NetworkLab, running
+from solblom_server.coordinator import Coordinator
 from solblom_server.settings import free_port
 
 CHANGES = {
@@ -46,6 +47,26 @@ def test_a_run_over_the_network_gives_the_same_model_as_one_in_a_single_process(
         assert local.digest(name) == network.digest(run) is not None
     finally:
         local.close()
+
+
+def test_hospitals_cosign_the_log_over_the_network_and_again_when_they_are_asked(
+    undisturbed: tuple[NetworkLab, str],
+) -> None:
+    lab, run = undisturbed
+    log = Coordinator.open(lab.home).log()
+    try:
+        (first,) = log.cosigned_sizes()
+        assert set(log.cosigners(first)) == set(SITES)
+        assert log.size() == first + 1  # the run has ended since
+        lab.database.set_status(run, "witnessing")
+        ends = time.monotonic() + 120
+        while lab.database.status(run) == "witnessing" and time.monotonic() < ends:
+            lab.look_after()
+            time.sleep(0.2)
+        assert lab.database.status(run) == "completed"
+        assert set(log.cosigners(first + 1)) == set(SITES)
+    finally:
+        log.close()
 
 
 def test_every_part_may_be_killed_and_the_run_ends_in_the_same_model(

@@ -251,6 +251,18 @@ def test_every_file_but_manifest_card_and_records_is_in_the_manifest(written: Pa
     assert set(manifest_of(written)["files"]) == files - beside
 
 
+def test_no_file_holds_a_patients_id_or_an_exact_count(
+    written: Path, hospital: LabHospital
+) -> None:
+    ids = [row["patient_id"].encode() for row in hospital.rows]
+    for path in written.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert not any(patient in data for patient in ids), path
+            assert b'"patients":60' not in data
+            assert hashlib.sha256(ids[0]).hexdigest().encode() not in data
+
+
 def test_the_manifest_has_no_clock(written: Path) -> None:
     text = (written / "manifest.json").read_text(encoding="utf-8")
     assert re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from registry_lab import NOW, Registry
 from solblom_models.life_cycle import require_released
@@ -12,6 +13,8 @@ from solblom_models.references import find_artefact
 from solblom_models.trusted import pinned_trust, verified_model
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
 from solblom_protocol.key_files import private_pem
+from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.withdrawal_notice import NoticedRun, WithdrawalNotice, write_notice
 from solblom_server import life_cycle
 
 
@@ -276,3 +279,30 @@ def test_no_hospital_is_named_where_a_model_is_affected(registry: Registry) -> N
     life_cycle.mark_affected(registry.coordinator, {"run-1"}, now=NOW)
     shown = json.loads(registry.model("status", "heart-disease", "--json").stdout)["history"]
     assert all(site not in json.dumps(shown) for site in registry.sites)
+
+
+def test_a_hospitals_notice_marks_the_models_of_its_affected_runs(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.add(1)
+    registry.add(2)
+    keys = (Ed25519PrivateKey.generate(), X25519PrivateKey.generate())
+    north = PublicKeys("north", keys[0].public_key(), keys[1].public_key())
+    registry.coordinator.enrol(north)
+    said = WithdrawalNotice(
+        schema="solblom.withdrawal-notice/1",
+        site="north",
+        node=north.key_id,
+        issued="2026-11-22T00:00:00Z",
+        runs=[
+            NoticedRun(study="sha256:" + "a" * 64, run=f"run-{version}", affected=affected)
+            for version, affected in ((1, 0), (2, 1))
+        ],
+        padding="",
+    )
+    sealed = write_notice(said, key=keys[0], recipient=registry.coordinator.public.sealing)
+    (tmp_path / "notice").write_bytes(sealed)
+    result = registry.operate("notice", str(tmp_path / "notice"), "--site", "north", "--json")
+    assert json.loads(result.stdout)["models"] == ["heart-disease@v2"]
+    assert history(registry, "heart-disease@v2") == ["candidate", "affected"]
+    assert history(registry, "heart-disease@v1") == ["candidate"]

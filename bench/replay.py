@@ -67,10 +67,10 @@ class DemoCase:
 DEMOS = (
     DemoCase("heart", ("heart",)),
     DemoCase("heart by file", ("heart", "--transport", "files")),
-    DemoCase("heart over a network", ("heart", "--transport", "network")),
     DemoCase("heart, shared noise", ("heart", "--shared-noise")),
     DemoCase("rare disease", ("rare-disease",)),
     DemoCase("histology", ("histology",)),
+    DemoCase("heart over a network", ("heart", "--transport", "network")),
 )
 WITHOUT_PRIVACY = DemoCase("heart without privacy", ("heart", "--no-privacy", "--rounds", "2"))
 
@@ -212,7 +212,13 @@ def measure(folder: Path, times: int, python: str | None) -> dict[str, Any]:
     """Return everything found of every demo."""
     rng, results = np.random.default_rng(SEED), {}
     for case in DEMOS:
-        model = made(case, folder)
+        try:
+            model = made(case, folder)
+        except (
+            RuntimeError
+        ) as error:  # a demo over a network gives up on a machine that is too busy
+            print(f"NOT MADE: {error}", flush=True)
+            continue
         named, tried = changes(model, times, rng)
         a = grade_a(sys.executable, model)
         found: dict[str, Any] = {
@@ -243,9 +249,9 @@ def goals(results: dict[str, Any], unkept: dict[str, Any], rebuild: bool) -> lis
     found = [
         Goal(
             "Demos whose model is the same in another process, with and without torch and Flower",
-            f"{len(results)} of {len(results)}",
-            f"{a} of {len(results)}",
-            a == len(results),
+            f"{len(DEMOS)} of {len(DEMOS)}",
+            f"{a} of {len(DEMOS)}, {len(DEMOS) - len(results)} not made",
+            a == len(DEMOS),
         ),
         Goal(
             "Changed bits of stored updates and sums that are named with round and hospital",
@@ -271,10 +277,10 @@ def goals(results: dict[str, Any], unkept: dict[str, Any], rebuild: bool) -> lis
         Goal(
             "Demos whose model is the same in an environment rebuilt from the artefact's lock",
             "all",
-            f"{ok} of {len(again)}; {sum(s['same'] for s in there)} of {len(there)} hospitals' rounds"
+            f"{ok} of {len(DEMOS)}; {sum(s['same'] for s in there)} of {len(there)} hospitals' rounds"
             if rebuild
             else "not run: --rebuild",
-            (ok == len(again) and all(s["same"] for s in there)) if rebuild else None,
+            (ok == len(DEMOS) and all(s["same"] for s in there)) if rebuild else None,
         )
     )
     return found
@@ -299,7 +305,11 @@ def main() -> None:
             python = rebuilt(lock, options.environment or Path(temporary))
         results = measure(folder, options.changes, python)
         unkept = grade_a(sys.executable, made(WITHOUT_PRIVACY, folder))
-        rows = tuple(row(case.name, made(case, folder), results[case.name]) for case in DEMOS)
+        rows = tuple(
+            row(case.name, made(case, folder), results[case.name])
+            for case in DEMOS
+            if case.name in results
+        )
     columns = (
         *("demo", "rounds", "updates", "MB kept", "grade A", "s without torch"),
         *("changed bits named", "grade B", "noise", "rebuilt"),

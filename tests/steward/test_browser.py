@@ -84,6 +84,14 @@ def inside(window: Window, page: Any) -> Window:
     return window
 
 
+def serious_findings(window: Window) -> list[str]:
+    """Return which of axe's rules the view breaks so that it matters; all rules are tried."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(window.tab, options={"resultTypes": ["violations"]}).response["violations"]
+    return [str(one["id"]) for one in found if one["impact"] in FINDINGS]
+
+
 def text_of(printed: Path) -> str:
     """Return the text of a PDF, its ligatures as letters."""
     text = " ".join(page.extract_text() for page in PdfReader(printed).pages)
@@ -106,16 +114,13 @@ def test_the_terminals_link_opens_the_page_once(window: Window, home: Path, brow
 def test_every_view_asks_no_other_host_and_axe_finds_nothing_serious(
     window: Window, both: tuple[Any, Any], home: Path, language: str
 ) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     inside(window, both[0]).go(f"/?lang={language}")
     told: list[str] = []
     window.tab.on("console", lambda message: told.append(message.text))
     found = {}
     for path in every_path(home):
         window.go(path)
-        result = Axe().run(window.tab).response["violations"]
-        found[path] = [one["id"] for one in result if one["impact"] in FINDINGS]
+        found[path] = serious_findings(window)
         images = "images => images.every(image => image.naturalWidth > 0)"
         assert window.tab.eval_on_selector_all("img", images), path
     assert {path: ids for path, ids in found.items() if ids} == {}
@@ -127,14 +132,11 @@ def test_every_view_asks_no_other_host_and_axe_finds_nothing_serious(
 def test_a_tampered_model_is_red_with_its_reason_and_axe_finds_nothing_serious(
     window: Window, both: tuple[Any, Any]
 ) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     inside(window, both[1])
     for path in ("/", *(MODEL + view for view in MODEL_VIEWS), "/incidents"):
         shown = window.go(path)
         assert "changed file: evaluation/report.json" in shown
-        result = Axe().run(window.tab).response["violations"]
-        assert [one["id"] for one in result if one["impact"] in FINDINGS] == []
+        assert serious_findings(window) == []
     window.go(MODEL)
     title = window.tab.locator(".notice.bad .notice-title")
     red, green, blue = map(

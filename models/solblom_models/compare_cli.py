@@ -35,6 +35,8 @@ KEY = typer.Option(
 )
 
 
+LONGEST_PATH = 100  # characters of a name in a record that differs
+
 OLD = typer.Argument(..., help="name, name@v3, sha256:… or a folder")
 NEW = typer.Argument(..., help="The model to compare it with, named likewise")
 DATA = typer.Option(None, "--data", help="CSV or Parquet table, or an index of bags")
@@ -179,14 +181,17 @@ def _check_again(path: Path, body: dict[str, Any], name: str) -> None:
     Raises:
         IntegrityError: SB-451, names what differs.
     """
+    from solblom_models.comparison.patients import harmless
     from solblom_models.comparison.record import differing_parts, read_record
     from solblom_verify.canonical import canonical_json, digest
 
     then = read_record(path)
     paths = differing_parts(then, body)
     if paths:
+        # The names are the record's own: whoever wrote it may not steer the terminal.
+        shown = ", ".join(harmless(path[:LONGEST_PATH]) for path in paths)
         raise IntegrityError(
-            "SB-451", f"The comparison made again differs from the record in {', '.join(paths)}"
+            "SB-451", f"The comparison made again differs from the record in {shown}"
         )
     if digest(canonical_json(then)) == name:
         say("Made again: the same record, to the last digit")
@@ -242,10 +247,12 @@ def _print_receipt(result: Any, ref: str, created: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from solblom_models.comparison.patients import harmless
+
     marks = {True: "[green]ok[/]", False: "[bold red]DIFFERS[/]", None: "[yellow]differs[/]"}
     table = Table(box=None, show_header=False, pad_edge=False)
     for line in result.lines:
-        table.add_row(marks[line.ok], line.name, Text(line.reason))
+        table.add_row(marks[line.ok], line.name, Text(harmless(line.reason)))
     out().print(table)
     if result.ok:
         out().print(f"[bold green]THE SAME[/]  {ref} says of this input what it said {created}")

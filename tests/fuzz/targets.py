@@ -13,6 +13,7 @@ import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from fuzz.predictions import PREDICTIONS
 from fuzz.sources import SOURCES
 from fuzz.target import Target, file_in
 from fuzz.verifier import VERIFIER
@@ -396,4 +397,5 @@ TARGETS = (
     Target("invitation", _invitation, _invitation_seeds),
     Target("traffic-light", _lights, _light_seeds),
     *VERIFIER,
+    *PREDICTIONS,
 )

@@ -152,6 +152,19 @@ def test_another_runtime_may_differ_in_the_last_digits_and_says_so(
     assert "torch 2.99, now" in told["runtime"]
 
 
+def test_a_hostile_receipt_cannot_steer_the_terminal(house: Path, tmp_path: Path) -> None:
+    evil = {"python": "\x1b[2J", "packages": {"\x1b]0;gone\x07": "[red]"}}
+    receipt = changed(house, tmp_path / "r.json", runtime=evil)
+    result = invoke(
+        *("receipt", str(house / "lab-v1"), str(receipt), "--trust", str(house / "trust.json")),
+        *("--receipt-key", str(house / "prediction.key")),
+        *("--input", str(house / "patients.csv")),
+    )
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "\x07" not in result.stdout + result.stderr
+
+
 def test_another_runtime_excuses_no_other_answer(house: Path, tmp_path: Path) -> None:
     receipt, printed = other_digits(house, tmp_path, 0.01)
     result = look_up(house, "--other-code", "--output", str(printed), receipt=receipt)

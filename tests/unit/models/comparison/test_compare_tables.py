@@ -191,6 +191,17 @@ def test_a_changed_record_is_named(house: Path, tmp_path: Path, change: Any, nam
     assert named in " ".join(result.stderr.split())
 
 
+def test_a_hostile_record_cannot_steer_the_terminal(house: Path, tmp_path: Path) -> None:
+    compared(house, *data(house), "--out", str(tmp_path))
+    body = json.loads((tmp_path / "comparison.json").read_bytes())
+    body["\x1b[2J[red]" + "x" * 5000] = 1
+    (tmp_path / "comparison.json").write_bytes(canonical_json(body))
+    result = run(house, *data(house), "--check", str(tmp_path / "comparison.json"))
+    assert result.exit_code == 5
+    assert "\x1b" not in result.stdout + result.stderr
+    assert len(result.stderr) < 1000
+
+
 def test_a_record_of_another_table_is_named(house: Path, tmp_path: Path) -> None:
     compared(house, *data(house), "--out", str(tmp_path))
     other = write_patients(tmp_path / "other.csv", 119)

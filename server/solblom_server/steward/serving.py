@@ -55,11 +55,14 @@ def serve_page(scene: Scene, *, port: int, ready: Callable[[str], None]) -> None
 
     Raises:
         ConfigurationError: SB-461, the port is taken.
+        KeyboardInterrupt: a person ended it.
     """
     server = PageServer(scene, port=port)
     try:
         ready(server.link)
         server.run()
+        # Only a signal ends it; whether uvicorn raises it again depends on the moment at which it came.
+        raise KeyboardInterrupt
     finally:
         server.close()
 

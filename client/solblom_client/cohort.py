@@ -11,8 +11,9 @@ from solblom_client.consent_sources.fhir_consent import FhirSettings
 from solblom_client.keys import NodeKeys, is_test_patient
 from solblom_client.policy import NodeConfig
 from solblom_models.patient_id import check_ids, patient_id
-from solblom_models.task import GroupedUnits, NotedUnits, Units
+from solblom_models.task import GroupedUnits, NotedUnits, Units, has_one_label
 from solblom_protocol.errors import DataError
+from solblom_protocol.order import Order
 from solblom_protocol.study import StudyDocument
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.wording import counted
@@ -134,3 +135,21 @@ def split_ids(units: Units, ids: Sequence[str], by: str) -> list[str]:
         own if group is None else f"{by}\0{patient_id(group)}"
         for own, group in zip(ids, groups[by], strict=True)
     ]
+
+
+def units_of(order: Order, cohort: Cohort, *, least: int) -> Units:
+    """Return the patients whom an order of this kind touches.
+
+    Raises:
+        DataError: SB-306 fewer than `least`, this node's own threshold; SB-305 all of one label.
+    """
+    units = {
+        "train": cohort.training,
+        "evaluate": cohort.test,
+        "describe": cohort.everybody,
+    }[order.header.kind]
+    if len(units.ids) < least:
+        raise DataError("SB-306", "The order's patients are fewer than policy.min_patients")
+    if order.header.kind == "train" and has_one_label(units):
+        raise DataError("SB-305", "All patients of the training set have the same label")
+    return units

@@ -18,7 +18,7 @@ from solblom_client.approval import Approval, check_permit, read_approval
 from solblom_client.approval_record import approval_folder, end_expired
 from solblom_client.arrivals import Arrivals
 from solblom_client.clock import pass_clock
-from solblom_client.cohort import Cohort, check_consent_holds, join_cohort
+from solblom_client.cohort import Cohort, check_consent_holds, join_cohort, units_of
 from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
 from solblom_client.decision_log import Decision, Event, open_decisions
@@ -47,7 +47,6 @@ from solblom_client.store import Store
 from solblom_client.training import TrainingTrace
 from solblom_client.witness import OUTSIDE_CODE, HistoryError, Witness, cosigned, pass_witness_gate
 from solblom_client.work import Work, read_model, request_of, run_key, work_digest
-from solblom_models.task import Units, has_one_label
 from solblom_protocol.errors import (
     REFUSAL_CODES,
     DataError,
@@ -215,16 +214,10 @@ class Vault:
         if masks:
             check_one_masked_answer(self.ledger, request)
         stored = self._store.stored_reply(request.digest)
-        found = self.ledger.find(request.digest)
-        if found is not None:
-            self.ledger.confirm()
-        reservation = found or self._reserve(order, request, approval)
-        if found is not None:
-            self._remember()
-            self._note(*about_accepted(order, request))
+        reservation = self._charged(order, request, approval)
         # From here on patient rows may be read.
         source, cohort = self._join(approval)
-        units = self._units(order, cohort)
+        units = units_of(order, cohort, least=self._config.policy.min_patients)
         local = self._store.local_parameters(run_key(order), self._after_round(order, approval))
         counts = exact_counts(order, approval, model, source, units, local)
         rows = cohort.row_bytes(units)
@@ -308,6 +301,16 @@ class Vault:
         for study in end_expired(self._config, self._keys, self._state, now=latest):
             self._decisions.append(Decision("ended", study=study), now=now)
 
+    def _charged(self, order: Order, request: Request, approval: Approval) -> Reservation:
+        """Return the charge for a request: one of before, or a new one on disk."""
+        found = self.ledger.find(request.digest)
+        if found is None:
+            return self._reserve(order, request, approval)
+        self.ledger.confirm()
+        self._remember()
+        self._note(*about_accepted(order, request))
+        return found
+
     def _reserve(self, order: Order, request: Request, approval: Approval) -> Reservation:
         privacy = approval.document.study.privacy
         epsilon = None if privacy.epsilon == "off" else privacy.epsilon
@@ -368,23 +371,6 @@ class Vault:
         keep_cohort(self._state, order, approval, rows, work=work, now=self._clock(), years=years)
         return self.ledger.bind(reservation, work)
 
-    def _units(self, order: Order, cohort: Cohort) -> Units:
-        """Return the patients whom an order of this kind touches.
-
-        Raises:
-            DataError: SB-305 or SB-306, too few by this node's own threshold.
-        """
-        units = {
-            "train": cohort.training,
-            "evaluate": cohort.test,
-            "describe": cohort.everybody,
-        }[order.header.kind]
-        if len(units.ids) < self._config.policy.min_patients:
-            raise DataError("SB-306", "The order's patients are fewer than policy.min_patients")
-        if order.header.kind == "train" and has_one_label(units):
-            raise DataError("SB-305", "All patients of the training set have the same label")
-        return units
-
     @staticmethod
     def _after_round(order: Order, approval: Approval) -> int:
         """Return the round before which local parameters are taken; an evaluation follows all rounds."""
@@ -422,7 +408,7 @@ class Vault:
     def _release(self, work: Work, answer: Answer) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""
         self._check_consent_again(work)
-        header, run = work.order.header, run_key(work.order)
+        header = work.order.header
         receipt = self._answers.receipt(work, answer)
         key, recipient = self._keys.signing, self._coordinator.sealing
         sealed, receipt_digest = write_result(receipt, answer.data, key=key, recipient=recipient)
@@ -449,6 +435,20 @@ class Vault:
             ),
             now=self._clock(),
         )
+        self._store_answer(work, answer, sealed, receipt_digest)
+        with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
+            self._store.sweep()
+        self._log.write(event, now=self._clock(), work=work.digest, receipt=receipt_digest)
+        if work.approval.document.secure_sum is not None:
+            done = self.ledger.answered(header.study, header.run)
+            folder = approval_folder(self._config, header.study)
+            erase_when_done(work.order, work.approval.document, folder, done=done)
+        self._outbox.check(work.request.digest)
+        return sealed
+
+    def _store_answer(self, work: Work, answer: Answer, sealed: bytes, receipt_digest: str) -> None:
+        """Put an answer, its receipt and its spent charge on disk: all, or nothing."""
+        header, run = work.order.header, run_key(work.order)
         with self._state.transaction():
             if work.request.event.kind != "no-privacy":  # rule 10: nothing is stored then
                 self._store.keep_reply(
@@ -468,15 +468,6 @@ class Vault:
                 # It shows that something changed here, and counts as a refusal would (privacy.md
                 # rule 5; docs/adr/0006): noted with the answer, or no answer leaves.
                 self._store.note_strike(header.study)
-        with contextlib.suppress(OSError, IntegrityError):  # they are removed with the next ones
-            self._store.sweep()
-        self._log.write(event, now=self._clock(), work=work.digest, receipt=receipt_digest)
-        if work.approval.document.secure_sum is not None:
-            done = self.ledger.answered(header.study, header.run)
-            folder = approval_folder(self._config, header.study)
-            erase_when_done(work.order, work.approval.document, folder, done=done)
-        self._outbox.check(work.request.digest)
-        return sealed
 
     def _refuse(self, order: Order | None, code: str, error: Exception) -> bytes:
         with contextlib.suppress(OSError):  # a log that cannot be written refuses all the same

@@ -30,6 +30,11 @@ def remembered_fits() -> Iterator[None]:
         yield
 
 
+def forget() -> None:
+    """Compute everything anew from here on."""
+    _KNOWN.clear()
+
+
 def _once(real: Callable[..., Any]) -> Callable[..., Any]:
     def once(*arguments: Any, **named: Any) -> Any:
         given = tuple(map(_exact, (*arguments, *named.values())))

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from integration.demo_run import Solblom
 from integration.test_rounds_by_file import Desk, enrol, write_study
 from network_lab import NetworkLab, running
-from solblom_protocol.cli import app
 from solblom_server.settings import free_port
 
 CHANGES = {
@@ -33,14 +32,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Netw
 
 
 def test_a_run_over_the_network_gives_the_same_model_as_one_in_a_single_process(
-    undisturbed: tuple[NetworkLab, str], tmp_path: Path
+    undisturbed: tuple[NetworkLab, str], tmp_path: Path, solblom: Solblom
 ) -> None:
     network, run = undisturbed
     local = NetworkLab(tmp_path / "home", sites=SITES, changes=CHANGES)
     local.create()
     try:
         name = local.start_run("local")
-        done = CliRunner().invoke(app, ["run", "resume", name, "--home", str(local.home)])
+        done = solblom("run", "resume", name, "--home", str(local.home))
         assert done.exit_code == 0, done.stderr
         assert local.digest(name) == network.digest(run) is not None
     finally:

@@ -21,7 +21,7 @@ demo: $(VENV)/.installed ## Train across four real hospitals on this machine and
 	@$(BIN)/solblom demo heart $(DEMO_ARGS)
 
 test: $(VENV)/.installed ## Run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: $(VENV)/.installed ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -195,7 +195,7 @@ class NetworkLab:
         )
         return row.id
 
-    def wait(self, run: str, *, seconds: float = 120.0, look_after: bool = True) -> RunRow:
+    def wait(self, run: str, *, seconds: float = 300.0, look_after: bool = True) -> RunRow:
         """Wait until a run has ended."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
@@ -211,7 +211,7 @@ class NetworkLab:
         """Return how many rounds are closed."""
         return sum(r.status == "closed" for r in self.database.rounds(run))
 
-    def wait_for_rounds(self, run: str, count: int, *, seconds: float = 120.0) -> None:
+    def wait_for_rounds(self, run: str, count: int, *, seconds: float = 300.0) -> None:
         """Wait until so many rounds are closed."""
         ends = time.monotonic() + seconds
         while self.closed_rounds(run) < count:

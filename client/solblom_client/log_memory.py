@@ -22,6 +22,7 @@ from solblom_protocol.messages import Message, parse_message
 from solblom_protocol.transparency import Head, read_checkpoint
 
 KEY = "decision_log"
+WAIT_SECONDS = 30.0  # for another process that reads or writes the state
 _PUT = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 
@@ -140,7 +141,7 @@ def _opened(state: Path) -> Iterator[sqlite3.Connection]:
     try:
         address = f"{state.absolute().as_uri()}?mode=rw"
         with closing(
-            sqlite3.connect(address, uri=True, isolation_level=None, timeout=30)
+            sqlite3.connect(address, uri=True, isolation_level=None, timeout=WAIT_SECONDS)
         ) as database:
             database.execute("PRAGMA synchronous=EXTRA")
             yield database

@@ -17,7 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from couriers.carried_fleet import CarriedFleet
 from couriers.faulty import sealed_of, with_sealed
 from couriers.stand_in import FlowerStandIn, copied
-from couriers.test_conformance import last_model, run_over, undisturbed
+from couriers.test_conformance import last_model, no_evaluation, run_over, undisturbed
 from integration.federation import SITES, Federation
 from solblom_client import link as link_module
 from solblom_client.link_errors import LinkError
@@ -25,7 +25,8 @@ from solblom_protocol.flower import ORDER
 from solblom_server.grids import fleet as fleet_module
 from solblom_server.grids.fleet import FleetGrid
 
-__all__ = ["undisturbed"]  # a fixture
+__all__ = ["no_evaluation", "undisturbed"]  # fixtures
+pytestmark = pytest.mark.usefixtures("no_evaluation")
 CHARGED = {site: [(number, "spent") for number in (1, 2, 3)] for site in SITES}
 FAULTS = ("lose", "cut", "change", "empty", "double", "delay", "replay", "swap")
 LATE_SECONDS = 1.0

@@ -1,6 +1,7 @@
 """What is costly and shared: two demos, one for a person and one for a program, and one small federation's run."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,17 @@ from typer.testing import CliRunner
 
 from integration.demo_run import Demo, Solblom, once, run_demo, without_network
 from integration.federation import SITES, Federation, Traces, progress
+from remembered import remembered_fits
 from solblom_client.app import open_vault
 from solblom_protocol.cli import app
 from solblom_server.runs import FinishedRun
+
+
+@pytest.fixture(scope="module", autouse=True)
+def evaluations_remember() -> Iterator[None]:
+    """Fit the same baselines once for all runs in this process; tests/unit/simulation fits them anew."""
+    with remembered_fits():
+        yield
 
 
 @pytest.fixture(scope="session")

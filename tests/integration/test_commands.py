@@ -319,7 +319,7 @@ def test_a_study_signed_by_an_unknown_researcher_is_not_approved(
 
 
 def test_a_run_killed_after_a_round_is_resumed_to_the_same_model(
-    finished: FinishedRun, tmp_path: Path
+    finished: FinishedRun, tmp_path: Path, solblom: Solblom
 ) -> None:
     federation = Federation(tmp_path / "home")
     study = str(federation.home / "study.signed.json")
@@ -330,14 +330,8 @@ def test_a_run_killed_after_a_round_is_resumed_to_the_same_model(
             if line.startswith("round 1 of"):
                 process.kill()
     assert process.returncode == -9
-    resumed = subprocess.run(
-        ["solblom", "run", "resume", finished.run, "--home", str(federation.home), "--json"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
+    resumed = solblom("run", "resume", finished.run, "--home", str(federation.home), "--json")
+    assert resumed.exit_code == 0, resumed.stderr
     assert json.loads(resumed.stdout)["model"]["digest"] == finished.digest
     charged = [[number for number, _ in found] for found in federation.charges().values()]
     assert charged == [[1, 2, 3]] * len(SITES)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from couriers.test_conformance import open_with
 from integration.federation import ROUNDS, now, progress
 from integration.shared_noise import SharedFederation
 from solblom_client.vault import Vault
@@ -15,7 +16,7 @@ from solblom_protocol.errors import ConfigurationError, RunError
 from solblom_protocol.order import Order
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database
-from solblom_server.runs import FinishedRun, start_run
+from solblom_server.runs import FinishedRun
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
 
@@ -48,12 +49,13 @@ def test_a_run_in_which_all_answer_gives_a_model_that_verifies(
     assert not list((federation.home / "runs" / run.run / "vectors").glob("*"))
 
 
-def test_files_carry_a_sum_that_needs_four_orders(tmp_path: Path, whole: bytes) -> None:
+def test_files_carry_a_sum_that_needs_four_orders(
+    tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real files, vaults and exchanges, in one process; in test_shared_noise.py each hospital has its own."""
     federation = droppable(tmp_path / "home", releases=False)
-    run = start_run(
-        federation.home, federation.envelope, transport_name="simulated-files", now=now()
-    )
-    assert weights(run) == whole
+    open_with(monkeypatch, "files", lambda grid: grid)
+    assert weights(federation.start()) == whole
 
 
 class Silent:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tomli_w
 
+from couriers.test_conformance import open_with
 from ranking_lab import contract_tables, study_tables, write_cases, write_release
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
@@ -60,8 +61,8 @@ class Federation:
     document: StudyDocument
     envelope: bytes
 
-    def start(self, transport: str = "local") -> FinishedRun:
-        return start_run(self.home, self.envelope, transport_name=transport, now=now())
+    def start(self) -> FinishedRun:
+        return start_run(self.home, self.envelope, transport_name="local", now=now())
 
     def sites(self) -> list[CaseData]:
         found = [read_any_site(node, self.document) for node in node_files(self.home)]
@@ -277,9 +278,10 @@ def test_nothing_that_the_coordinator_holds_names_a_patient_a_term_or_a_paper(
 
 
 def test_two_couriers_give_the_same_sum(
-    tmp_path: Path, release: Path, exact_run: FinishedRun
+    tmp_path: Path, release: Path, exact_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = federation(tmp_path, release).start(transport="simulated-files")
+    open_with(monkeypatch, "files", lambda grid: grid)
+    again = federation(tmp_path, release).start()
     assert again.digest == exact_run.digest
 
 

@@ -1,5 +1,6 @@
 """Two real hospitals without a network, set up by the commands alone: invited, joined, trained by file, verified."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from typer.testing import CliRunner
 
 from lab import CONTRACT, patient_rows, write_table
+from solblom_protocol.cli import app
 
 SITES = ("north", "south")
 START = "from solblom_protocol.cli import main; main()"
@@ -37,24 +40,23 @@ STUDY = {
 
 
 class Desk:
-    """A folder and a command line."""
+    """A folder and a command line; what lasts is a process of its own, and may be killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 
     def run(self, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", START, *words],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        code, out, error = self.ask(*words)
+        assert code == 0, error
+        return out
+
+    def ask(self, *words: str) -> tuple[int, str, str]:
+        """Give a command in this process; return its exit status and what it said on either stream."""
+        with contextlib.chdir(self.folder), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["solblom", *words])
+            done = CliRunner(env={"NO_COLOR": "1", "SOLBLOM_HOME": None}).invoke(app, words)
+        return done.exit_code, done.stdout, done.stderr
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -154,9 +156,8 @@ def test_a_false_fingerprint_lets_nobody_in(desk: Desk) -> None:
     desk.run("node", "init", "west", "--site", "west")
     desk.run("node", "join", "west.invite.json", "--node", "west")
     words = ("coordinator", "enrol", "west.join.json", "--fingerprint", "0000 0000 0000 0000 0000")
-    refused = desk.start(*words, "--home", "federation")
-    _, err = refused.communicate(timeout=60)
-    assert refused.returncode == 5
+    code, _, err = desk.ask(*words, "--home", "federation")
+    assert code == 5
     assert "SB-603" in err
     nodes = json.loads(desk.run("coordinator", "nodes", "--home", "federation", "--json"))["nodes"]
     assert [node["site"] for node in nodes] == list(SITES)

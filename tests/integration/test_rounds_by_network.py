@@ -4,16 +4,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from integration.demo_run import Solblom
 from integration.test_rounds_by_file import Desk, enrol, write_study
-from network_lab import START, NetworkLab, running
+from network_lab import NetworkLab, running
 from solblom_server.coordinator import Coordinator
 from solblom_server.settings import free_port
 
@@ -34,16 +33,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Netw
 
 
 def test_a_run_over_the_network_gives_the_same_model_as_one_in_a_single_process(
-    undisturbed: tuple[NetworkLab, str], tmp_path: Path
+    undisturbed: tuple[NetworkLab, str], tmp_path: Path, solblom: Solblom
 ) -> None:
     network, run = undisturbed
     local = NetworkLab(tmp_path / "home", sites=SITES, changes=CHANGES)
     local.create()
     try:
         name = local.start_run("local")
-        command = ["run", "resume", name, "--home", str(local.home)]
-        done = subprocess.run([sys.executable, "-c", START, *command], check=False, timeout=120)
-        assert done.returncode == 0
+        done = solblom("run", "resume", name, "--home", str(local.home))
+        assert done.exit_code == 0, done.stderr
         assert local.digest(name) == network.digest(run) is not None
     finally:
         local.close()

@@ -92,7 +92,7 @@ def test_a_hospital_that_says_nothing_is_named_when_the_deadline_has_passed(
 ) -> None:
     began = time.monotonic()
     quick = SimpleNamespace(
-        monotonic=lambda: began + 200 * (time.monotonic() - began), sleep=time.sleep
+        monotonic=lambda: began + 600 * (time.monotonic() - began), sleep=time.sleep
     )
     monkeypatch.setattr(exchange, "time", quick)
     with pytest.raises(RunError) as error:

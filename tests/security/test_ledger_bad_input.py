@@ -21,6 +21,7 @@ from security.flower_door import answer
 from security.observer import Observer
 from security.small_disk import Disk, limited_files, small_file_system
 from solblom_client import answers as answers_module
+from solblom_client import log_memory
 from solblom_client import vault as vault_module
 from solblom_client.approval import approval_folder, approve
 from solblom_client.keys import read_node_keys
@@ -327,10 +328,11 @@ def test_a_full_disk_under_the_anchor_alone_trains_nothing(
 
 
 def test_a_commit_that_a_reader_holds_up_is_undone_and_the_next_order_works(
-    observer: Observer, study: StudyDocument
+    observer: Observer, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hospital = observer.hospital
     hospital.vault._state._connection.execute("PRAGMA busy_timeout = 50")
+    monkeypatch.setattr(log_memory, "WAIT_SECONDS", 0.05)
     with closing(sqlite3.connect(ledger_of(hospital), isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM events").fetchall()

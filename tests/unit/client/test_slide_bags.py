@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -34,6 +36,16 @@ from solblom_protocol.result import Result
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> LabHospital:
     return slide_hospital(tmp_path_factory.mktemp("slides") / "north", patients=3)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[_Worker]:
+    """What opens slides; it starts a process where it has none, so that a test may kill it."""
+    made = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def test_slides_become_bags_that_the_vault_trains_on(tmp_path: Path) -> None:
@@ -135,49 +147,43 @@ def test_slides_that_cannot_be_used_are_counted_by_line_and_left_out(tmp_path: P
     assert units.ids == ("patient-0",)
 
 
-def test_a_slide_that_ends_its_reader_is_left_out_and_the_next_is_read(tmp_path: Path) -> None:
+def test_a_slide_that_ends_its_reader_is_left_out_and_the_next_is_read(
+    tmp_path: Path, worker: _Worker
+) -> None:
     slide = write_slide(tmp_path / "a.tiff", seed=1)
-    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
-    try:
-        assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
-        process = worker._process
-        assert process is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        # It dies while it has the slide, as of a decoder that runs over its buffer.
-        threading.Timer(0.3, process.kill).start()
-        assert worker.ask(Job(slide, tmp_path / "b.h5")) == {"problem": DIED}
-        assert "facts" in worker.ask(Job(slide, tmp_path / "c.h5"))
-    finally:
-        worker.close()
+    assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
+    process = worker._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    # It dies while it has the slide, as of a decoder that runs over its buffer.
+    threading.Timer(0.3, process.kill).start()
+    assert worker.ask(Job(slide, tmp_path / "b.h5")) == {"problem": DIED}
+    assert "facts" in worker.ask(Job(slide, tmp_path / "c.h5"))
 
 
-def test_a_slide_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+def test_a_slide_that_takes_too_long_is_given_up(
+    tmp_path: Path, worker: _Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slide = write_slide(tmp_path / "a.tiff", seed=1)
-    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
-    try:
-        assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
-        process = worker._process
-        assert process is not None
-        worker._setup = Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 0.005)
-        os.kill(process.pid, signal.SIGSTOP)  # it hangs
-        answer = worker.ask(Job(slide, tmp_path / "b.h5"))
-        assert "took longer" in str(answer["problem"])
-        assert worker._process is None
-    finally:
-        worker.close()
+    assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
+    process = worker._process
+    assert process is not None
+    monkeypatch.setattr(worker, "_setup", replace(worker._setup, slide_minutes=0.005))
+    os.kill(process.pid, signal.SIGSTOP)  # it hangs
+    answer = worker.ask(Job(slide, tmp_path / "b.h5"))
+    assert "took longer" in str(answer["problem"])
+    assert worker._process is None
     assert threading.active_count() < 20
 
 
-def test_the_worker_has_no_network_and_a_bound_on_its_memory(tmp_path: Path) -> None:
-    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
-    try:
-        worker.ask(Job(tmp_path / "none", tmp_path / "a.h5"))
-        process = worker._process
-        assert process is not None
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-        limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="utf-8")
-    finally:
-        worker.close()
+def test_the_worker_has_no_network_and_a_bound_on_its_memory(
+    tmp_path: Path, worker: _Worker
+) -> None:
+    worker.ask(Job(tmp_path / "none", tmp_path / "a.h5"))
+    process = worker._process
+    assert process is not None
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="utf-8")
     assert "Seccomp:\t2" in status
     (data,) = [line.split() for line in limits.splitlines() if line.startswith("Max data size")]
     assert data[3] == str(8 * 1024**3)
@@ -279,18 +285,16 @@ def test_a_code_for_unannotated_tissue_is_one_of_the_target() -> None:
         slide_contract(slides={"unannotated": "healthy"})
 
 
-def test_a_worker_that_died_between_two_slides_is_no_fault_of_the_next(tmp_path: Path) -> None:
+def test_a_worker_that_died_between_two_slides_is_no_fault_of_the_next(
+    tmp_path: Path, worker: _Worker
+) -> None:
     slide = write_slide(tmp_path / "a.tiff", seed=1)
-    worker = _Worker(Setup(slide_contract().model_dump_json(), None, 8.0, "best-effort", 5.0))
-    try:
-        assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
-        process = worker._process
-        assert process is not None
-        process.kill()
-        process.wait()
-        assert "facts" in worker.ask(Job(slide, tmp_path / "b.h5"))
-    finally:
-        worker.close()
+    assert "facts" in worker.ask(Job(slide, tmp_path / "a.h5"))
+    process = worker._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert "facts" in worker.ask(Job(slide, tmp_path / "b.h5"))
 
 
 def test_tiles_take_their_code_from_what_a_pathologist_drew(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Exact evaluation: the same test patients for every model, and baselines that never see them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from bag_lab import bag_study, contract, write_patients
 from lab import patient_rows, study_document, write_table
+from remembered import remembered_fits
 from solblom_models.metrics import auroc
 from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.tabular.data import TableUnits, read_units
@@ -27,6 +29,16 @@ def units(folder: Path, site: str, count: int, seed: int) -> TableUnits:
     return read_units(read_csv(path, id_column="patient_id"), STUDY.contract)
 
 
+@pytest.fixture
+def remembering() -> Iterator[None]:
+    """Fit what was fitted on the very same patients before only once."""
+    with remembered_fits():
+        yield
+
+
+remembers = pytest.mark.usefixtures("remembering")
+
+
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> list[SiteData]:
     folder = tmp_path_factory.mktemp("sites")
@@ -38,7 +50,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[SiteData]:
 
 @pytest.fixture(scope="module")
 def report(sites: list[SiteData]) -> dict[str, Any]:
-    return evaluate(STUDY, WEIGHTS, sites)
+    with remembered_fits():
+        return evaluate(STUDY, WEIGHTS, sites)
 
 
 STUDY_SEED = STUDY.study.training.seed % 2**32
@@ -65,6 +78,7 @@ def test_the_federated_area_is_that_of_the_weights_on_the_test_patients(
     assert told == pytest.approx(auroc(sites[0].test.labels, scores), abs=1e-6)
 
 
+@remembers
 def test_baselines_never_see_a_test_label(sites: list[SiteData], report: dict[str, Any]) -> None:
     turned = [SiteData(s.site, s.training, flipped(s.test)) for s in sites]
     after = evaluate(STUDY, WEIGHTS, turned)
@@ -74,6 +88,7 @@ def test_baselines_never_see_a_test_label(sites: list[SiteData], report: dict[st
         assert there == pytest.approx(1 - back, abs=2e-6)
 
 
+@remembers
 def test_the_local_baseline_of_one_hospital_does_not_depend_on_the_others(
     sites: list[SiteData], report: dict[str, Any]
 ) -> None:
@@ -99,6 +114,7 @@ def test_a_baseline_is_trained_where_a_class_has_one_patient(sites: list[SiteDat
     assert ((scores > 0) & (scores < 1)).all()
 
 
+@remembers
 def test_an_own_intercept_changes_no_area_and_fits_where_the_shared_one_does_not(
     sites: list[SiteData],
 ) -> None:
@@ -111,6 +127,7 @@ def test_an_own_intercept_changes_no_area_and_fits_where_the_shared_one_does_not
         assert own["brier"] < shared["brier"]
 
 
+@remembers
 def test_an_own_intercept_never_sees_a_test_label(sites: list[SiteData]) -> None:
     turned = [SiteData(s.site, s.training, flipped(s.test)) for s in sites]
     before, after = evaluate(STUDY, WEIGHTS, sites), evaluate(STUDY, WEIGHTS, turned)
@@ -119,6 +136,7 @@ def test_an_own_intercept_never_sees_a_test_label(sites: list[SiteData]) -> None
         assert right + wrong == pytest.approx(1)
 
 
+@remembers
 def test_what_all_others_reach_at_a_hospital_does_not_depend_on_its_own_training(
     sites: list[SiteData], report: dict[str, Any]
 ) -> None:
@@ -133,6 +151,7 @@ def test_what_all_others_reach_at_a_hospital_does_not_depend_on_its_own_training
     assert alone["sites"][0]["without_this_hospital"] is None
 
 
+@remembers
 def test_subgroups_are_those_of_the_federated_model_and_small_ones_are_counted_only(
     sites: list[SiteData],
 ) -> None:

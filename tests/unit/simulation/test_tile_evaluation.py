@@ -1,6 +1,8 @@
 """Exact evaluation of tiles and slides: thresholds never see a test tile, and intervals are over patients."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score
 
 from bag_lab import DIM, bag_study, contract, write_patients
+from remembered import forget, remembered_fits
 from solblom_models.decision_metrics import (
     Curve,
     best_threshold,
@@ -19,6 +22,7 @@ from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.task import find_task
 from solblom_models.tile_classification.tiles import TileUnits
 from solblom_protocol.layout import pack
+from solblom_simulation import decision_report
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.decision_report import Answers, by_scanner, together
 from solblom_simulation.slide_evaluation import evaluate_slides
@@ -44,6 +48,17 @@ def made(seed: int, patients: int, *, tiles: int = 12, healthy: int = 8) -> Tile
         values[:, 0] += 1.5 * labels
         parts.append((values.astype(np.float32), labels))
     return TileUnits.of([f"p{seed}-{n}" for n in range(patients)], parts)
+
+
+FEW_RESAMPLES = partial(patient_bootstrap, resamples=100)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_bootstrap_and_one_fit_of_each_baseline() -> Iterator[None]:
+    """These tests are about what is resampled and who is fitted on, not about how often."""
+    with pytest.MonkeyPatch.context() as patch, remembered_fits():
+        patch.setattr(decision_report, "patient_bootstrap", FEW_RESAMPLES)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +132,7 @@ def test_intervals_of_tiles_resample_patients_and_are_wider_than_those_over_tile
     test = sites[0].test
     measures = {"x": Curve(test.tile_labels, federated_scores(test)).auroc}
     found = [
-        patient_bootstrap(measures, test.tile_labels, of, positive="", negative="")["x"].estimate
+        FEW_RESAMPLES(measures, test.tile_labels, of, positive="", negative="")["x"].estimate
         for of in (np.repeat(np.arange(24), 12), np.arange(24 * 12))
     ]
     assert found[0] is not None
@@ -167,6 +182,7 @@ def test_the_gain_is_the_difference_of_what_stands_beside_it(report: dict[str, A
 def test_the_same_evaluation_gives_the_same_figures(
     sites: list[TileData], report: dict[str, Any]
 ) -> None:
+    forget()
     assert evaluate_tiles(STUDY, WEIGHTS, sites) == report
 
 

@@ -1,4 +1,4 @@
-"""Errors of the log and of models: SB-410 to SB-469. `errors.py` joins them to the others."""
+"""Errors of the log and of models, those from SB-410 on. `errors.py` joins them to the others."""
 
 from solblom_protocol.error_code import ErrorCode
 

@@ -60,7 +60,6 @@ def environment() -> Environment:
     )
     found.filters["data_uri"] = data_uri
     found.filters["markdown"] = markdown
-    found.filters["hyphenated"] = hyphenated
     found.filters["ticks"] = ticks
     return found
 
@@ -73,12 +72,6 @@ def kind(block: object) -> str:
 def data_uri(svg: bytes) -> str:
     """Return a picture as an address that holds it. An image runs no script and loads nothing."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
-
-
-def hyphenated(code: str) -> Markup:
-    """Return a digest or command with places where it may break, every eight characters."""
-    parts = [code[i : i + 8] for i in range(0, len(code), 8)]
-    return Markup("<wbr>").join(parts)
 
 
 def ticks(text: str) -> Markup:

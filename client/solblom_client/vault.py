@@ -284,7 +284,10 @@ class Vault:
     def _answer_as_witness(self, order: Order) -> bytes:
         """Cosign the head of the coordinator's log: no patient, no study and no budget is touched."""
         now = self._clock()
-        seen = pass_witness_gate(order, self._config, self._state, node=self._node, now=now)
+        coordinator = self._coordinator.signing
+        seen = pass_witness_gate(
+            order, self._config, self._state, node=self._node, coordinator=coordinator, now=now
+        )
         self._arrivals.take(order, seen=seen)
         self._remember()
         message, head = cosigned(order, self._keys.signing, now=now)

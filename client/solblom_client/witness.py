@@ -35,8 +35,12 @@ from solblom_protocol.tree_file import write_whole
 from solblom_verify.envelope import key_id
 
 OUTSIDE_CODE = "SB-221"
-PROOF_FILE = "refused-checkpoint.txt"
-"""Beside the log of decisions: the checkpoint that is remembered, and the first that did not follow from it."""
+PROOF_FILES = {
+    "SB-411": "refused-checkpoint.txt",  # two roots of one size: a proof by itself
+    "SB-412": "refused-shorter-checkpoint.txt",  # an older head that came late is refused so too
+    "SB-413": "refused-unproven-checkpoint.txt",
+}
+"""Beside the log of decisions: the checkpoint that is remembered, and the first that each rule refused."""
 
 
 class HistoryError(IntegrityError):
@@ -138,18 +142,26 @@ class Witness:
         )
 
     def _keep_proof(self, checkpoint: str | None, error: HistoryError) -> None:
-        """Keep the first two signed checkpoints that cannot both be of one log."""
-        path = proof_file(self._state.folder)
-        if error.code not in ("SB-411", "SB-412", "SB-413") or path.exists():
+        """Keep the first two signed checkpoints that one rule refused; another rule's do not stand in their way."""
+        if error.code not in PROOF_FILES:
+            return
+        path = proof_file(self._state.folder, error.code)
+        if path.exists():
             return
         try:
             write_whole(path, f"{self._remembered()}\n{checkpoint}")
         except OSError as reason:
-            raise IntegrityError("SB-406", f"{PROOF_FILE}: {reason.strerror}") from None
+            raise IntegrityError("SB-406", f"{path.name}: {reason.strerror}") from None
 
 
 def pass_witness_gate(
-    order: Order, config: NodeConfig, state: VaultState, *, node: str, now: dt.datetime
+    order: Order,
+    config: NodeConfig,
+    state: VaultState,
+    *,
+    node: str,
+    coordinator: Ed25519PublicKey,
+    now: dt.datetime,
 ) -> bool:
     """Run the checks of an order to witness; return whether this very order was seen before.
 
@@ -169,6 +181,10 @@ def pass_witness_gate(
         raise HistoryError("SB-414", "An order to witness shows no checkpoint")
     history = store.history(order)
     gate.check_chain(header, history)
+    witness = Witness(state, coordinator)
+    if history.seen and head_in(header.checkpoint) != witness.seen():
+        # Answered already; a cosignature of today must not stand under a head that was overtaken.
+        raise RefusedError("SB-207", "A newer head was seen since this order to witness")
     return history.seen
 
 
@@ -187,6 +203,6 @@ def cosigned(order: Order, key: Ed25519PrivateKey, *, now: dt.datetime) -> tuple
     return message, head_in(note)
 
 
-def proof_file(state: Path) -> Path:
-    """Return where a node keeps two checkpoints that cannot both be of one log."""
-    return state / "log" / PROOF_FILE
+def proof_file(state: Path, code: str = "SB-411") -> Path:
+    """Return where a node keeps the two checkpoints that a rule refused; SB-411: they cannot both be of one log."""
+    return state / "log" / PROOF_FILES[code]

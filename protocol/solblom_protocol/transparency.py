@@ -231,8 +231,9 @@ def split_note(note: str) -> tuple[str, list[str]]:
         IntegrityError: SB-405, the text is not a signed note.
     """
     text, split, below = note.rpartition("\n\n")
-    lines = below.splitlines()
-    if not (split and below.endswith("\n") and lines and len(note) <= MAX_NOTE_BYTES):
+    # A line ends with LF alone (c2sp.org/signed-note); `splitlines` would end one at U+2028 or U+0085 too.
+    *lines, rest = below.split("\n")
+    if not (split and lines and not rest and len(note) <= MAX_NOTE_BYTES):
         raise IntegrityError("SB-405", "The text is not a signed note")
     return text + "\n", lines
 
@@ -291,7 +292,7 @@ def read_checkpoint(note: str, origin: str, public: Ed25519PublicKey) -> Head:
     Raises:
         IntegrityError: SB-405, not signed by this key, of another log, or malformed.
     """
-    if open_note(note, origin, public).splitlines()[0] != origin:
+    if open_note(note, origin, public).split("\n")[0] != origin:
         raise IntegrityError("SB-405", "The checkpoint is of another log")
     return head_in(note)
 
@@ -302,7 +303,7 @@ def head_in(note: str) -> Head:
     Raises:
         IntegrityError: SB-405, it is malformed.
     """
-    lines = split_note(note)[0].splitlines()
+    lines = split_note(note)[0].split("\n")[:-1]
     if len(lines) < 3:
         raise IntegrityError("SB-405", "The checkpoint has no size and no root")
     size, root = lines[1], decoded(lines[2])

@@ -104,6 +104,30 @@ def test_a_second_history_of_the_same_size_is_refused_and_both_are_kept_as_proof
     )
 
 
+def test_an_older_head_that_came_late_does_not_stand_in_the_way_of_a_proof(
+    observer: Observer, study: StudyDocument, log: History
+) -> None:
+    observer.assert_refused(next_order(observer, study, **log.shows(3)), "SB-221")
+    assert inside(observer) == "SB-412"
+    false = changed(log, 2)
+    observer.assert_refused(next_order(observer, study, **false.shows(SEEN)), "SB-221")
+    kept = proof_file(observer.hospital.config.state).read_text("utf-8")
+    assert kept == f"{log.note(SEEN)}\n{false.note(SEEN)}"
+    assert proof_file(observer.hospital.config.state, "SB-412").is_file()
+
+
+def test_an_answered_order_to_witness_gets_no_new_date_once_its_head_was_overtaken(
+    observer: Observer, study: StudyDocument, log: History
+) -> None:
+    hospital = observer.hospital
+    first = witness_order(hospital, study, **log.shows(8, since=SEEN))
+    assert isinstance(hospital.ask(first), WitnessReply)
+    assert isinstance(hospital.ask(first), WitnessReply)  # nothing newer was seen
+    newer = witness_order(hospital, study, attempt=2, **log.shows(9, since=8))
+    assert isinstance(hospital.ask(newer), WitnessReply)
+    observer.assert_refused(first, "SB-207")
+
+
 @pytest.mark.parametrize("size", [0, 1, 5])
 def test_a_log_that_went_back_is_refused(
     observer: Observer, study: StudyDocument, log: History, size: int

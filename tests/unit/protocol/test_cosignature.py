@@ -14,7 +14,14 @@ from solblom_protocol.cosignature import (
     read_cosigned,
 )
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.transparency import head_of, sign_note, write_checkpoint
+from solblom_protocol.transparency import (
+    head_of,
+    key_hash,
+    read_checkpoint,
+    sign_note,
+    write_checkpoint,
+    write_signature,
+)
 
 LOG = Ed25519PrivateKey.from_private_bytes(b"L" * 32)
 KEYS = {
@@ -108,6 +115,18 @@ def test_other_line_ends_are_refused(change: str) -> None:
 def test_a_checkpoint_that_says_more_is_refused() -> None:
     body = NOTE.partition("\n\n")[0]
     assert refused(sign_note(body + "\nextension\n", ORIGIN, LOG))
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x0b"])
+def test_only_a_line_feed_ends_a_line(sign: str) -> None:
+    """A head that is read otherwise than by those who read lines as the standard says would be cosigned unseen."""
+    other = base64.b64encode(b"B" * 32).decode()
+    body = f"{ORIGIN}{sign}5{sign}{other}\n{HEAD.size}\n{other}\n"
+    signature = write_signature(
+        ORIGIN, key_hash(ORIGIN, LOG.public_key()) + LOG.sign(body.encode())
+    )
+    with pytest.raises(IntegrityError):
+        read_checkpoint(f"{body}\n{signature}\n", ORIGIN, LOG.public_key())
 
 
 def test_every_changed_bit_of_a_cosignature_is_found() -> None:

@@ -193,8 +193,10 @@ def predict(
     from solblom_models.life_cycle import require_released
     from solblom_models.predict import Wanted, predictions, show, write_receipt
     from solblom_models.trusted import verified_model
+    from solblom_models.withdrawn import say_if_withdrawn
 
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=withdrawn_too)
+    say_if_withdrawn(verdict)
     if clinical:
         require_released(verdict)
     wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)

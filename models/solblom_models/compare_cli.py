@@ -140,19 +140,13 @@ def _version(ref: str, home: Path | None, trust: Path | None) -> Any:
     from solblom_models.artefact import load
     from solblom_models.comparison.pair import Version
     from solblom_models.trusted import verified_model
+    from solblom_models.withdrawn import say_if_withdrawn
 
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
+    say_if_withdrawn(verdict)
     return Version(
         load(folder), verdict.artefact or "", f"{verdict.name}@{verdict.version}", folder
     )
-
-
-def _say_withdrawn(folder: Path) -> None:
-    from solblom_models.life_cycle import stated_status
-    from solblom_verify.history import WITHDRAWN
-
-    if stated_status(folder) == WITHDRAWN:
-        say(f"{folder.name} was withdrawn: `solblom model status` says why")
 
 
 def _input_key(given: Path | None, out_folder: Path | None, check: Path | None) -> bytes:
@@ -223,12 +217,14 @@ def receipt(
     from solblom_models.receipt_check import PredictionReceipt as Receipt
     from solblom_models.receipt_check import compare_receipts, read_output, read_receipt
     from solblom_models.trusted import verified_model
+    from solblom_models.withdrawn import say_if_withdrawn
     from solblom_protocol.key_files import read_secret
 
     then = read_receipt(receipt_file)
     key = read_secret(receipt_key or receipt_file.parent / "prediction.key", length=KEY_BYTES)
     printed = None if output is None else read_output(output)
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
+    say_if_withdrawn(verdict)
     wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)
     found = predictions(folder, verdict, wanted)
     again = Receipt.model_validate(receipt_of(found, key, now=dt.datetime.now(dt.UTC)))

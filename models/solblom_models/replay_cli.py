@@ -27,8 +27,10 @@ def replay_model(
     from solblom_models.replay import not_shown, replay
     from solblom_models.replay_files import GRADE_A
     from solblom_models.trusted import verified_model
+    from solblom_models.withdrawn import say_if_withdrawn
 
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
+    say_if_withdrawn(verdict)
     found = replay(folder)
     lines = not_shown(found)
     if as_json:
@@ -38,11 +40,12 @@ def replay_model(
     console = out()
     what = counted(found.updates, "opened sum" if found.masked else "update")
     name = f"{verdict.name}@{verdict.version}"
-    console.print(f"[bold green]THE SAME[/]  {name}  {found.final_model}")
+    console.print(f"[bold green]THE SAME[/]  {name}  {verdict.artefact}")
     console.print(
-        f"grade A: {counted(found.rounds, 'round')} and {what} lead to the released weights, bit for bit",
+        f"grade A: {counted(found.rounds, 'round')} and {what} lead to the model's weights, bit for bit",
         markup=False,
     )
+    console.print(f"model.final_model of the manifest: {found.final_model}", markup=False)
     if found.releases:
         console.print(
             f"{counted(found.releases, 'released evaluation')} of these weights", markup=False

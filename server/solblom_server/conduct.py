@@ -6,7 +6,6 @@ round. A lock sees to it that there is only one at a time.
 """
 
 import contextlib
-import datetime as dt
 import fcntl
 import os
 import time
@@ -159,7 +158,7 @@ def _finish(coordinator: Coordinator, row: RunRow, grid: Grid, addresses: dict[s
         row,
         document,
         transport.evaluate,
-        now=dt.datetime.now(dt.UTC),
+        clock=utc_now,
         witness=lambda: witness_run(coordinator, row.id, grid, addresses),
     )
 

@@ -39,12 +39,12 @@ def release_model(
     document: StudyDocument,
     evaluate: Evaluate,
     *,
-    now: dt.datetime,
+    clock: Callable[[], dt.datetime],
     witness: Callable[[], object],
 ) -> FinishedRun:
     """Evaluate (in a simulation), write, sign, log and register the model of a run whose rounds are closed.
 
-    `witness` asks the hospitals to cosign the log, once the model stands in it.
+    `clock` gives the time of each step; `witness` asks the hospitals to cosign the log, once the model stands in it.
 
     Raises:
         RunError: SB-504, rounds are missing.
@@ -57,6 +57,7 @@ def release_model(
             evaluate(document, contents.weights, *took_part(contents)),
             released_report(database, document, row.id),
         )
+        now = clock()  # after the evaluation, which takes its time: the model is signed now
         version = database.reserve_version(row.name, row.id, now=now)
         path, artefact = place(
             coordinator.home / "models",
@@ -76,7 +77,7 @@ def release_model(
             register_model(path, log, now=now)
             witness()
             write_log_files(path, log, artefact)
-        end_run(coordinator, database, row.id, "completed", None, now=now)
+        end_run(coordinator, database, row.id, "completed", None, now=clock())
         remove_kept(coordinator.home / "runs" / row.id)
     finally:
         database.close()

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import time
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,7 +181,7 @@ def _run_to_end(
 
     if isinstance(transport, NetworkTransport):
         return _follow(coordinator, row, document, transport)
-    clock = _clock_from(now)
+    clock = _clock_not_before(now)
     try:
         _call_server_app(coordinator, row, transport)
         return release_model(
@@ -190,7 +189,7 @@ def _run_to_end(
             row,
             document,
             transport.evaluate,
-            now=clock(),
+            clock=clock,
             witness=lambda: _ask_witnesses(coordinator, row, transport),
         )
     except SolblomError as error:
@@ -266,10 +265,9 @@ def _stopped(row: RunRow) -> RunError:
     return RunError(code, reason, f"{CODES[code].hint}. To go on: solblom run resume {row.id}")
 
 
-def _clock_from(now: dt.datetime) -> Callable[[], dt.datetime]:
-    """Return a clock that says `now` at this moment and runs on from there."""
-    began = time.monotonic()
-    return lambda: now + dt.timedelta(seconds=time.monotonic() - began)
+def _clock_not_before(now: dt.datetime) -> Callable[[], dt.datetime]:
+    """Return the clock that rounds are dated by; it is never before the moment at which the run was asked for."""
+    return lambda: max(now, dt.datetime.now(dt.UTC))
 
 
 def _call_server_app(coordinator: Coordinator, row: RunRow, transport: Transport) -> None:
@@ -298,10 +296,10 @@ def cosign_run(home: Path, run: str) -> tuple[str, list[str]]:
     Raises:
         RunError: SB-502 no such run; SB-504 it has no model yet.
     """
-    from solblom_server.log_files import write_log_files
+    from solblom_server.log_files import log_in_turn, write_log_files
 
     coordinator = Coordinator.open(home)
-    database, log = coordinator.database(), coordinator.log()
+    database = coordinator.database()
     try:
         row = database.run(run)
         if row.status != "completed":
@@ -319,9 +317,9 @@ def cosign_run(home: Path, run: str) -> tuple[str, list[str]]:
             transport.close()
         name, version, _, digest, _ = next(m for m in database.models() if m[2] == run)
         folder = home / "models" / f"{name}-v{version}"
-        return f"{name}@v{version}", write_log_files(folder, log, digest or "")
+        with log_in_turn(coordinator) as log:  # a decision that comes meanwhile is not undone
+            return f"{name}@v{version}", write_log_files(folder, log, digest or "")
     finally:
-        log.close()
         database.close()
 
 

@@ -52,6 +52,16 @@ def test_a_run_ends_with_the_cosignatures_of_all_its_hospitals(
     assert witnesses(federation, finished) == set(SITES)
 
 
+def test_no_entry_of_the_log_is_dated_before_the_one_above_it(
+    federation: Federation, finished: FinishedRun
+) -> None:
+    log = Coordinator.open(federation.home).log()
+    times = [str(json.loads(entry)["time"]) for entry in log.entries()]
+    log.close()
+    assert finished.artefact
+    assert times == sorted(times)
+
+
 def test_the_log_has_what_the_run_did_in_its_order(
     federation: Federation, finished: FinishedRun
 ) -> None:

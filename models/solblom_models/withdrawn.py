@@ -1,4 +1,4 @@
-"""What is said whenever a withdrawn model is used all the same: to replay or compare it, or because somebody insists."""
+"""What is said whenever a withdrawn model is used all the same: to replay or compare it, or if somebody insists."""
 
 from solblom_protocol.console import say
 from solblom_verify.artefact import Verdict

@@ -29,7 +29,7 @@ import torch
 from encoder_constants import SLIDE
 from idc_data import Floats, Tiles, contrasts, features_of, is_test, read_tiles, surrounded
 from idc_intervals import Patients, areas, interval, text
-from idc_tiles import CLIPPING, DELTA, OFF, POSITIVE, PRIVATE, fit
+from idc_tiles import DELTA, OFF, SHARED_THREE, fit
 from idc_trunk import CHANNELS, SIDE, inputs, public_crops, public_trunk
 from numpy.typing import NDArray
 from report import Table, finish, load_average
@@ -42,7 +42,8 @@ from solblom_protocol.bag_contract import Encoder
 
 SIZES, SEED, EPOCHS = (40, 148), 20261129, 12
 PRIVATE_STEPS, PRIVATE_RATE, AT_ONCE, HEADS = 20, 0.5, 64, 3
-EPSILON_3 = PRIVATE[2]
+EPSILON_3 = SHARED_THREE
+CLIPPING, POSITIVE = SHARED_THREE.clipping, SHARED_THREE.positive
 PIXELS = Encoder(
     kind="pixels",
     name="pixels",

@@ -20,6 +20,12 @@ blocks as contrasts (`contrasts`: tile minus neighbours, neighbours minus patien
 centre gave nothing. The first version of this bench was run on the test patients and missed epsilon 3 by .007; the
 second recipe was then chosen on development patients and run on the test patients once.
 
+Local noise has twice the deviation of shared noise here; with the shared recipe it lost .016 on the test patients at
+epsilon 3. A recipe of its own was then chosen on development patients: about 2,400 configurations of components and
+scales of blocks, rounds, rate, momentum, clipping, weight of a positive tile and averaging, 5 folds, noise scaled by
+77/160; .889 there, and .883 by the shared recipe. It was run on the test patients once. Epsilon 1 and 8 keep the
+shared recipes.
+
 Draws of folds and hospitals are rotated: in each ten every patient is in the smallest hospital once. 20 of them for
 the federated model, the first 5 for all else. Three other draws were seen first; the number of draws was fixed after.
 
@@ -83,7 +89,7 @@ from solblom_protocol.privacy_event import PrivacyEvent
 
 SPLITS, FEW, NOISES = 20, 5, 3
 STAINS = ((1.0, 1.0), (0.70, 1.25), (1.35, 0.75), (0.80, 0.70))
-CLIPPING, DELTA, POSITIVE = 0.3, 1e-4, 3.0
+DELTA = 1e-4
 STRENGTHS = (0.3, 1.0, 4.0, 16.0)
 
 
@@ -96,6 +102,8 @@ class Recipe:
     epsilon: float | None = None
     shared: bool = True
     momentum: float = 0.0
+    clipping: float = 0.3
+    positive: float = 3.0
 
     @property
     def name(self) -> str:
@@ -120,11 +128,15 @@ class Recipe:
 
 
 OFF = Recipe(150, 8.0, momentum=0.9)
-PRIVATE = tuple(
-    Recipe(rounds, rate, epsilon, shared)
-    for epsilon, rounds, rate in ((1.0, 10, 4.0), (3.0, 20, 6.0), (8.0, 40, 6.0))
-    for shared in (True, False)
+PRIVATE = (
+    Recipe(10, 4.0, 1.0),
+    Recipe(10, 4.0, 1.0, shared=False),
+    Recipe(20, 6.0, 3.0),
+    Recipe(22, 6.5, 3.0, shared=False, momentum=0.7, clipping=0.04, positive=7.0),
+    Recipe(40, 6.0, 8.0),
+    Recipe(40, 6.0, 8.0, shared=False),
 )
+SHARED_THREE = PRIVATE[2]
 
 
 def owners_of(patients: NDArray[np.str_]) -> csr_matrix:
@@ -158,14 +170,16 @@ def fit(
     """
     owners = owners_of(patients)
     multiplier = recipe.noise_multiplier
-    deviation = CLIPPING * multiplier * (1.0 if recipe.shared else sites**0.5)
-    loss_weights = np.where(labels == 1, POSITIVE, 1.0) if multiplier else np.ones(len(labels))
+    deviation = recipe.clipping * multiplier * (1.0 if recipe.shared else sites**0.5)
+    loss_weights = (
+        np.where(labels == 1, recipe.positive, 1.0) if multiplier else np.ones(len(labels))
+    )
     each = np.asarray(owners.sum(axis=0)).ravel()
     weights, moving, kept = np.zeros(features.shape[1]), np.zeros(features.shape[1]), []
     for _ in range(recipe.rounds):
         residuals = loss_weights * (1.0 / (1.0 + np.exp(-features @ weights)) - labels)
         if multiplier:
-            total = clipped(features, owners, residuals, CLIPPING)
+            total = clipped(features, owners, residuals, recipe.clipping)
             total = total + deviation * noise.standard_normal(len(total))
         else:
             total = (each * residuals) @ features
@@ -191,13 +205,14 @@ def difference_to_product(
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(weights[None, :-1]))
         head.linear.bias.fill_(float(weights[-1]))
-    settings = TrainingSettings(1, 1.0, CLIPPING, "0", "1", 1.0)
-    units = replace(TileUnits.of(list(names), parts), positive_weight=POSITIVE)
+    norm, positive = SHARED_THREE.clipping, SHARED_THREE.positive
+    settings = TrainingSettings(1, 1.0, norm, "0", "1", 1.0)
+    units = replace(TileUnits.of(list(names), parts), positive_weight=positive)
     sums, _ = clipped_sum(TileClassification(), head, units, settings)
     product = torch.cat([sums["linear.weight"].reshape(-1), sums["linear.bias"]]).double().numpy()
     residuals = 1.0 / (1.0 + np.exp(-features @ weights)) - labels
-    residuals *= np.where(labels == 1, POSITIVE, 1.0)
-    here = clipped(features, owners_of(patients), residuals, CLIPPING)
+    residuals *= np.where(labels == 1, positive, 1.0)
+    here = clipped(features, owners_of(patients), residuals, norm)
     return float(np.linalg.norm(product - here) / np.linalg.norm(here))
 
 
@@ -328,7 +343,7 @@ def private_rows(name: str, study: Study, federated: Floats, found: Found) -> li
         value = text(interval(private))
         rows.append((name, recipe.name, value, text(found[recipe.name], sign=True)))
         print(rows[-1], flush=True)
-    recipe = PRIVATE[2]
+    recipe = SHARED_THREE
     scores = [study.scores(split, "permuted", recipe, noise=noise) for split, noise in draws]
     test = study.test
     each = [auroc(study.tiles.labels[test], found[test]) for found in scores]
@@ -382,9 +397,7 @@ def report(
         settings={
             "encoder": NAME,
             "scale": SCALE,
-            "clipping_norm": CLIPPING,
             "delta": DELTA,
-            "positive_weight_private": POSITIVE,
             "draws": {"federated": SPLITS, "others": FEW, "noise": NOISES},
             "off": asdict(OFF),
             "private": [{**asdict(r), "noise_multiplier": r.noise_multiplier} for r in PRIVATE],
@@ -404,7 +417,7 @@ def report(
 
 def goals(found: Found, difference: float) -> list[Goal]:
     """Return the goals of the bench's first lines."""
-    whole, pooled, three = found["federated"], found["pooled"], found["epsilon 3, shared noise"]
+    whole, pooled = found["federated"], found["pooled"]
     return [
         Goal("federated, no shift", ">= 0.92", text(whole), whole[0] >= 0.92),
         Goal(
@@ -413,11 +426,14 @@ def goals(found: Found, difference: float) -> list[Goal]:
             text(pooled, sign=True),
             pooled[2] >= -0.01,
         ),
-        Goal(
-            "epsilon 3, shared noise, minus no privacy",
-            ">= -0.01",
-            text(three, sign=True),
-            three[0] >= -0.01,
+        *(
+            Goal(
+                f"epsilon 3, {kind} noise, minus no privacy",
+                ">= -0.01",
+                text(found[f"epsilon 3, {kind} noise"], sign=True),
+                found[f"epsilon 3, {kind} noise"][0] >= -0.01,
+            )
+            for kind in ("shared", "local")
         ),
         Goal("clipped sum as the product's", "<= 1e-5", f"{difference:.1e}", difference <= 1e-5),
     ]

@@ -369,6 +369,25 @@ def test_the_dpo_sheet_has_live_figures_and_says_what_is_not_known(
     assert "3.000" in shown or "2.99" in shown
 
 
+def test_the_dpo_sheet_names_other_studies_of_its_name(
+    own_home: Path, tmp_path: Path, solblom: Solblom
+) -> None:
+    other = "sha256:" + "c" * 64
+    with sqlite3.connect(own_home / "coordinator.sqlite") as database:
+        database.execute(
+            "INSERT INTO runs SELECT 'older-run', ?, name, 1, status, transport, simulation, started, ended, reason,"
+            " envelope, roster FROM runs LIMIT 1",
+            (other,),
+        )
+        database.execute("UPDATE runs SET rowid = -1 WHERE id = 'older-run'")
+    database.close()
+    file = tmp_path / "sheet.html"
+    done = solblom("steward", "dpo-sheet", NAME, "--html", str(file), "--home", str(own_home))
+    assert done.exit_code == 0, done.stderr
+    assert other in done.stderr
+    assert "Other studies have this name" in Words(file.read_text()).words
+
+
 def test_the_same_records_give_the_same_report(home: Path) -> None:
     def once(scene: Scene) -> str:
         with open_records(home) as records:

@@ -109,6 +109,8 @@ def dpo_sheet(
     scene = _scene(folder, trust, lang, [])
     with open_records(folder) as records:
         row = records.find_study(study)
+        for other in records.namesakes(row):
+            say(f"Another study has this name, and a sheet of its own: {other}")
         text = dpo_report(scene, records, row, now=dt.datetime.now(dt.UTC))
     path = html or Path(f"{row.name}-dpo-{scene.texts.language}.html")
     write_new(path, text.encode(), mode=0o644)

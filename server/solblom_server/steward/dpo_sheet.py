@@ -41,7 +41,7 @@ def dpo_page(scene: Scene, records: Records, row: StudyRow) -> Page:
         title=texts("dpo.title", title=document.study.study.title),
         eyebrow=texts("dpo.eyebrow"),
         lead=(texts("dpo.lead"),),
-        top=_simulation(scene, records, row),
+        top=(*_simulation(scene, records, row), *_namesakes(scene, records, row)),
         crumbs=(
             Link(texts("nav.home"), "/"),
             Link(document.study.study.title, f"/studies/{key}"),
@@ -63,6 +63,15 @@ def _simulation(scene: Scene, records: Records, row: StudyRow) -> tuple[Block, .
         return ()
     texts = scene.texts
     return (Notice("warn", texts("run.simulation"), (texts("run.simulation_more"),)),)
+
+
+def _namesakes(scene: Scene, records: Records, row: StudyRow) -> tuple[Block, ...]:
+    """Name other studies of this name: their runs cost the same patients, and are not on this sheet."""
+    others = records.namesakes(row)
+    if not others:
+        return ()
+    digests = ", ".join(short_digest(other) for other in others[:MOST])
+    return (Notice("warn", scene.texts("dpo.namesakes"), (digests,)),)
 
 
 def _who(scene: Scene, row: StudyRow, document: StudyDocument) -> Facts:

@@ -105,6 +105,14 @@ class Records:
         ).fetchone()
         return self.study(named if row is None else str(row[0]))
 
+    def namesakes(self, row: StudyRow) -> list[str]:
+        """Return the digests of other studies of the same name, that of the newest run first."""
+        rows = self._connection.execute(
+            "SELECT study FROM runs WHERE name = ? AND study <> ? GROUP BY study ORDER BY max(rowid) DESC",
+            (row.name, row.digest),
+        )
+        return [str(found[0]) for found in rows]
+
     def runs(self, *, most: int, start: int = 0, study: str | None = None) -> list[RunRow]:
         """Return runs, newest first."""
         rows = self._connection.execute(

@@ -1,17 +1,20 @@
 """The life of a model: candidate → validated → released → withdrawn, as stewards decide in the coordinator's log.
 
-`stated_status` reads what an artefact's own log/ says, unchecked: enough to choose a version or to refuse one.
-Whatever is used is verified afterwards. No torch.
+`stated_status` reads what an artefact's own log/ and the log of its home say, unchecked: enough to choose a version or
+to refuse one. Whatever is used is verified afterwards. No torch.
 """
 
 import base64
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from solblom_protocol.errors import RefusedError
+from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_verify.artefact import Verdict
-from solblom_verify.canonical import parse_canonical, read_file
+from solblom_verify.canonical import file_digest, parse_canonical, read_file
 from solblom_verify.folder import INCLUSION
 from solblom_verify.history import AFFECTED, CANDIDATE, WITHDRAWN
 
@@ -24,7 +27,22 @@ NEXT: dict[str, tuple[str, ...]] = {
 }
 
 
+LOG_FILE = Path("log") / "transparency.sqlite"  # of the home
+
+
 def stated_status(folder: Path) -> str:
+    """Return the status that an artefact's log/ states; `withdrawn` where the log of its home says so.
+
+    A withdrawal that was interrupted stands in the home's log and not yet in the artefact's folder.
+
+    Raises:
+        IntegrityError: SB-410, the home's log is damaged.
+    """
+    stated = status_in_folder(folder)
+    return WITHDRAWN if stated != WITHDRAWN and _is_withdrawn_at_home(folder) else stated
+
+
+def status_in_folder(folder: Path) -> str:
     """Return the status that log/inclusion.json states; `candidate` where nothing readable stands there."""
     try:
         value: Any = parse_canonical(read_file(folder / INCLUSION))
@@ -34,6 +52,39 @@ def stated_status(folder: Path) -> str:
         return CANDIDATE
     decided = [status for status in decided if status != AFFECTED] or [CANDIDATE]
     return WITHDRAWN if WITHDRAWN in decided else decided[-1]
+
+
+def _is_withdrawn_at_home(folder: Path) -> bool:
+    """Tell whether the log of HOME, where a folder is HOME/models/ARTEFACT, says that it is withdrawn.
+
+    A log that is not there, or that this user may not open, says nothing.
+    """
+    models = folder.resolve().parent
+    path = models.parent / LOG_FILE
+    if models.name != "models" or not path.is_file():
+        return False
+    try:
+        artefact = file_digest(folder / "manifest.json")[0]
+        with closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)
+        ) as database:
+            rows = database.execute(
+                "SELECT entry FROM keys JOIN entries ON entries.seq = keys.seq WHERE artefact = ?",
+                (artefact,),
+            ).fetchall()
+    except (OSError, sqlite3.OperationalError):
+        return False
+    except sqlite3.Error:
+        raise IntegrityError("SB-410", f"{LOG_FILE} cannot be read") from None
+    return any(_withdraws(str(row[0])) for row in rows)
+
+
+def _withdraws(text: str) -> bool:
+    try:
+        entry = json.loads(text)
+        return bool(entry["kind"] == "status" and _decision(entry) == WITHDRAWN)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _decision(entry: Any) -> str:

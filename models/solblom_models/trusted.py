@@ -1,6 +1,7 @@
 """Which models may be used: those that a trust file vouches for, after every byte was checked. No torch."""
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 from solblom_models.life_cycle import stated_status
@@ -45,18 +46,20 @@ def verified_model(
     """Return a model's folder and its verdict, which is good; with `withdrawn_too`, but for a withdrawal.
 
     Raises:
-        IntegrityError: SB-401.
+        IntegrityError: SB-401; SB-410, the home's log is damaged.
         RefusedError: SB-420, the model was withdrawn.
         RunError: SB-503, there is no such model.
         ConfigurationError: SB-111, SB-112 or SB-424.
     """
     folder = find_artefact(ref, home)
     pinned = pinned_trust(folder, trust)[1]
-    if not withdrawn_too and stated_status(folder) == WITHDRAWN:
+    is_withdrawn = stated_status(folder) == WITHDRAWN
+    if is_withdrawn and not withdrawn_too:
         raise RefusedError("SB-420", f"{folder.name} was withdrawn")
     verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC))
     failed = [check for check in verdict.checks if not check.ok]
     if failed and not (withdrawn_too and [check.name for check in failed] == ["status"]):
         reason = f"{folder.name}: {failed[0].name}: {failed[0].reason}"
         raise IntegrityError("SB-401", reason)
-    return folder, verdict
+    # The folder may not know yet what the home's log says: a withdrawal was interrupted.
+    return folder, replace(verdict, status=WITHDRAWN) if is_withdrawn else verdict

@@ -13,14 +13,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_models.life_cycle import NEXT, stated_status
+from solblom_models.life_cycle import NEXT, stated_status, status_in_folder
 from solblom_models.trusted import pinned_trust
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError, RunError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.signing import add_signature, sign_envelope
 from solblom_server.coordinator import Coordinator
 from solblom_server.log_entries import LogEntry, model_registered, status_given
-from solblom_server.log_files import ATTESTATION, write_log_files
+from solblom_server.log_files import ATTESTATION, log_in_turn, write_log_files
 from solblom_server.transparency_log import TransparencyLog
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import (
@@ -62,6 +62,15 @@ class Registered:
         return f"{self.model.name}@{self.model.version}"
 
 
+@dataclass(frozen=True)
+class Withdrawal:
+    """What was withdrawn, and what is left to do."""
+
+    found: Registered
+    missing: list[str]  # hospitals that have not cosigned the new head
+    unwritten: str = ""  # why log/ in the model's folder is still the old one; empty: it is new
+
+
 def registered_model(folder: Path) -> Registered:
     """Return what an artefact's manifest says it is.
 
@@ -77,6 +86,37 @@ def registered_model(folder: Path) -> Registered:
     return Registered(
         folder, ModelName(file_digest(folder / "manifest.json")[0], name, version), run
     )
+
+
+def recorded_model(coordinator: Coordinator, folder: Path) -> Registered:
+    """Return which model the coordinator's database says that a folder is; one that it does not know says so itself.
+
+    Raises:
+        IntegrityError: SB-401, its manifest cannot be read.
+    """
+    place = folder.resolve()
+    known = (found for found in _recorded(coordinator) if found.folder.resolve() == place)
+    return next(known, None) or registered_model(folder)
+
+
+def recorded_folder(coordinator: Coordinator, ref: str) -> Path | None:
+    """Return the folder of `name@v3` or `sha256:…` as the database knows it, whatever lies in it; None: not known."""
+    known = (f.folder for f in _recorded(coordinator) if ref in (f.ref, f.model.artefact))
+    return next(known, None)
+
+
+def _recorded(coordinator: Coordinator) -> list[Registered]:
+    with contextlib.closing(coordinator.database()) as database:
+        rows = database.models()
+    return [
+        Registered(
+            coordinator.home / "models" / f"{name}-v{version}",
+            ModelName(artefact, name, f"v{version}"),
+            run,
+        )
+        for name, version, run, artefact, _ in rows
+        if artefact
+    ]
 
 
 def history_of(log: TransparencyLog, model: ModelName, trust: Trust) -> History | None:
@@ -118,10 +158,10 @@ def promote(
     found, trust = registered_model(folder), _own_trust(coordinator, folder)
     _check_signer(trust, key, now)
     _check_reason(reason)
-    signed = read_file(folder / ATTESTATION)
-    envelope = add_signature(signed, key)
-    is_written = signed == envelope and stated_status(folder) == status
-    with contextlib.closing(coordinator.log()) as log:
+    with log_in_turn(coordinator) as log:  # two stewards at once would undo each other's signatures
+        signed = read_file(folder / ATTESTATION)
+        envelope = add_signature(signed, key)
+        is_written = signed == envelope and stated_status(folder) == status
         history = history_of(log, found.model, trust)
         if is_written or not _is_logged(history, status, envelope):
             _check_verifies(folder, trust, key, now)
@@ -161,23 +201,32 @@ def _signed_again(found: Registered, envelope: bytes, now: dt.datetime) -> LogEn
 
 def withdraw(
     coordinator: Coordinator, folder: Path, reason: str, key: Ed25519PrivateKey, *, now: dt.datetime
-) -> list[str]:
+) -> Withdrawal:
     """Log that a model is withdrawn, and write its log/ anew: whoever verifies it from now on is told so.
 
-    Returns the hospitals that have not cosigned the new head; a withdrawal counts without them.
+    Which model it is, the database says: a folder that was changed is no way to escape. A withdrawal counts without
+    cosignatures. One that is logged and did not reach the folder is finished.
 
     Raises:
-        IntegrityError: SB-401 the manifest cannot be read; SB-410.
+        IntegrityError: SB-401, the database does not know the model and its manifest cannot be read; SB-410.
         RefusedError: SB-422 withdrawn already; SB-423 not a steward's key.
         ConfigurationError: SB-103, the reason cannot be logged.
     """
-    found, trust = registered_model(folder), _own_trust(coordinator, folder)
+    trust, found = _own_trust(coordinator, folder), recorded_model(coordinator, folder)
     _check_signer(trust, key, now)
     _check_reason(reason)
-    with contextlib.closing(coordinator.log()) as log:
-        _check_step(history_of(log, found.model, trust), found, WITHDRAWN)
-        log.append(_entry(found.model, WITHDRAWN, reason, key, now))
-        return write_log_files(folder, log, found.model.artefact)
+    with log_in_turn(coordinator) as log:
+        history = history_of(log, found.model, trust)
+        is_logged = history is not None and history.status == WITHDRAWN
+        if not is_logged or status_in_folder(folder) == WITHDRAWN:
+            _check_step(history, found, WITHDRAWN)
+            log.append(_entry(found.model, WITHDRAWN, reason, key, now))
+        try:
+            return Withdrawal(found, write_log_files(folder, log, found.model.artefact))
+        except IntegrityError as error:
+            return Withdrawal(found, [], error.message)
+        except OSError as error:
+            return Withdrawal(found, [], error.strerror or "it cannot be written")
 
 
 def mark_affected(coordinator: Coordinator, runs: set[str], *, now: dt.datetime) -> list[str]:
@@ -187,17 +236,13 @@ def mark_affected(coordinator: Coordinator, runs: set[str], *, now: dt.datetime)
     now, marked before or not.
 
     Raises:
-        IntegrityError: SB-401, SB-410.
+        IntegrityError: SB-410.
     """
-    database = coordinator.database()
-    models = [row for row in database.models() if row[2] in runs and row[3]]
-    database.close()
+    models = [found for found in _recorded(coordinator) if found.run in runs]
     marked = []
-    with contextlib.closing(coordinator.log()) as log:
-        for name, version, _, _, _ in models:
-            folder = coordinator.home / "models" / f"{name}-v{version}"
-            found = registered_model(folder)
-            history = history_of(log, found.model, _own_trust(coordinator, folder))
+    with log_in_turn(coordinator) as log:
+        for found in models:
+            history = history_of(log, found.model, _own_trust(coordinator, found.folder))
             if history is None:
                 continue  # made by a version without a log
             if all(entry.status != AFFECTED for entry in history.statuses):

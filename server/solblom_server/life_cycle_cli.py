@@ -2,13 +2,16 @@
 
 import datetime as dt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import ConfigurationError, RefusedError, SolblomError
 from solblom_protocol.home import HOME_OPTION, find_home
+
+if TYPE_CHECKING:
+    from solblom_server.life_cycle import Registered
 
 app = typer.Typer(help="Steward: decide about models", add_completion=False)
 REF = typer.Argument(..., help="name, name@v3, sha256:… or a folder of the registry")
@@ -42,7 +45,8 @@ def promote(
     folder, coordinator = find_artefact(ref, base), Coordinator.open(base)
     now, steward = dt.datetime.now(dt.UTC), read_signing_key(key)
     missing = life_cycle.promote(coordinator, folder, to, reason, steward, now=now)
-    _report("promote", base, folder, to, missing, cosign=cosign, as_json=as_json)
+    found = life_cycle.registered_model(folder)
+    _report("promote", base, found, to, missing, cosign=cosign, as_json=as_json)
 
 
 @app.command("withdraw")
@@ -62,10 +66,15 @@ def withdraw(
     from solblom_server.coordinator import Coordinator
 
     base = find_home(home)
-    folder, coordinator = find_artefact(ref, base), Coordinator.open(base)
+    coordinator = Coordinator.open(base)
+    folder = life_cycle.recorded_folder(coordinator, ref) or find_artefact(ref, base)
     now, steward = dt.datetime.now(dt.UTC), read_signing_key(key)
-    missing = life_cycle.withdraw(coordinator, folder, reason, steward, now=now)
-    _report("withdraw", base, folder, "withdrawn", missing, cosign=cosign, as_json=as_json)
+    done = life_cycle.withdraw(coordinator, folder, reason, steward, now=now)
+    found, missing = done.found, done.missing
+    _report("withdraw", base, found, "withdrawn", missing, cosign=cosign, as_json=as_json)
+    if done.unwritten:
+        say(f"Its folder could not be told: {done.unwritten}")
+        say("Next: mend the folder; the same command again writes its log/.")
     say(
         "Copies elsewhere do not know: give auditors a fresh log (solblom audit log --export FILE)."
     )
@@ -80,15 +89,16 @@ def status(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON
     from solblom_models.references import find_artefact
     from solblom_models.trusted import pinned_trust
     from solblom_server.coordinator import Coordinator
-    from solblom_server.life_cycle import history_of, registered_model, status_of
+    from solblom_server.life_cycle import history_of, recorded_folder, recorded_model, status_of
 
     base = find_home(home)
+    coordinator = Coordinator.open(base)
     try:
-        folder = find_artefact(ref, base)
+        folder = recorded_folder(coordinator, ref) or find_artefact(ref, base)
     except RefusedError as error:  # every version was withdrawn: which one is meant must be said
         raise RefusedError(error.code, error.message, f"Name the version: {ref}@v1") from None
-    found, trust = registered_model(folder), pinned_trust(folder, None)[1]
-    with closing(Coordinator.open(base).log()) as log:
+    found, trust = recorded_model(coordinator, folder), pinned_trust(folder, None)[1]
+    with closing(coordinator.log()) as log:
         history = history_of(log, found.model, trust)
     entries = [
         {"status": e.status, "time": _text(e.time), "by": e.signer, "reason": e.reason}
@@ -114,7 +124,7 @@ def status(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON
 def _report(
     verb: str,
     home: Path,
-    folder: Path,
+    found: "Registered",
     status: str,
     missing: list[str],
     *,
@@ -122,9 +132,6 @@ def _report(
     as_json: bool,
 ) -> None:
     """Ask for cosignatures, if wanted, and say how it ended."""
-    from solblom_server.life_cycle import registered_model
-
-    found = registered_model(folder)
     if cosign and missing:
         missing = _cosigned(home, found.run, missing)
     if as_json:

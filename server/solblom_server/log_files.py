@@ -8,9 +8,11 @@ hospital has cosigned or a steward has decided something.
 """
 
 import base64
+import contextlib
 import datetime as dt
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from solblom_protocol.cosignature import join_cosignatures, read_cosignature
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import timestamp
+from solblom_server.coordinator import Coordinator
 from solblom_server.log_entries import model_registered
-from solblom_server.transparency_log import TransparencyLog
+from solblom_server.transparency_log import FOLDER, TransparencyLog
 from solblom_verify.canonical import canonical_json, file_digest, parse_canonical
 from solblom_verify.envelope import public_key_from_pem
 
 ATTESTATION = Path("attestations") / "model.dsse.json"
 CHECKPOINT, INCLUSION = Path("log") / "checkpoint.txt", Path("log") / "inclusion.json"
 INCLUSION_SCHEMA = "solblom.inclusion/1"
+LOCK_FILE = "decisions.lock"
+
+
+@contextlib.contextmanager
+def log_in_turn(coordinator: Coordinator) -> Iterator[TransparencyLog]:
+    """Open the log once nobody else decides about a model or renews its log/: what is read holds until the end."""
+    path = coordinator.home / FOLDER / LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock, contextlib.closing(coordinator.log()) as log:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield log
 
 
 def register_model(folder: Path, log: TransparencyLog, *, now: dt.datetime) -> str:
@@ -107,9 +121,19 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _sites(folder: Path) -> dict[str, Ed25519PublicKey]:
-    """Return the keys of an artefact's hospitals by name; only these may stand in its checkpoint."""
-    sites = _manifest(folder)["sites"]
-    return {site: public_key_from_pem(entry["node_key"]) for site, entry in sites.items()}
+    """Return the keys of an artefact's hospitals by name; only these may stand in its checkpoint.
+
+    Raises:
+        IntegrityError: SB-401.
+    """
+    manifest = _manifest(folder)
+    try:
+        sites = manifest["sites"].items()
+        return {site: public_key_from_pem(entry["node_key"]) for site, entry in sites}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise IntegrityError(
+            "SB-401", f"{folder.name}: the manifest names no hospitals' keys"
+        ) from None
 
 
 def _write(path: Path, data: bytes) -> None:

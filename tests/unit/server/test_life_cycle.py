@@ -1,7 +1,11 @@
 """A steward decides about models, in order, for good; nobody else does, and everybody is told."""
 
+import datetime as dt
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,7 +19,8 @@ from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedE
 from solblom_protocol.key_files import private_pem
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.withdrawal_notice import NoticedRun, WithdrawalNotice, write_notice
-from solblom_server import life_cycle
+from solblom_server import life_cycle, trust_file
+from solblom_verify.canonical import canonical_json, parse_canonical
 
 
 @pytest.fixture
@@ -26,6 +31,14 @@ def registry(tmp_path: Path) -> Registry:
 def history(registry: Registry, ref: str) -> list[str]:
     shown = json.loads(registry.model("status", ref, "--json").stdout)
     return [shown["status"], *(entry["status"] for entry in shown["history"])]
+
+
+def released(registry: Registry) -> Path:
+    folder = registry.add()
+    for status in ("validated", "released"):
+        registry.decide("promote", "heart-disease", "--to", status)
+        registry.cosign(folder)
+    return folder
 
 
 def test_a_model_goes_from_candidate_to_validated_released_and_withdrawn(
@@ -124,6 +137,45 @@ def test_a_model_that_was_changed_can_be_withdrawn(registry: Registry) -> None:
     assert history(registry, "heart-disease@v1") == ["withdrawn", "withdrawn"]
 
 
+def _retitled(manifest: bytes) -> bytes:
+    read: Any = parse_canonical(manifest)
+    return canonical_json({**read, "title": "x"})
+
+
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [(_retitled, True), (lambda _: b'{"title":"x"}', False), (lambda _: b"", False), (None, False)],
+)
+def test_a_model_whose_manifest_was_changed_or_is_gone_can_be_withdrawn(
+    registry: Registry, change: Callable[[bytes], bytes] | None, is_told: bool
+) -> None:
+    folder = released(registry)
+    file = folder / "manifest.json"
+    whole = file.read_bytes()
+    if change is None:
+        file.unlink()
+    else:
+        file.write_bytes(change(whole))
+    result = registry.decide("withdraw", "heart-disease@v1")
+    assert result.exit_code == 0, result.output
+    assert ("Its folder could not be told" in result.stderr) != is_told
+    steps = ["withdrawn", "validated", "released", "withdrawn"]
+    assert history(registry, "heart-disease@v1") == steps
+    file.write_bytes(whole)
+    with pytest.raises(RefusedError, match="was withdrawn"):
+        verified_model("heart-disease@v1", registry.home, None)
+
+
+def test_one_changed_manifest_keeps_no_other_model_from_being_marked_affected(
+    registry: Registry,
+) -> None:
+    folders = [registry.add(version) for version in (1, 2)]
+    (folders[0] / "manifest.json").write_bytes(b"")
+    marked = life_cycle.mark_affected(registry.coordinator, {"run-1", "run-2"}, now=NOW)
+    assert marked == ["heart-disease@v1", "heart-disease@v2"]
+    assert history(registry, "heart-disease@v1") == ["candidate", "affected"]
+
+
 def test_a_model_outside_the_registry_is_not_decided_about(
     registry: Registry, tmp_path: Path
 ) -> None:
@@ -174,6 +226,74 @@ def test_a_promotion_that_a_crash_interrupted_is_finished_by_the_same_command(
     verdict = registry.verify(folder)
     assert (verdict.ok, verdict.status, len(verdict.signers)) == (True, "validated", 2)
     assert history(registry, "heart-disease") == ["validated", "validated"]
+
+
+@pytest.mark.parametrize("crash", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_withdrawal_that_was_interrupted_counts_at_once_and_is_finished_by_the_same_command(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, crash: BaseException
+) -> None:
+    folder = released(registry)
+
+    def interrupt(*_: object) -> None:
+        raise crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(life_cycle, "write_log_files", interrupt)
+        registry.decide("withdraw", "heart-disease@v1")
+    assert registry.verify(folder).status == "released"  # the folder alone does not know
+    with pytest.raises(RefusedError, match="was withdrawn") as caught:
+        verified_model("heart-disease@v1", registry.home, None)
+    assert caught.value.code == "SB-420"
+    with pytest.raises(RefusedError, match="Every version"):
+        find_artefact("heart-disease", registry.home)
+    with pytest.raises(RefusedError, match="is withdrawn, not released"):
+        require_released(verified_model(str(folder), None, None, withdrawn_too=True)[1])
+    assert registry.decide("withdraw", "heart-disease@v1").exit_code == 0
+    assert not registry.verify(folder).ok
+    steps = ["withdrawn", "validated", "released", "withdrawn"]
+    assert history(registry, "heart-disease@v1") == steps
+    assert "SB-422" in registry.decide("withdraw", "heart-disease@v1").stderr
+
+
+@pytest.mark.parametrize("first", ["promote", "withdraw"])
+def test_two_stewards_who_decide_at_once_decide_one_after_the_other(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    other = Ed25519PrivateKey.from_private_bytes(b"t" * 32)
+    trust_file.add_key(registry.home, other.public_key(), name="Ola", role="steward")
+    folder = registry.add()
+    check, refused, threads = life_cycle._check_step, list[str](), list[threading.Thread]()
+
+    def promote_as_ola() -> None:
+        try:
+            life_cycle.promote(
+                registry.coordinator,
+                folder,
+                "validated",
+                "mine",
+                other,
+                now=dt.datetime.now(dt.UTC),
+            )
+        except (RefusedError, IntegrityError) as error:
+            refused.append(error.code)
+
+    def meanwhile(*words: Any) -> None:
+        check(*words)
+        if not threads:  # between what the first steward read and what she writes
+            threads.append(threading.Thread(target=promote_as_ola))
+            threads[0].start()
+            threads[0].join(1.0)
+            assert threads[0].is_alive()
+
+    monkeypatch.setattr(life_cycle, "_check_step", meanwhile)
+    to = ["--to", "validated"] if first == "promote" else []
+    assert registry.decide(first, "heart-disease@v1", *to).exit_code == 0
+    threads[0].join()
+    assert len(refused) == 1
+    steps = {"promote": "validated", "withdraw": "withdrawn"}
+    assert history(registry, "heart-disease@v1") == [steps[first], steps[first]]
+    registry.cosign(folder)
+    assert registry.verify(folder).ok == (first == "promote")
 
 
 # Which version a name means

@@ -17,9 +17,8 @@ from solblom_protocol.merkle import leaf_hash
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.transparency import Head, head_of, log_origin, read_checkpoint
 from solblom_verify.artefact import Verdict
-from solblom_verify.canonical import canonical_json, parse_canonical
-from solblom_verify.envelope import open_envelope
-from solblom_verify.history import STATUS_PAYLOAD_TYPE, Status
+from solblom_verify.canonical import parse_canonical
+from solblom_verify.history import ModelName, Status, read_history
 from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust
 
@@ -127,12 +126,15 @@ def _short(value: Any) -> str:
 
 
 def later_decisions(home: Path, verdict: Verdict, trust: Trust) -> list[Status]:
-    """Return what the coordinator's log says about a model beyond what the model's own copy holds, signatures checked.
+    """Return what the coordinator's log says about a model beyond what the model's own copy holds.
 
-    A remark that a withdrawn consent affects a model stands in the log alone; a decision may be newer than a copy.
+    Only what the verifier would accept is said: signed by a key that may say so, at the time that was logged. A remark
+    that a withdrawn consent affects a model stands in the log alone; a decision may be newer than a copy.
     """
     path = home / LOG_FILE
-    if verdict.artefact is None or not path.is_file():
+    if verdict.artefact is None or verdict.name is None or verdict.version is None:
+        return []
+    if not path.is_file():
         return []
     try:
         with closing(_open(path)) as database:
@@ -143,30 +145,23 @@ def later_decisions(home: Path, verdict: Verdict, trust: Trust) -> list[Status]:
             ).fetchall()
     except sqlite3.Error:
         return []  # the view of the log says so
-    found = [_decision(str(row[0]), verdict.artefact, trust) for row in rows]
+    model = ModelName(verdict.artefact, verdict.name, verdict.version)
+    entries = [str(row[0]) for row in rows]
+    registered = [entry for entry in entries if _members(entry).get("kind") == "model"]
+    decided = [entry for entry in entries if _members(entry).get("kind") == "status"]
+    # Each by itself: one entry that does not hold hides no withdrawal.
+    found = [one for entry in decided for one in _accepted([*registered[:1], entry], model, trust)]
     known = {(one.status, one.time) for one in verdict.statuses}
-    return [one for one in found if one is not None and (one.status, one.time) not in known]
+    return [one for one in found if (one.status, one.time) not in known]
 
 
-def _decision(entry: str, artefact: str, trust: Trust) -> Status | None:
-    """Return the decision in an entry; None where it is none, or no trusted key signed it."""
-    members = _members(entry)
-    if members.get("kind") != "status":
-        return None
+def _accepted(entries: list[str], model: ModelName, trust: Trust) -> tuple[Status, ...]:
+    """Return the decisions among entries of the log; none where the verifier refuses one of them."""
     try:
-        opened = open_envelope(
-            canonical_json(members["envelope"]),
-            payload_type=STATUS_PAYLOAD_TYPE,
-            keys=trust.public_keys,
-        )
-        said = JsonObject.of(parse_canonical(opened.payload), "status")
-        if said.digest("artefact") != artefact:
-            return None
-        names = {key.keyid: key.name for key in trust.keys}
-        signer = names[opened.signers[0]]
-        return Status(said.text("status"), said.text("reason"), said.time("time"), signer)
-    except (ValueError, KeyError):  # of the verifier, all are ValueErrors
-        return None
+        read = [JsonObject.of(parse_canonical(entry.encode()), "entry") for entry in entries]
+        return read_history(read, model, trust).statuses
+    except ValueError:  # of the verifier, all are ValueErrors
+        return ()
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -238,7 +238,12 @@ def _drawing() -> _Draw:
 
     def draw(rows: Sequence[Row], title: str, axis: str) -> bytes:
         # Fixed salt and no date: the same report gives the same bytes. Text stays text, for search and screen readers.
-        settings: Any = {"svg.hashsalt": "solblom", "svg.fonttype": "none", "font.size": FONT}
+        settings: Any = {
+            "svg.hashsalt": "solblom",
+            "svg.fonttype": "none",
+            "font.size": FONT,
+            "text.parse_math": False,  # a name's dollar signs are no formula
+        }
         with rc_context(settings):
             figure = Figure(figsize=(WIDTH, MARGIN + ROW * len(rows)), layout="constrained")
             FigureCanvasSVG(figure)

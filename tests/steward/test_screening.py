@@ -72,3 +72,14 @@ def test_ten_thousand_rounds_are_a_small_picture() -> None:
     values = {s: [(n, float(n % 7), False) for n in rounds] for s in sites}
     lines = scatter(sites, values, axis="norm", rounds_axis="round", flagged="", title="t")
     assert len(lines) < 3_000_000
+
+
+def test_dollar_signs_in_a_name_are_no_formula() -> None:
+    name = "a$b^$c"
+    words = {"federated": name, "trained": name}
+    forest(
+        [Row(name, {"federated": Estimate(0.8, 0.7, 0.9)})], words, axis=name, hidden="", title=name
+    )
+    participation([name], [1], {(name, 1): ("trained", "")}, words, axis=name, title=name)
+    values = {name: [(1, 0.5, False), (2, 0.5, True)]}
+    scatter([name], values, axis=name, rounds_axis=name, flagged=name, title=name)

@@ -101,7 +101,12 @@ def calibration_overlay(pair: ScoredPair, *, old: str, new: str) -> bytes:
         "new": (new, calibration_of(pair.labels, pair.new)),
     }
     # Fixed salt and no date: the same pair gives the same bytes. Text stays text, for search and screen readers.
-    settings: Any = {"svg.hashsalt": "solblom", "svg.fonttype": "none", "font.size": FONT}
+    settings: Any = {
+        "svg.hashsalt": "solblom",
+        "svg.fonttype": "none",
+        "font.size": FONT,
+        "text.parse_math": False,  # a name's dollar signs are no formula
+    }
     title = f"Calibration: {old} and {new}"
     with rc_context(settings):
         figure = Figure(figsize=SIZE, layout="constrained")

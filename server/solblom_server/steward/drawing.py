@@ -83,6 +83,7 @@ def _settings() -> Any:
         "svg.hashsalt": "solblom",
         "svg.fonttype": "path",  # the same on every machine, whatever fonts it has
         "font.size": FONT,
+        "text.parse_math": False,  # a name's dollar signs are no formula
         "text.color": INK,
         "axes.labelcolor": QUIET,
         "axes.edgecolor": LINE,

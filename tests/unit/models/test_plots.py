@@ -104,6 +104,13 @@ def test_ranked_diseases_get_three_pictures_with_their_words() -> None:
     assert "too few to show" in words(found["subgroups.svg"])
 
 
+def test_dollar_signs_in_a_name_are_no_formula() -> None:
+    name = "a$b^$c"
+    named = TABLES | {"sites": [{"site": name, "metrics": dict.fromkeys(TABLE_KINDS, AUROC)}]}
+    drawn = words(pictures(named, title=name)["hospitals.svg"])
+    assert drawn.count(name) >= 2
+
+
 def test_ages_stand_in_their_order() -> None:
     text = words(pictures(RANKING, title="x")["subgroups.svg"])
     places = [text.index(f"age band: {band}") for band in ("below 1", "1 to 6", "12 to 18")]

@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from solblom_models.comparison.agreement import agreement, flips, ranked_agreement
+from solblom_models.comparison.overlay import calibration_overlay
 from solblom_models.comparison.pair import RankedPair, ScoredPair
 from solblom_models.comparison.paired import delong_p_value, mcnemar, performance
 from solblom_models.comparison.ranked import own_ranks, ranked_performance
@@ -236,3 +237,8 @@ def test_own_ranks_are_those_of_the_ranking_metrics() -> None:
     assert own_ranks(scores, labels).tolist() == ranks_of(scores, labels).tolist()
     labels[:3] = -1
     assert own_ranks(scores, labels)[:3].tolist() == [0, 0, 0]
+
+
+def test_dollar_signs_in_a_models_name_are_no_formula() -> None:
+    drawn = calibration_overlay(made(), old="a$b^$c", new="d")
+    assert b"a$b^$c" in drawn

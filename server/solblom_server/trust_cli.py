@@ -84,7 +84,7 @@ def pin_witnesses(
         None,
         "--quorum",
         min=1,
-        help="How many must have cosigned (default: all of the run but one)",
+        help="How many must have cosigned (default: all of the run but one, more than half)",
     ),
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,

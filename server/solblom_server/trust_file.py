@@ -70,7 +70,7 @@ def pin_witnesses(home: Path, nodes: Sequence[PublicKeys], *, quorum: int | None
     """Pin the hospitals' keys as witnesses, beside those that are pinned; return the new version.
 
     A hospital that has replaced its key keeps the old one too: old models are cosigned with it. `quorum` None: all
-    hospitals of a model's run but one must have cosigned.
+    hospitals of a model's run but one, and more than half, must have cosigned.
 
     Raises:
         ConfigurationError: SB-112; SB-103, the file would not be valid.

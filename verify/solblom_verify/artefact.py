@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from solblom_verify.canonical import digest, file_digest, parse_canonical, read_file
+from solblom_verify.canonical import digest, file_digest, parse_canonical
 from solblom_verify.envelope import key_id, open_envelope
 from solblom_verify.folder import (
     ATTESTATION,
@@ -26,7 +26,7 @@ from solblom_verify.folder import (
     refuse,
     same,
 )
-from solblom_verify.history import AFFECTED, WITHDRAWN, Status
+from solblom_verify.history import AFFECTED, CANDIDATE, WITHDRAWN, Status
 from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust
 from solblom_verify.wording import counted
@@ -61,6 +61,7 @@ _NEVER_CHECKED = (
 _SIMULATED = "Hospitals: this is a simulation; one machine made all the keys and receipts."
 _EXPIRED = "Trust: the trust file has expired since the model was signed; later withdrawal unknown."
 _NO_LOG = "Log: this model has none; nobody witnessed when it was signed or decided about since."
+_MANIFEST_KEYS = "Receipts: by the hospitals' keys in the manifest, which the coordinator wrote."
 _NOT_PINNED = "Witnesses: their keys are those of the manifest, not pinned in the trust file."
 _NOT_FRESH = (
     "Withdrawal: later withdrawal unknown; what came after, or was left out, is in a fresh log."
@@ -128,7 +129,7 @@ def verify_artefact(
         signed=log.history.signed if log else None,
         status=log.latest.status if log else None,
         statuses=log.latest.statuses if log else (),
-        witnesses=tuple(log.checkpoint.cosigned) if log else (),
+        witnesses=log.cosigned if log else (),
     )
 
 
@@ -137,6 +138,8 @@ def _not_checked(artefact: Artefact, results: Mapping[str, Check]) -> Iterator[s
         yield _SIMULATED
     if results["trust"].ok and results["trust"].reason:
         yield _EXPIRED
+    if not artefact.trust.witnesses:
+        yield _MANIFEST_KEYS
     if results["log"].ok and artefact.log is None:
         yield _NO_LOG
     if results["log"].ok and artefact.log is not None and not artefact.trust.witnesses:
@@ -229,6 +232,8 @@ def _check_receipts(artefact: Artefact) -> str:
         for site, result in entry.object("results").items():
             if site not in keys:
                 raise CheckError(f"{entry.where} names {site!a}, which manifest.sites does not")
+            if artefact.trust.witnesses and not artefact.trust.pins(site, keys[site]):
+                raise CheckError(f"the key of {site!a} in the manifest is not pinned")
             path = f"{_RECEIPTS}{entry.get('round', int):03d}-{site}.dsse.json"
             data = artefact.read(path)
             same(f"digest of {path}", digest(data), result.digest("receipt"))
@@ -292,8 +297,10 @@ def _check_privacy(artefact: Artefact) -> str:
 def _check_log(artefact: Artefact) -> str:
     log = artefact.log
     if log is None:
+        if artefact.trust.witnesses:
+            raise CheckError("none, and the trust file names witnesses of one")
         return "none: made by a version without a log"
-    envelope = digest(read_file(artefact.folder / ATTESTATION))
+    envelope = digest(artefact.read_unsigned(ATTESTATION))
     same("envelope in the log", log.history.envelope, envelope)
     return f"signed {log.history.signed:{_SHOWN_TIME}}"
 
@@ -308,7 +315,7 @@ def _check_witnesses(artefact: Artefact) -> str:
     earliest = log.history.newest - _CLOCK_SKEW
     if any(witness.time < earliest for witness in log.checkpoint.cosigned.values()):
         raise CheckError("cosigned before what it vouches for was signed")
-    return f"cosigned by {', '.join(log.checkpoint.cosigned)}{missing and ', ' + missing}"
+    return f"cosigned by {', '.join(log.cosigned)}{missing and ', ' + missing}"
 
 
 def _check_status(artefact: Artefact) -> str:
@@ -318,6 +325,14 @@ def _check_status(artefact: Artefact) -> str:
     for entry in latest.statuses:
         if entry.status == WITHDRAWN:
             raise CheckError(f"withdrawn {entry.time:%Y-%m-%d} by {entry.signer}: {entry.reason}")
+    decision = latest.decision
+    # The decision names the manifest only; what else the model says, its signer has signed too.
+    if (
+        decision is not None
+        and decision.status != CANDIDATE
+        and decision.keyid not in artefact.envelope.signers
+    ):
+        raise CheckError(f"{decision.signer} said {decision.status}, and did not sign these files")
     affected = any(entry.status == AFFECTED for entry in latest.statuses)
     return f"{latest.status}{', affected by a withdrawal of consent' if affected else ''}"
 
@@ -326,17 +341,18 @@ def _check_trust(artefact: Artefact) -> str:
     trust, log = artefact.trust, artefact.log
     keys = [key for key in trust.keys if key.keyid in artefact.envelope.signers]
     if log is None:
-        # Nobody witnessed the time: whoever has an old key could sign with any date, so the keys
-        # must be valid still.
-        signed, time = artefact.predicate.time("created"), artefact.now
+        # Nobody witnessed the time: whoever has an old key could sign with any date, so keys and
+        # trust file must be valid still.
+        time = artefact.now
     else:
-        signed = time = log.history.signed
+        time = log.history.signed
         keys.append(log.key)
     for key in keys:
         if not key.is_valid(time):
             raise CheckError(f"the key of {key.name} was not valid on {time:%Y-%m-%d}")
-    if trust.expires <= signed:
-        raise CheckError(f"the trust file had expired ({trust.expires:%Y-%m-%d}) at the signing")
+    if trust.expires <= time:
+        when = "at the signing" if log else "and no log says when the model was signed"
+        raise CheckError(f"the trust file had expired ({trust.expires:%Y-%m-%d}) {when}")
     expired = trust.expires <= artefact.now
     return f"the trust file expired on {trust.expires:%Y-%m-%d}" if expired else ""
 

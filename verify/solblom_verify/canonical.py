@@ -21,6 +21,7 @@ JsonValue: TypeAlias = (
 )
 
 MAX_BYTES = 64 * 1024 * 1024
+MAX_SIGNED_BYTES = 4 * 1024 * 1024  # of what is read before anything vouches for it
 _MAX_DEPTH = 64
 _MAX_INTEGER = 2**53 - 1  # RFC 8785, 3.2.2.3: beyond it, readers disagree about the value
 _EXPONENT_FROM = 1e21  # ECMA-262 Number::toString writes 1e21 and above with an exponent

@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(verdict_json(verdict, path, trust_path), indent=2))
     else:
+        print(_printable(f"trust file: {trust_path}"))
         print(render_verdict(verdict))
     return _DONE if verdict.ok else _INTEGRITY
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from solblom_verify.canonical import digest, parse_canonical, read_file
+from solblom_verify.canonical import MAX_SIGNED_BYTES, digest, parse_canonical, read_file
 from solblom_verify.envelope import OpenedEnvelope, key_id, open_envelope, public_key_from_pem
 from solblom_verify.history import LoggedModel, ModelName, read_log
 from solblom_verify.shape import JsonObject
@@ -70,7 +70,7 @@ class Artefact:
     def envelope(self) -> OpenedEnvelope:
         """The statement's envelope, all of its signatures verified."""
         return open_envelope(
-            read_file(self.folder / ATTESTATION),
+            self.read_unsigned(ATTESTATION),
             payload_type=STATEMENT_PAYLOAD_TYPE,
             keys=self.trust.public_keys,
             threshold=self.trust.threshold,
@@ -146,12 +146,16 @@ class Artefact:
         return read_log(
             ModelName(self.subjects[MANIFEST], name, version),
             self.manifest.object("log").only({"origin"}).text("origin"),
-            read_file(self.folder / CHECKPOINT),
-            read_file(self.folder / INCLUSION),
+            self.read_unsigned(CHECKPOINT),
+            self.read_unsigned(INCLUSION),
             export=read_file(self.fresh_log) if self.fresh_log else None,
             sites=self.site_keys,
             trust=self.trust,
         )
+
+    def read_unsigned(self, path: str) -> bytes:
+        """Read a file that vouches for the others, if it is small."""
+        return read_file(self.folder / path, max_bytes=MAX_SIGNED_BYTES)
 
     def read(self, path: str) -> bytes:
         """Read a signed file whole, if its bytes are the signed ones."""

@@ -46,6 +46,7 @@ class Status:
     reason: str
     time: datetime
     signer: str  # name of the key in the trust file
+    keyid: str = ""  # of that key
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,14 @@ class History:
     @property
     def status(self) -> str:
         """The newest decision; `withdrawn` is the last one, whatever follows it."""
-        decided = [s.status for s in self.statuses if s.status != AFFECTED] or [CANDIDATE]
-        return WITHDRAWN if WITHDRAWN in decided else decided[-1]
+        return CANDIDATE if self.decision is None else self.decision.status
+
+    @property
+    def decision(self) -> Status | None:
+        """The decision that counts; None where nobody has decided yet."""
+        decided = [s for s in self.statuses if s.status != AFFECTED]
+        withdrawn = [s for s in decided if s.status == WITHDRAWN]
+        return next(iter([*withdrawn, *reversed(decided)]), None)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class LoggedModel:
 
     key: TrustedKey  # signs the log
     checkpoint: Checkpoint  # the model's own
-    missing: tuple[str, ...]  # witnesses that did not cosign it
+    cosigned: tuple[str, ...]  # hospitals of the run whose cosignatures of it count
+    missing: tuple[str, ...]  # those that did not cosign it, or whose key is not pinned
     lacking: int  # how many cosignatures are missing for a quorum; 0 or less: none
     history: History  # up to it
     latest: History  # up to the newer log that was given, if one was
@@ -108,26 +116,26 @@ def read_log(
     """
     key = _log_key(origin, trust)
     pinned = [(witness.name, witness.public_key) for witness in trust.witnesses]
-    witnesses = [*pinned, *sites.items()]
-    head = open_checkpoint(checkpoint, origin, key.public_key, witnesses)
+    head = open_checkpoint(checkpoint, origin, key.public_key, [*pinned, *sites.items()])
     entries = read_inclusion(inclusion, head)
     history = read_history(entries.values(), model, trust)
     # Names that count are those of the run, with pinned keys where the trust file has some.
-    counted = {name for name, c in head.cosigned.items() if not pinned or (name, c.key) in pinned}
-    names = {name for name, _ in pinned}
-    expected = (names & sites.keys()) or names or set(sites)
-    missing = tuple(sorted(expected - counted))
-    lacking = (trust.quorum or max(1, len(sites) - 1)) - len(counted)
+    given = [(name, cosignature.key) for name, cosignature in head.cosigned.items()]
+    counted = tuple(n for n, k in given if n in sites and (not pinned or (n, k) in pinned))
+    missing = tuple(sorted(sites.keys() - set(counted)))
+    # All but one, and always more than half: of two hospitals, one may be the coordinator's own.
+    quorum = trust.quorum or max(len(sites) // 2 + 1, len(sites) - 1)
+    about_model = (key, head, counted, missing, quorum - len(counted), history)
     if export is None:
-        return LoggedModel(key, head, missing, lacking, history, history, None)
-    newer, log = read_export(export, head, key.public_key, witnesses)
+        return LoggedModel(*about_model, latest=history, newer=None)
+    newer, log = read_export(export, head, key.public_key, pinned or sites.items())
     about = {i: e for i, e in enumerate(log) if e.members.get("artefact") == model.artefact}
     if {i: e.members for i, e in about.items() if i < head.size} != {
         i: e.members for i, e in entries.items()
     }:
         raise LogError("inclusion.json does not hold all entries of the model")
     latest = read_history(about.values(), model, trust)
-    return LoggedModel(key, head, missing, lacking, history, latest, newer)
+    return LoggedModel(*about_model, latest=latest, newer=newer)
 
 
 def _log_key(origin: str, trust: Trust) -> TrustedKey:
@@ -182,4 +190,4 @@ def _read_status(envelope: JsonObject, logged: datetime, model: ModelName, trust
         raise LogError(f"{status} was said at another time than logged")
     if not signer.is_valid(time):
         raise LogError(f"the key of {signer.name} was not valid when it said {status}")
-    return Status(status, said.text("reason"), time, signer.name)
+    return Status(status, said.text("reason"), time, signer.name, signer.keyid)

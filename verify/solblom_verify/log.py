@@ -118,15 +118,16 @@ def read_inclusion(data: bytes, checkpoint: Checkpoint) -> dict[int, JsonObject]
     if head != (INCLUSION_SCHEMA, checkpoint.origin, checkpoint.size):
         raise LogError("inclusion.json is not about the checkpoint")
     found: dict[int, JsonObject] = {}
+    last = -1
     for item in members.objects("entries"):
         index = item.only({"index", "entry", "proof"}).get("index", int)
         proof = [decode_base64(text) for text in item.texts("proof")]
         leaf = _leaf(item.object("entry"))
-        if index <= max(found, default=-1):
+        if index <= last:
             raise LogError("entries are not in order of index, each once")
         if _root_of_proof(leaf, index, checkpoint.size, proof) != checkpoint.root:
             raise LogError(f"entry {index} is not in the log")
-        found[index] = item.object("entry")
+        found[index], last = item.object("entry"), index
     return found
 
 

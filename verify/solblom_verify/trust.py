@@ -52,12 +52,16 @@ class Trust:
     threshold: int
     keys: tuple[TrustedKey, ...]
     witnesses: tuple[TrustedKey, ...] = ()  # none: the hospitals' keys in the manifest
-    quorum: int | None = None  # how many witnesses must have cosigned; None: all but one
+    quorum: int | None = None  # how many must have cosigned; None: all of a run but one, above half
 
     @property
     def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """The keys by key id."""
         return {key.keyid: key.public_key for key in self.keys}
+
+    def pins(self, site: str, key: Ed25519PublicKey) -> bool:
+        """Tell whether this is a key of that hospital, by the trust file."""
+        return any(w.name == site and w.public_key == key for w in self.witnesses)
 
 
 def trust_file_of_home(artefact: Path) -> Path:

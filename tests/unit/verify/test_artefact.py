@@ -52,12 +52,21 @@ def test_a_simulation_says_that_one_machine_made_all_keys(builder: Any, tmp_path
     assert not any("simulation" in line for line in real.not_checked)
 
 
-def test_an_expired_trust_file_still_verifies_and_says_so(builder: Any, artefact: Path) -> None:
-    verdict = builder.verify(artefact, now=datetime(2036, 1, 1, tzinfo=UTC))
+def test_an_expired_trust_file_still_verifies_a_logged_model_and_says_so(
+    builder: Any, logged: Path
+) -> None:
+    verdict = builder.verify(logged, now=datetime(2036, 1, 1, tzinfo=UTC))
     assert verdict.ok
     assert verdict.checks[-1].reason == "the trust file expired on 2036-01-01"
     assert any("expired" in line for line in verdict.not_checked)
-    assert not any("expired" in line for line in builder.verify(artefact).not_checked)
+    assert not any("expired" in line for line in builder.verify(logged).not_checked)
+
+
+def test_an_expired_trust_file_is_refused_where_no_log_says_when_the_model_was_signed(
+    builder: Any, artefact: Path
+) -> None:
+    verdict = builder.verify(artefact, now=datetime(2036, 1, 1, tzinfo=UTC))
+    fails(verdict, "trust", "had expired (2036-01-01) and no log says")
 
 
 def test_a_time_without_zone_fails_the_trust_check(builder: Any, artefact: Path) -> None:
@@ -143,10 +152,16 @@ def test_a_changed_file_is_named(builder: Any, artefact: Path) -> None:
     fails(builder.verify(artefact), "files", "changed file: README.md")
 
 
-def test_a_file_beyond_the_limit_is_a_failed_check(builder: Any, artefact: Path) -> None:
-    with (artefact / ATTESTATION).open("r+b") as stream:
-        stream.truncate(64 * 1024 * 1024 + 1)  # sparse
-    fails(builder.verify(artefact), "envelope", "more than the 67108864 bytes")
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [(ATTESTATION, "envelope"), ("log/checkpoint.txt", "log"), ("log/inclusion.json", "log")],
+)
+def test_a_file_beyond_the_limit_is_a_failed_check(
+    builder: Any, logged: Path, name: str, check: str
+) -> None:
+    with (logged / name).open("r+b") as stream:
+        stream.truncate(4 * 1024 * 1024 + 1)  # sparse
+    fails(builder.verify(logged), check, "more than the 4194304 bytes")
 
 
 def test_a_reason_stays_short(builder: Any, tmp_path: Path) -> None:

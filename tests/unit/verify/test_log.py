@@ -15,6 +15,7 @@ from solblom_protocol.transparency import head_of, write_checkpoint
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id
 from unit.verify.verdicts import fails, failures
+from unit.verify.witness_pins import pinned
 
 CHECKPOINT, INCLUSION = "log/checkpoint.txt", "log/inclusion.json"
 
@@ -354,6 +355,38 @@ def test_a_trust_file_that_expired_since_is_fine_and_one_that_had_expired_is_not
     fails(builder.verify(logged), "trust", "had expired (2026-11-22) at the signing")
 
 
+# What a decision covers
+
+
+def rewritten(builder: Any, log: Any, folder: Path, *, signers: list[Any]) -> None:
+    """Say more of consent, signed and logged as a newer `model` entry; the manifest is the same."""
+    (folder / "consent").mkdir()
+    (folder / "consent/summary.json").write_text('{"everybody":"agreed"}')
+    builder.seal(folder, signers=signers)
+    log.add_model(folder, time="2026-11-22T21:00:40Z")
+    log.write_files(folder)
+
+
+@pytest.mark.parametrize("status", ["validated", "released"])
+def test_files_that_changed_after_a_decision_are_not_what_the_steward_decided_about(
+    builder: Any, log: Any, logged: Path, tmp_path: Path, status: str
+) -> None:
+    builder.write_trust(tmp_path / "trust.json", threshold=1)
+    decided(log, logged, status)
+    assert builder.verify(logged).ok
+    rewritten(builder, log, logged, signers=[builder.coordinator])
+    why = f"Helse Midt steward said {status}, and did not sign these files"
+    fails(builder.verify(logged), "status", why)
+
+
+def test_files_that_the_steward_signed_again_keep_their_status(
+    builder: Any, log: Any, logged: Path
+) -> None:
+    decided(log, logged, "validated", "released")
+    rewritten(builder, log, logged, signers=[builder.coordinator, builder.steward])
+    assert (builder.verify(logged).ok, builder.verify(logged).status) == (True, "released")
+
+
 # A fresh log
 
 
@@ -373,6 +406,18 @@ def test_a_fresh_log_may_be_cosigned_by_strangers_too(
 ) -> None:
     log.witnesses["a-new-hospital"] = builder.attacker
     assert builder.verify(logged, fresh_log=log.export(tmp_path / "log.json")).ok
+
+
+def test_where_hospitals_are_pinned_a_fresh_log_is_cosigned_by_pinned_keys_only(
+    builder: Any, log: Any, logged: Path, tmp_path: Path
+) -> None:
+    keys = builder.site_keys
+    witnesses = [pinned(site, key) for site, key in keys.items()]
+    builder.write_trust(tmp_path / "trust.json", witnesses=witnesses)
+    log.witnesses["st-olavs"] = builder.attacker
+    verdict = builder.verify(logged, fresh_log=log.export(tmp_path / "log.json"))
+    assert verdict.ok
+    assert verdict.not_checked[-1].endswith("cosigned by innlandet.")
 
 
 def test_a_log_that_rewrote_history_is_refused(

@@ -32,7 +32,8 @@ def test_a_valid_artefact_gives_0_and_says_what_was_not_checked(artefact: Path) 
     assert result.returncode == 0
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["ok", "folder", "13", "files"]
+    assert lines[0] == f"trust file: {artefact.parent.parent / 'trust.json'}"
+    assert lines[1].split() == ["ok", "folder", "13", "files"]
     assert "not checked:" in lines
     assert lines[-2] == "VERIFIED: heart-disease@v1"
     assert lines[-1].strip().startswith("sha256:")
@@ -140,7 +141,7 @@ def test_a_file_name_cannot_steer_the_terminal(artefact: Path) -> None:
     result = run(artefact)
     assert result.returncode == 5
     assert "\x1b" not in result.stdout
-    assert "VERIFIED" not in result.stdout.split("\n", 1)[1].replace("NOT VERIFIED", "")
+    assert "VERIFIED" not in result.stdout.split("\n", 2)[2].replace("NOT VERIFIED", "")
 
 
 def test_a_letter_the_terminal_does_not_know_is_escaped(builder: Any, artefact: Path) -> None:

@@ -86,7 +86,7 @@ def verify(
     if recompute_epsilon:
         from solblom_models.recomputed_epsilon import with_epsilon
 
-        verdict = with_epsilon(verdict, folder)
+        verdict = with_epsilon(verdict, folder, pinned)
     if as_json:
         print_json("solblom.model.verify/1", verdict_json(verdict, folder, trust_path))
     else:

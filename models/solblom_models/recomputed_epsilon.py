@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_models.statement import Charge, privacy_statement
 from solblom_protocol.errors import SolblomError
@@ -34,18 +36,24 @@ from solblom_verify.canonical import (
 )
 from solblom_verify.envelope import key_id, open_envelope, public_key_from_pem
 from solblom_verify.shape import JsonObject
+from solblom_verify.trust import Trust
 from solblom_verify.wording import counted, format_delta
 
 CLAIMED = "Epsilon and delta:"
 """How the verifier's line begins that says epsilon was not recomputed."""
+PINNED, NOT_PINNED = "as the hospitals signed them", "as signed by the keys of the manifest"
 RECOMPUTED = (
-    "Epsilon: recomputed from events that the hospitals signed; that no event was left out whose receipt is missing "
+    "Epsilon: recomputed from events {signed}; that no event was left out whose receipt is missing "
     "here too, only the hospital's own ledger can show."
 )
 WORDING = "The wording of privacy/statement.json: this version would write it otherwise:"
 LAST_DIGIT = Decimal("0.001")  # epsilon is printed with three decimals, rounded up
 # A made-up event must not keep a verifier busy for hours (privacy.md: unknown costs infinity, here it is refused).
 LEAST_NOISE, MOST_STEPS, MOST_KINDS = Decimal("0.1"), 1_000_000, 64
+# Another version may word its line otherwise, but gives one pair of figures, and no other number.
+_ONE_LOSS = re.compile(
+    r"\D*epsilon (inf|off|[0-9]+(?:\.[0-9]+)?) at delta ([0-9.]+(?:e-?[0-9]+)?)\D*"
+)
 _RECEIPT = re.compile(r"(?:training|evaluation)/receipts/.+\.dsse\.json")
 _Key = tuple[str, str, int, bytes]  # site, kind, round, event
 
@@ -65,6 +73,7 @@ class _Claims:
     signed: tuple[Charge, ...]
     statement: JsonObject
     sites: Mapping[str, JsonValue]  # manifest.privacy.sites
+    whose: str  # PINNED where the trust file pins every key that signed a receipt
 
     @cached_property
     def expected(self) -> dict[str, Any]:
@@ -72,30 +81,33 @@ class _Claims:
         return privacy_statement(self.document, list(self.charges), simulation=self.simulation)
 
 
-def with_epsilon(verdict: Verdict, folder: Path) -> Verdict:
+def with_epsilon(verdict: Verdict, folder: Path, trust: Trust | None = None) -> Verdict:
     """Return a verdict with three more checks: events, epsilon, statement. What failed before stays failed.
 
     Args:
         verdict: of `verify_artefact`; where it is not good, nothing is recomputed.
         folder: of the artefact.
+        trust: whose pinned keys are the hospitals'; None: no key is pinned.
     """
     if not verdict.ok:
         reason = "not reached: the artefact does not verify"
         return replace(
             verdict, checks=(*verdict.checks, *(Check(name, False, reason) for name in _CHECKS))
         )
-    checks, remarks = recomputed(folder)
+    checks, remarks = recomputed(folder, trust)
     ok = all(check.ok for check in checks)
     lines = [line for line in verdict.not_checked if not (ok and line.startswith(CLAIMED))]
     if ok:
-        lines = [RECOMPUTED, *lines, *remarks]
+        lines = [*lines, *remarks]
     return replace(verdict, ok=ok, checks=(*verdict.checks, *checks), not_checked=tuple(lines))
 
 
-def recomputed(folder: Path) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+def recomputed(
+    folder: Path, trust: Trust | None = None
+) -> tuple[tuple[Check, ...], tuple[str, ...]]:
     """Return the checks events, epsilon and statement, and what is to be said besides. Bad input never raises."""
     try:
-        claims = _read(folder)
+        claims = _read(folder, trust)
     except Exception as error:
         return tuple(Check(name, False, _reason(error)) for name in _CHECKS), ()
     checks = tuple(_run(name, check, claims) for name, check in _CHECKS.items())
@@ -117,19 +129,23 @@ def _reason(error: Exception) -> str:
     return f"could not be checked ({type(error).__name__})"
 
 
-def _read(folder: Path) -> _Claims:
+def _read(folder: Path, trust: Trust | None) -> _Claims:
     manifest = _object(folder, "manifest.json")
     study = read_file(folder / "training/study.json")
     if digest(study) != manifest.object("training").digest("study"):
         raise _DoubtError("training/study.json is not the study that manifest.json names")
+    keys = _site_keys(manifest)
+    signed = tuple(_signed(folder, manifest, keys))
+    is_pinned = trust is not None and all(trust.pins(c.site, keys[c.site]) for c in signed)
     return _Claims(
         document=parse_document(study),
         simulation=manifest.get("simulation", bool),
         solblom=manifest.object("environment").text("solblom"),
         charges=tuple(_charges(_object(folder, "privacy/events.json"))),
-        signed=tuple(_signed(folder, manifest)),
+        signed=signed,
         statement=_object(folder, "privacy/statement.json"),
         sites=manifest.object("privacy").object("sites").members,
+        whose=PINNED if is_pinned else NOT_PINNED,
     )
 
 
@@ -153,12 +169,17 @@ def _charges(events: JsonObject) -> Iterator[Charge]:
             yield Charge(entry.get("round", int), site, event, entry.text("kind"))
 
 
-def _signed(folder: Path, manifest: JsonObject) -> Iterator[Charge]:
-    """Give what each stored receipt says was done; its signature is that of the site's key in the manifest."""
-    keys = {
+def _site_keys(manifest: JsonObject) -> dict[str, Ed25519PublicKey]:
+    return {
         site: public_key_from_pem(entry.text("node_key"))
         for site, entry in manifest.object("sites").items()
     }
+
+
+def _signed(
+    folder: Path, manifest: JsonObject, keys: Mapping[str, Ed25519PublicKey]
+) -> Iterator[Charge]:
+    """Give what each stored receipt says was done; its signature is that of the site's key in the manifest."""
     for path in sorted(folder.glob("*/receipts/*.dsse.json")):
         name = path.relative_to(folder).as_posix()
         if not _RECEIPT.fullmatch(name):
@@ -189,7 +210,7 @@ def _check_events(claims: _Claims) -> str:
             f"{_name_of(kind)} {number}{more}"
         )
     beyond = (stated - signed).total()
-    told = f"{counted(signed.total(), 'event')} as the hospitals signed them"
+    told = f"{counted(signed.total(), 'event')} {claims.whose}"
     # A second answer to a round is charged too, and only the first one's receipt is kept.
     return f"{told}, {beyond} more without a receipt here" if beyond else told
 
@@ -254,9 +275,12 @@ def _check_statement(claims: _Claims) -> str:
             raise _DoubtError(f"privacy/statement.json: {name} is not the study's")
     figures = [str(entry["epsilon"]) for entry in expected["sites"].values()]
     worst = max(figures, key=lambda text: Decimal(text.replace("inf", "Infinity")), default="0.000")
-    said = re.search(r"epsilon (inf|off|[0-9]+(?:\.[0-9]+)?) at delta", statement.text("loss"))
-    if said is None or _less(said[1], float(worst)):
-        raise _DoubtError(f"privacy/statement.json: its line on the loss does not say {worst}")
+    said, delta = _ONE_LOSS.fullmatch(statement.text("loss")), claims.document.study.privacy.delta
+    if said is None or said[2] != format_delta(delta) or _less(said[1], float(worst)):
+        raise _DoubtError(
+            f"privacy/statement.json: its line on the loss does not say {worst} at delta "
+            f"{format_delta(delta)}, and no other figure"
+        )
     other = _other_wording(claims)
     if other and claims.solblom == version("solblom-models"):
         raise _DoubtError(f"privacy/statement.json: the events do not give its {other[0]}")
@@ -265,14 +289,17 @@ def _check_statement(claims: _Claims) -> str:
 
 def _other_wording(claims: _Claims) -> list[str]:
     """Return the members of the statement that this version would write otherwise, figures apart."""
-    expected, stated = claims.expected, claims.statement.members
+    expected, stated = dict(claims.expected), dict(claims.statement.members)
+    for statement in (expected, stated):  # the epsilon of the loss is compared as a number
+        statement["loss"] = re.sub(r"epsilon [^ ]+ at", "epsilon at", str(statement["loss"]))
     names = sorted(set(expected) | set(stated))
-    return [n for n in names if n not in ("sites", "loss") and expected.get(n) != stated.get(n)]
+    return [n for n in names if n != "sites" and expected.get(n) != stated.get(n)]
 
 
 def _remarks(claims: _Claims) -> tuple[str, ...]:
     other = _other_wording(claims)
-    return (f"{WORDING} {', '.join(other)}.",) if other else ()
+    told = (RECOMPUTED.format(signed=claims.whose),)
+    return (*told, f"{WORDING} {', '.join(other)}.") if other else told
 
 
 def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

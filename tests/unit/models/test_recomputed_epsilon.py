@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from lab import NOW, LabHospital, study_document
 from lying_coordinator import Change, sign_anew
 from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
 from solblom_models.cli import app
-from solblom_models.recomputed_epsilon import CLAIMED, RECOMPUTED, recomputed, with_epsilon
+from solblom_models.recomputed_epsilon import (
+    CLAIMED,
+    NOT_PINNED,
+    PINNED,
+    RECOMPUTED,
+    recomputed,
+    with_epsilon,
+)
 from solblom_models.statement import Charge
 from solblom_protocol.key_files import public_pem
 from solblom_protocol.layout import pack, unpack
@@ -25,7 +33,7 @@ from solblom_protocol.result import Result
 from solblom_server.rounds import initial_model
 from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.canonical import canonical_json, digest
-from solblom_verify.envelope import key_id
+from solblom_verify.envelope import key_id, public_key_from_pem
 from solblom_verify.trust import Trust, TrustedKey
 
 COORDINATOR = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)
@@ -129,7 +137,7 @@ def test_an_honest_artefact_passes_and_epsilon_leaves_what_was_not_checked(writt
     assert after.ok
     assert any(line.startswith(CLAIMED) for line in before.not_checked)
     assert not any(line.startswith(CLAIMED) for line in after.not_checked)
-    assert RECOMPUTED in after.not_checked
+    assert RECOMPUTED.format(signed=NOT_PINNED) in after.not_checked
     assert len(after.checks) == len(before.checks) + 3
 
 
@@ -196,13 +204,16 @@ def test_more_events_than_receipts_cost_more_and_are_said(copy: Path) -> None:
 
     assert "epsilon" in lie(copy, {EVENTS: twice})  # its epsilon is stated without it
     reason = next(c.reason for c in judged(copy).checks if c.name == "events")
-    assert reason == "2 events as the hospitals signed them, 1 more without a receipt here"
+    assert reason == "2 events as signed by the keys of the manifest, 1 more without a receipt here"
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda s: s.update(loss="At most epsilon 0.010 at delta 1e-5 for this model"),
+        lambda s: s.update(loss=s["loss"].replace("at delta 1e-5", "at delta 1e-12")),
+        lambda s: s.update(loss=s["loss"] + "; in ten years: epsilon 0.010 at delta 1e-12"),
+        lambda s: s.update(loss=s["loss"] + ", and nobody can be found"),
         lambda s: s.update(loss="Very private indeed, as everybody will agree"),
         lambda s: s["target"].update(epsilon="0.1"),
         lambda s: s.update(noise_multiplier="99"),
@@ -213,6 +224,35 @@ def test_more_events_than_receipts_cost_more_and_are_said(copy: Path) -> None:
 )
 def test_any_other_lie_in_the_statement_is_found(copy: Path, change: Change) -> None:
     assert set(lie(copy, {STATEMENT: change})) == {"statement-figures"}
+
+
+def test_the_loss_of_another_version_gives_one_pair_of_figures_and_may_be_worded_otherwise(
+    copy: Path,
+) -> None:
+    def older(manifest: Any) -> None:
+        manifest["environment"]["solblom"] = "0.0.1"
+
+    def lies(change: Change) -> set[str]:
+        return set(lie(copy, {STATEMENT: change, MANIFEST: older}))
+
+    assert lies(lambda s: s.update(loss=s["loss"].replace("At most", "No more than"))) == set()
+    assert any("loss" in line for line in judged(copy).not_checked)
+    more = "; in ten years: epsilon 0.010 at delta 1e-12"
+    assert lies(lambda s: s.update(loss=s["loss"] + more)) == {"statement-figures"}
+
+
+def test_events_are_the_hospitals_only_where_their_keys_are_pinned(copy: Path) -> None:
+    key = public_key_from_pem(
+        json.loads((copy / MANIFEST).read_bytes())["sites"]["north"]["node_key"]
+    )
+    pinned = replace(TRUST, witnesses=(TrustedKey(key_id(key), "north", "witness", key),))
+    other = replace(TRUST, witnesses=(TrustedKey(key_id(PUBLIC), "north", "witness", PUBLIC),))
+    found = {}
+    for name, trust in (("pinned", pinned), ("other", other), ("none", None)):
+        checks, remarks = recomputed(copy, trust)
+        found[name] = checks[0].reason.removeprefix("2 events ")
+        assert RECOMPUTED.format(signed=found[name]) in remarks
+    assert found == {"pinned": PINNED, "other": NOT_PINNED, "none": NOT_PINNED}
 
 
 def test_another_delta_in_the_statement_is_found(copy: Path) -> None:

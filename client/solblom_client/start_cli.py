@@ -228,7 +228,7 @@ class _Child:
             words = ["node", self._name, "--node", str(self._node)]
             begin = "from solblom_protocol.cli import main; main()"
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-c", begin, *words], stdin=subprocess.DEVNULL
+                [sys.executable, "-P", "-c", begin, *words], stdin=subprocess.DEVNULL
             )
             self._started = now
 

@@ -122,7 +122,7 @@ class Service:
         start = "from solblom_server.front_process import main; main()"
         with log.open("ab") as output:
             self._front = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-c", start, str(self._home.resolve())],
+                [sys.executable, "-P", "-c", start, str(self._home.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -136,7 +136,7 @@ def _start(log: Path, words: list[str]) -> "subprocess.Popen[bytes]":
     """Start one of our own commands; its output goes to a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     start = "from solblom_protocol.cli import main; main()"
-    command = [sys.executable, "-c", start, *words]
+    command = [sys.executable, "-P", "-c", start, *words]
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own command
             command,

@@ -283,7 +283,7 @@ def _isolation(config: NodeConfig) -> Seen:
     memory = str(int(config.vault.memory_gib * GIB))
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", _PROBE, memory],
+            [sys.executable, "-P", "-c", _PROBE, memory],
             capture_output=True,
             timeout=120,
             check=False,

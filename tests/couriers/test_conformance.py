@@ -173,11 +173,13 @@ def run_ids(federation: Federation) -> list[str]:
 
 
 def orders(federation: Federation) -> dict[tuple[int, str], int]:
-    """Return how many orders were written for each round and site."""
+    """Return how many orders to train were written for each round and site."""
     import sqlite3
 
     connection = sqlite3.connect(federation.home / "coordinator.sqlite")
-    rows = connection.execute("SELECT round, site, count(*) FROM orders GROUP BY round, site")
+    rows = connection.execute(
+        "SELECT round, site, count(*) FROM orders WHERE kind = 'train' GROUP BY round, site"
+    )
     found = {(number, site): count for number, site, count in rows}
     connection.close()
     return found

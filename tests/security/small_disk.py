@@ -73,7 +73,8 @@ def small_file_system(folder: Path) -> Iterator[SmallFileSystem]:
     try:
         yield SmallFileSystem(folder)
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # Lazily: on a busy machine a process that has just ended may hold it for a moment.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ date (privacy.md rule 12), and the receipt must be checked years later. Nothing 
 
 import contextlib
 import datetime as dt
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from solblom_client.keys import derive, keyed_digest
 from solblom_client.state import VaultState
 from solblom_models.patient_id import patient_id
 from solblom_models.task import Units
+from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import DataError, IntegrityError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.order import Order
@@ -199,18 +199,7 @@ def _write_manifest(path: Path, rows: bytes) -> None:
     if path.is_file() and path.read_bytes() == rows:
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_suffix(".partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, rows)
 
 
 def _from_row(row: tuple[object, ...]) -> FrozenCohort:

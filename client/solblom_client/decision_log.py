@@ -39,6 +39,7 @@ from solblom_client.log_memory import (
 from solblom_client.log_repeats import is_new, repeats_before
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
+from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.transparency import (
@@ -46,7 +47,7 @@ from solblom_protocol.transparency import (
     subtrees,
     write_checkpoint,
 )
-from solblom_protocol.tree_file import head_at, put, write_whole
+from solblom_protocol.tree_file import head_at, put
 from solblom_verify.canonical import canonical_json
 
 FOLDER, LOG_FILE, CHECKPOINT_FILE = "log", "decisions.sqlite", "checkpoint.txt"
@@ -337,7 +338,7 @@ class DecisionLog:
 
     def _publish(self, note: str) -> None:
         for path in self._place.checkpoints:
-            write_whole(path, note)
+            write_whole(path, note.encode())
 
 
 def log_place(config: NodeConfig) -> LogPlace:

@@ -32,10 +32,10 @@ from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_client.work import Work
 from solblom_models.accountant import format_epsilon, pld_epsilon
+from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
 from solblom_protocol.messages import Digest, Message, parse_message, timestamp
 from solblom_protocol.result import Receipt
-from solblom_protocol.tree_file import write_whole
 
 FOLDER = "outbox"
 _LOST = (
@@ -200,7 +200,7 @@ class Outbox:
     def write(self, held: HeldAnswer) -> None:
         """Write a record, whole or not at all, and synced."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(self._path(held.request), held.payload().decode())
+        write_whole(self._path(held.request), held.payload())
 
     def _path(self, request: str) -> Path:
         return self.folder / f"{request.removeprefix('sha256:')}.json"

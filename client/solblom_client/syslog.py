@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from solblom_client.decision_log import LogPlace, read_entries
+from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.tree_file import write_whole
 
 POSITION_FILE = "forwarded"
 AUDIT = 13  # facility "log audit" (RFC 5424 §6.2.1)
@@ -73,7 +73,7 @@ def forward(place: LogPlace, send: Send) -> int:
     count = 0
     for entry in read_entries(place, after=sent):
         send(frame(entry, place.site))
-        write_whole(path, f"{json.loads(entry)['seq']}\n")
+        write_whole(path, f"{json.loads(entry)['seq']}\n".encode())
         count += 1
     return count
 

@@ -4,7 +4,6 @@ The hospital's log of decisions and the coordinator's log both stand in such a f
 and every proof logarithmic. Nothing here is checked: whoever reads compares with what was signed.
 """
 
-import os
 import sqlite3
 from pathlib import Path
 
@@ -77,23 +76,3 @@ def recomputed(entries: list[str]) -> dict[tuple[int, int], bytes]:
 def nothing(level: int, place: int) -> bytes:
     """Stand for the subtrees of an empty log: it has none."""
     return b""
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and synced, file and folder, before it takes its name."""
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", encoding="utf-8", opener=_private) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

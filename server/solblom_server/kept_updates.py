@@ -5,7 +5,6 @@ resumed asks again and writes again: hospitals answer with the same bytes, and w
 answer any more goes when the round closes.
 """
 
-import os
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from solblom_models.replay_files import (
     update_name,
     why_not_kept,
 )
+from solblom_protocol.durable_file import PUBLIC, write_whole
 from solblom_protocol.errors import RunError
 from solblom_protocol.run_sums import place_of, tolerates_dropouts
 from solblom_protocol.study import StudyDocument
@@ -76,24 +76,9 @@ class KeptUpdates:
         if not self.keeps:
             return
         try:
-            _write_synced(self.folder / name, data)
+            write_whole(self.folder / name, data, mode=PUBLIC)
         except OSError as error:
             raise RunError("SB-440", f"{name} could not be kept: {error.strerror}") from None
-
-
-def _write_synced(path: Path, data: bytes | memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def remove_kept(folder: Path) -> None:

@@ -6,7 +6,6 @@ steward signs the model too. `affected` is a remark, not a decision: it is the c
 
 import contextlib
 import datetime as dt
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from solblom_models.life_cycle import NEXT, stated_status, status_in_folder
 from solblom_models.trusted import pinned_trust
+from solblom_protocol.durable_file import PUBLIC, write_whole
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError, RunError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.signing import add_signature, sign_envelope
@@ -168,7 +168,7 @@ def promote(
             _check_step(history, found, status)
             decided = _entry(found.model, status, reason, key, now)
             log.append(decided, _signed_again(found, envelope, now))
-        _replace(folder / ATTESTATION, envelope)
+        write_whole(folder / ATTESTATION, envelope, mode=PUBLIC)
         return write_log_files(folder, log, found.model.artefact)
 
 
@@ -297,16 +297,6 @@ def _entry(
     }
     envelope: Any = parse_canonical(sign_envelope(canonical_json(said), STATUS_PAYLOAD_TYPE, [key]))
     return status_given(artefact=model.artefact, envelope=envelope, time=timestamp(now))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def status_of(history: History | None) -> str:

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import datetime as dt
 import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from solblom_protocol.cosignature import join_cosignatures, read_cosignature
+from solblom_protocol.durable_file import PUBLIC, write_whole
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import timestamp
 from solblom_server.coordinator import Coordinator
@@ -93,8 +93,9 @@ def write_log_files(folder: Path, log: TransparencyLog, artefact: str) -> list[s
         "size": size,
         "entries": proofs,
     }
-    _write(folder / INCLUSION, canonical_json(inclusion))
-    _write(folder / CHECKPOINT, join_cosignatures(note, lines.values()).encode())
+    write_whole(folder / INCLUSION, canonical_json(inclusion), mode=PUBLIC)
+    cosigned = join_cosignatures(note, lines.values()).encode()
+    write_whole(folder / CHECKPOINT, cosigned, mode=PUBLIC)
     return sorted(set(sites) - set(lines))
 
 
@@ -134,14 +135,3 @@ def _sites(folder: Path) -> dict[str, Ed25519PublicKey]:
         raise IntegrityError(
             "SB-401", f"{folder.name}: the manifest names no hospitals' keys"
         ) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from solblom_protocol import tree_file
 from solblom_protocol.cosignature import Cosignature, join_cosignatures
+from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.transparency import (
     Head,
@@ -171,7 +172,8 @@ class TransparencyLog:
             largest = max((size for _, size in chosen.values()), default=0)
             published = self.published()
             if published is None or published.size < largest:
-                tree_file.write_whole(self._folder / CHECKPOINT_FILE, self._note(database, largest))
+                note = self._note(database, largest)
+                write_whole(self._folder / CHECKPOINT_FILE, note.encode())
             return {
                 site: Shown(
                     size,

@@ -14,7 +14,6 @@ from solblom_models.replay import replay
 from solblom_models.replay_files import GRADE_A, INITIAL, update_name, why_not_kept
 from solblom_protocol.errors import RunError
 from solblom_protocol.layout import pack
-from solblom_server import kept_updates as kept_module
 from solblom_server.database import Database
 from solblom_server.exchange import RunContext
 from solblom_server.kept_updates import KeptUpdates, files_of_run, remove_kept
@@ -51,7 +50,7 @@ def file_of(handle: int) -> str:
 
 
 def is_update(name: str) -> bool:
-    return re.fullmatch(r"[0-9]{3}-[a-z]+\.partial", name) is not None
+    return re.fullmatch(r"\.[0-9]{3}-[a-z]+\.bin\.partial", name) is not None
 
 
 def test_an_update_is_synced_before_its_reply_counts_as_taken(
@@ -70,7 +69,7 @@ def test_an_update_is_synced_before_its_reply_counts_as_taken(
         sync(handle)
 
     monkeypatch.setattr(Database, "add_reply", added)
-    monkeypatch.setattr(kept_module.os, "fsync", synced)
+    monkeypatch.setattr(os, "fsync", synced)
     house.run()
     assert [what for what in seen if what != "other"] == ["update", "folder", "reply"] * 6
 
@@ -187,7 +186,7 @@ def test_a_full_disk_stops_the_round_by_name_and_the_run_goes_on_later(
         sync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept_module.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(RunError) as caught:
             run_rounds(context)
     assert (caught.value.code, caught.value.exit_status) == ("SB-440", 3)

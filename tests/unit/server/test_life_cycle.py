@@ -214,11 +214,11 @@ def test_a_promotion_that_a_crash_interrupted_is_finished_by_the_same_command(
 ) -> None:
     folder = registry.add()
 
-    def crash(path: Path, data: bytes) -> None:
+    def crash(path: Path, data: bytes, *, mode: int) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(life_cycle, "_replace", crash)
+        patch.setattr(life_cycle, "write_whole", crash)
         assert registry.decide("promote", "heart-disease", "--to", "validated").exit_code == 130
     assert registry.verify(folder).status == "candidate"  # its files are as they were
     assert registry.decide("promote", "heart-disease", "--to", "validated").exit_code == 0

@@ -91,8 +91,8 @@ class Vault:
         self._answers = Answers(config, self._state, self._log, signing=signing, clock=clock)
         self._decisions = open_decisions(config, self._keys)
         self._outbox = Outbox.of(config)
-        witness = Witness(self._state, self._coordinator.signing)
-        self._arrivals = Arrivals(self._state, self._store, witness, clock=clock)
+        self._witness = Witness(self._state, self._coordinator.signing)
+        self._arrivals = Arrivals(self._state, self._store, self._witness, clock=clock)
         self.ledger = open_ledger(config, self._state)
         self.last_trace: TrainingTrace | None = None
         self._rows_read = False
@@ -284,9 +284,8 @@ class Vault:
     def _answer_as_witness(self, order: Order) -> bytes:
         """Cosign the head of the coordinator's log: no patient, no study and no budget is touched."""
         now = self._clock()
-        coordinator = self._coordinator.signing
         seen = pass_witness_gate(
-            order, self._config, self._state, node=self._node, coordinator=coordinator, now=now
+            order, self._config, self._state, node=self._node, witness=self._witness, now=now
         )
         self._arrivals.take(order, seen=seen)
         self._remember()

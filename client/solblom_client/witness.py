@@ -19,6 +19,7 @@ from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_protocol.cosignature import cosign
+from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.order import Order, OrderHeader
 from solblom_protocol.result import Witnessed
@@ -31,7 +32,6 @@ from solblom_protocol.transparency import (
     split_note,
     verify_consistency,
 )
-from solblom_protocol.tree_file import write_whole
 from solblom_verify.envelope import key_id
 
 OUTSIDE_CODE = "SB-221"
@@ -149,7 +149,7 @@ class Witness:
         if path.exists():
             return
         try:
-            write_whole(path, f"{self._remembered()}\n{checkpoint}")
+            write_whole(path, f"{self._remembered()}\n{checkpoint}".encode())
         except OSError as reason:
             raise IntegrityError("SB-406", f"{path.name}: {reason.strerror}") from None
 
@@ -160,7 +160,7 @@ def pass_witness_gate(
     state: VaultState,
     *,
     node: str,
-    coordinator: Ed25519PublicKey,
+    witness: Witness,
     now: dt.datetime,
 ) -> bool:
     """Run the checks of an order to witness; return whether this very order was seen before.
@@ -181,7 +181,6 @@ def pass_witness_gate(
         raise HistoryError("SB-414", "An order to witness shows no checkpoint")
     history = store.history(order)
     gate.check_chain(header, history)
-    witness = Witness(state, coordinator)
     if history.seen and head_in(header.checkpoint) != witness.seen():
         # Answered already; a cosignature of today must not stand under a head that was overtaken.
         raise RefusedError("SB-207", "A newer head was seen since this order to witness")

@@ -9,6 +9,7 @@ import typer
 
 from solblom_models import compare_cli
 from solblom_models.export_cli import export
+from solblom_models.model_options import PHENOPACKETS, RECEIPT_KEY, REF, TRUST
 from solblom_models.replay_cli import replay_model
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY
@@ -19,17 +20,8 @@ app = typer.Typer(
 )
 app.command("compare")(compare_cli.compare)
 app.command("receipt")(compare_cli.receipt)
-PHENOPACKETS = typer.Option(
-    None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
-)
 SLIDES = typer.Option(
     [], "--slide", help="A whole-slide image; again for each further slide of the same patient"
-)
-REF = typer.Argument(..., help="name, name@v3, sha256:… or a folder")
-TRUST = typer.Option(
-    None,
-    "--trust",
-    help="Trust file (default: that of the Solblom folder in which the model stands)",
 )
 
 app.command("replay")(replay_model)
@@ -46,9 +38,6 @@ PHEVAL = typer.Option(
 )
 RECEIPT = typer.Option(
     None, "--receipt", help="New file: which model said what of which input, without the input"
-)
-RECEIPT_KEY = typer.Option(
-    None, "--receipt-key", help="Key of the input's digest (default: prediction.key beside it)"
 )
 CLINICAL = typer.Option(False, "--clinical", help="Refuse a model that no steward has released")
 WITHDRAWN_TOO = typer.Option(

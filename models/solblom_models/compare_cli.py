@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from solblom_models.model_options import PHENOPACKETS, RECEIPT_KEY
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY, ConfigurationError, IntegrityError
 from solblom_protocol.home import HOME_OPTION
@@ -14,9 +15,6 @@ TRUST = typer.Option(
     None,
     "--trust",
     help="Trust file (default: that of the Solblom folder in which each model stands)",
-)
-PHENOPACKETS = typer.Option(
-    None, "--phenopacket", help="Phenopackets: a file, JSON lines or a folder"
 )
 SLIDES = typer.Option([], "--slide", help="A whole-slide image; again for each of the same patient")
 ENCODERS = typer.Option(
@@ -61,9 +59,6 @@ ENCODER = typer.Option(None, "--encoder", help="The encoder's file")
 TOP = typer.Option(10, "--top", min=1, help="Diseases in a case's list, as then")
 RECALIBRATION = typer.Option(
     None, "--recalibration", help="This hospital's own, if it was used then"
-)
-RECEIPT_KEY = typer.Option(
-    None, "--receipt-key", help="Key of the input's digest (default: prediction.key beside it)"
 )
 OUTPUT = typer.Option(
     None, "--output", help="What predict --json printed then: to compare within a tolerance"

@@ -5,24 +5,21 @@ from pathlib import Path
 import typer
 
 from solblom_models.export import Form, export_model
+from solblom_models.model_options import REF, TRUST
 from solblom_protocol.console import JSON_OPTION, command, print_json, say
 from solblom_protocol.home import HOME_OPTION
 
 
 @command
 def export(
-    ref: str = typer.Argument(..., help="name, name@v3, sha256:… or a folder"),
+    ref: str = REF,
     form: Form = typer.Option(
         ...,
         "--format",
         help="The net as ONNX, the whole artefact as a zipped RO-Crate, or its card",
     ),
     out_file: Path = typer.Option(..., "--out", help="New file"),
-    trust: Path | None = typer.Option(
-        None,
-        "--trust",
-        help="Trust file (default: that of the Solblom folder in which the model stands)",
-    ),
+    trust: Path | None = TRUST,
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:

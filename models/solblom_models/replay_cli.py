@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import typer
-
+from solblom_models.model_options import REF, TRUST
 from solblom_protocol.console import JSON_OPTION, command, out, print_json
 from solblom_protocol.home import HOME_OPTION
 from solblom_verify.wording import counted
@@ -11,12 +10,8 @@ from solblom_verify.wording import counted
 
 @command
 def replay_model(
-    ref: str = typer.Argument(..., help="name, name@v3, sha256:… or a folder"),
-    trust: Path | None = typer.Option(
-        None,
-        "--trust",
-        help="Trust file (default: that of the Solblom folder in which the model stands)",
-    ),
+    ref: str = REF,
+    trust: Path | None = TRUST,
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:

@@ -4,7 +4,6 @@ What is drawn stands in evaluation/report.json of the artefact; nothing is compu
 bytes.
 """
 
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from solblom_models.metrics import Estimate
 from solblom_models.slide_card import DECISIONS
-from solblom_protocol.errors import ConfigurationError
+from solblom_models.svg import FONT, svg_drawing
 
 LABELS = {
     "prior": "public knowledge alone",
@@ -31,7 +30,6 @@ SHADES = {
     "pooled": "0.25",
 }
 WIDTH, ROW, MARGIN = 7.2, 0.55, 1.5  # inches: fits a page; of one row; of axes and title
-FONT = 9
 
 
 @dataclass(frozen=True)
@@ -225,32 +223,11 @@ def _calibration_rows(metrics: Mapping[str, Any]) -> list[Row]:
 
 def _drawing() -> _Draw:
     """Return the function that draws rows, so that matplotlib is loaded only for pictures."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigurationError(
-            "SB-118",
-            "Pictures need matplotlib, which is not installed",
-            "pip install 'solblom-models[plots]'",
-        ) from None
+    picture = svg_drawing()
 
     def draw(rows: Sequence[Row], title: str, axis: str) -> bytes:
-        # Fixed salt and no date: the same report gives the same bytes. Text stays text, for search and screen readers.
-        settings: Any = {
-            "svg.hashsalt": "solblom",
-            "svg.fonttype": "none",
-            "font.size": FONT,
-            "text.parse_math": False,  # a name's dollar signs are no formula
-        }
-        with rc_context(settings):
-            figure = Figure(figsize=(WIDTH, MARGIN + ROW * len(rows)), layout="constrained")
-            FigureCanvasSVG(figure)
-            _fill(figure.add_subplot(), rows, title, axis)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
-        return buffer.getvalue()
+        size = (WIDTH, MARGIN + ROW * len(rows))
+        return picture(lambda figure: _fill(figure.add_subplot(), rows, title, axis), size, title)
 
     return draw
 

@@ -3,7 +3,6 @@
 Tenths of [0, 1] with few patients are left out of the picture. Counts of patients stand below. SVG that reads in print.
 """
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,9 @@ from solblom_models.comparison.agreement import TENTHS, tenths
 from solblom_models.comparison.pair import ScoredPair
 from solblom_models.comparison.small_groups import is_small
 from solblom_models.metrics import MIN_CLASS, Z95, Labels, Scores
-from solblom_protocol.errors import ConfigurationError
+from solblom_models.svg import FONT, svg_drawing
 
 SIZE = (6.4, 6.8)  # inches
-FONT = 9
 LOOKS = {"old": ("s", "0.45", "--"), "new": ("o", "0.0", "-")}  # marker, grey, line
 
 
@@ -86,37 +84,19 @@ def calibration_overlay(pair: ScoredPair, *, old: str, new: str) -> bytes:
     """
     if pair.labels is None:
         raise ValueError("calibration needs outcomes")
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigurationError(
-            "SB-118",
-            "Pictures need matplotlib, which is not installed",
-            "pip install 'solblom-models[plots]'",
-        ) from None
+    picture = svg_drawing()
     found = {
         "old": (old, calibration_of(pair.labels, pair.old)),
         "new": (new, calibration_of(pair.labels, pair.new)),
     }
-    # Fixed salt and no date: the same pair gives the same bytes. Text stays text, for search and screen readers.
-    settings: Any = {
-        "svg.hashsalt": "solblom",
-        "svg.fonttype": "none",
-        "font.size": FONT,
-        "text.parse_math": False,  # a name's dollar signs are no formula
-    }
     title = f"Calibration: {old} and {new}"
-    with rc_context(settings):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        FigureCanvasSVG(figure)
+
+    def paint(figure: Any) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         _draw_shares(above, found, title)
         _draw_counts(below, found)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
-    return buffer.getvalue()
+
+    return picture(paint, SIZE, title)
 
 
 def _draw_shares(axes: Any, found: dict[str, tuple[str, Calibration]], title: str) -> None:

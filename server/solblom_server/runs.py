@@ -153,17 +153,7 @@ def evaluate_run(home: Path, run: str) -> list[dict[str, Any]]:
         row = database.run(run)
         if row.status != "completed":
             raise RunError("SB-504", f"The run {run} has no final model yet; it is {row.status}")
-        transport = open_transport(row.transport, home)
-        try:
-            if isinstance(transport, NetworkTransport):
-                database.set_status(run, "evaluating")
-                rounds = read_signed_study(row.envelope).study.training.rounds
-                if transport.follow(database, run, rounds) != "completed":
-                    raise _stopped(database.run(run))
-            else:
-                _call_server_app(coordinator, row, transport)
-        finally:
-            transport.close()
+        _ask_again(coordinator, database, row, "evaluating", _call_server_app)
         return released_report(database, read_signed_study(row.envelope), run)
     finally:
         database.close()
@@ -282,6 +272,33 @@ def _call_server_app(coordinator: Coordinator, row: RunRow, transport: Transport
     app(transport.grid, context)
 
 
+def _ask_again(
+    coordinator: Coordinator,
+    database: Database,
+    row: RunRow,
+    status: str,
+    ask: Callable[[Coordinator, RunRow, Transport], None],
+) -> None:
+    """Ask the hospitals of a completed run for something more.
+
+    Over a network the service does it, which sees it by the run's `status`; otherwise `ask` does it here.
+
+    Raises:
+        RunError: it did not come to its end.
+    """
+    transport = open_transport(row.transport, coordinator.home)
+    try:
+        if isinstance(transport, NetworkTransport):
+            database.set_status(row.id, status)
+            rounds = read_signed_study(row.envelope).study.training.rounds
+            if transport.follow(database, row.id, rounds) != "completed":
+                raise _stopped(database.run(row.id))
+        else:
+            ask(coordinator, row, transport)
+    finally:
+        transport.close()
+
+
 def _ask_witnesses(coordinator: Coordinator, row: RunRow, transport: Transport) -> None:
     from solblom_server.conduct import witness_run
 
@@ -304,17 +321,7 @@ def cosign_run(home: Path, run: str) -> tuple[str, list[str]]:
         row = database.run(run)
         if row.status != "completed":
             raise RunError("SB-504", f"The run {run} has no model yet; it is {row.status}")
-        transport = open_transport(row.transport, home)
-        try:
-            if isinstance(transport, NetworkTransport):
-                database.set_status(run, "witnessing")
-                rounds = read_signed_study(row.envelope).study.training.rounds
-                if transport.follow(database, run, rounds) != "completed":
-                    raise _stopped(database.run(run))
-            else:
-                _ask_witnesses(coordinator, row, transport)
-        finally:
-            transport.close()
+        _ask_again(coordinator, database, row, "witnessing", _ask_witnesses)
         name, version, _, digest, _ = next(m for m in database.models() if m[2] == run)
         folder = home / "models" / f"{name}-v{version}"
         with log_in_turn(coordinator) as log:  # a decision that comes meanwhile is not undone

@@ -22,7 +22,7 @@ from solblom_client.log_memory import write_noted
 from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.transparency import head_of, read_checkpoint
-from unit.client.decision_lab import KEY, NOW, ORDER, change, fill, log_place_in, problems
+from unit.client.decision_lab import KEY, NOW, ORDER, change, cut, fill, log_place_in, problems
 
 
 @pytest.fixture
@@ -219,6 +219,15 @@ def charge(log: DecisionLog, state: VaultState, *, fails: bool = False) -> None:
             raise StateGoneError
 
 
+def three_entries_and_a_charge(log: DecisionLog, place: LogPlace) -> None:
+    """Publish three entries, then log a charge of two, and let go of the files."""
+    fill(log, 3)
+    state = VaultState(place.state or Path())
+    charge(log, state)
+    state.close()
+    log.close()
+
+
 def charges(state: VaultState) -> int:
     return len(state.query("SELECT value FROM meta WHERE key = 'charge'"))
 
@@ -260,13 +269,8 @@ def test_a_charge_whose_entries_are_not_noted_is_refused(log: DecisionLog, place
 def test_entries_of_a_charge_that_a_crash_kept_out_are_put_in_again(
     log: DecisionLog, place: LogPlace, kept: int
 ) -> None:
-    fill(log, 3)
-    state = VaultState(place.state or Path())
-    charge(log, state)
-    state.close()
-    log.close()
-    change(place, "DELETE FROM entries WHERE seq >= ?", kept)
-    change(place, "DELETE FROM nodes WHERE (place + 1) << level > ?", kept)
+    three_entries_and_a_charge(log, place)
+    cut(place, kept)
     assert problems(place) == ()
     DecisionLog(place, KEY).append(Decision("paused"), now=NOW)
     events = [json.loads(entry)["event"] for entry in read_entries(place)]
@@ -278,13 +282,8 @@ def test_entries_of_a_charge_that_a_crash_kept_out_are_put_in_again(
 def test_a_cut_below_what_was_published_stops_the_node_after_a_charge_too(
     log: DecisionLog, place: LogPlace, kept: int
 ) -> None:
-    fill(log, 3)
-    state = VaultState(place.state or Path())
-    charge(log, state)
-    state.close()
-    log.close()
-    change(place, "DELETE FROM entries WHERE seq >= ?", kept)
-    change(place, "DELETE FROM nodes WHERE (place + 1) << level > ?", kept)
+    three_entries_and_a_charge(log, place)
+    cut(place, kept)
     assert problems(place) != ()
     with pytest.raises(IntegrityError):
         fill(DecisionLog(place, KEY), 1)
@@ -293,11 +292,7 @@ def test_a_cut_below_what_was_published_stops_the_node_after_a_charge_too(
 def test_an_entry_of_a_charge_that_was_changed_stops_the_node(
     log: DecisionLog, place: LogPlace
 ) -> None:
-    fill(log, 3)
-    state = VaultState(place.state or Path())
-    charge(log, state)
-    state.close()
-    log.close()
+    three_entries_and_a_charge(log, place)
     change(place, "UPDATE nodes SET hash = ? WHERE level = 0 AND place = 4", bytes(32))
     with pytest.raises(IntegrityError):
         fill(DecisionLog(place, KEY), 1)

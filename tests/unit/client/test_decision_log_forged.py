@@ -13,7 +13,7 @@ from solblom_client.log_check import is_logged
 from solblom_client.state import create_state
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.transparency import subtrees
-from unit.client.decision_lab import KEY, NOW, ORDER, change, fill, log_place_in, problems
+from unit.client.decision_lab import KEY, NOW, ORDER, change, cut, fill, log_place_in, problems
 
 
 @pytest.fixture
@@ -24,12 +24,6 @@ def place(tmp_path: Path) -> LogPlace:
 @pytest.fixture
 def log(place: LogPlace) -> DecisionLog:
     return DecisionLog(place, KEY)
-
-
-def cut(place: LogPlace, keep: int) -> None:
-    """Remove the newest entries and their hashes, as somebody would who knows the tables."""
-    change(place, "DELETE FROM entries WHERE seq >= ?", keep)
-    change(place, "DELETE FROM nodes WHERE (place + 1) << level > ?", keep)
 
 
 @pytest.mark.parametrize("has_state", [True, False])

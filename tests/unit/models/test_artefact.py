@@ -15,9 +15,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab import NOW, LabHospital, study_document
+from rounds_lab import two_rounds
 from solblom_models.artefact import (
     ArtefactContents,
-    RoundRecord,
     SiteRecord,
     load,
     write_artefact,
@@ -29,12 +29,9 @@ from solblom_models.tabular.table_file import read_csv
 from solblom_models.task import find_task
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.key_files import public_pem
-from solblom_protocol.layout import pack, unpack
-from solblom_protocol.messages import timestamp
-from solblom_protocol.result import Result
+from solblom_protocol.layout import unpack
 from solblom_protocol.study_tables import Study
 from solblom_protocol.toml_file import parse
-from solblom_server.rounds import initial_model
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
@@ -59,25 +56,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> LabHospital:
 def contents(hospital: LabHospital) -> ArtefactContents:
     """What two real rounds of one real hospital leave."""
     hospital.approve(STUDY)
-    model, layout = initial_model(STUDY)
-    rounds: list[RoundRecord] = []
-    for number in (1, 2):
-        reply = hospital.ask(hospital.order(STUDY, array=model, round=number))
-        assert isinstance(reply, Result), reply
-        after = pack([unpack(model, layout) + unpack(reply.update, layout)])
-        rounds.append(
-            RoundRecord(
-                round=number,
-                base=digest(model),
-                result=digest(after),
-                opened=timestamp(NOW),
-                closed=timestamp(NOW),
-                receipts={"north": (reply.envelope, reply.receipt)},
-                refusals={},
-                missing=[],
-            )
-        )
-        model = after
+    rounds, model = two_rounds(hospital, STUDY)
     public = hospital.public.signing
     return ArtefactContents(
         document=STUDY,

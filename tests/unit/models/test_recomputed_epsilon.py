@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from compare_lab import write_model
 from lab import NOW, LabHospital, study_document
 from lying_coordinator import Change, sign_anew
+from rounds_lab import two_rounds
 from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, write_artefact
 from solblom_models.cli import app
 from solblom_models.recomputed_epsilon import (
@@ -27,12 +28,9 @@ from solblom_models.recomputed_epsilon import (
 )
 from solblom_models.statement import Charge
 from solblom_protocol.key_files import public_pem
-from solblom_protocol.layout import pack, unpack
-from solblom_protocol.messages import timestamp
-from solblom_protocol.result import Result
 from solblom_server.rounds import initial_model
 from solblom_verify.artefact import Verdict, verify_artefact
-from solblom_verify.canonical import canonical_json, digest
+from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id, public_key_from_pem
 from solblom_verify.trust import Trust, TrustedKey
 
@@ -69,25 +67,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artefact of two real rounds of one real hospital."""
     hospital = LabHospital(tmp_path_factory.mktemp("epsilon") / "north")
     hospital.approve(STUDY)
-    model, layout = initial_model(STUDY)
-    rounds = []
-    for number in (1, 2):
-        reply = hospital.ask(hospital.order(STUDY, array=model, round=number))
-        assert isinstance(reply, Result), reply
-        after = pack([unpack(model, layout) + unpack(reply.update, layout)])
-        rounds.append(
-            RoundRecord(
-                round=number,
-                base=digest(model),
-                result=digest(after),
-                opened=timestamp(NOW),
-                closed=timestamp(NOW),
-                receipts={"north": (reply.envelope, reply.receipt)},
-                refusals={},
-                missing=[],
-            )
-        )
-        model = after
+    rounds, _ = two_rounds(hospital, STUDY)
     charges = [Charge(number, "north", STUDY.round_event) for number in (1, 2)]
     folder = tmp_path_factory.mktemp("models") / "lab-v1"
     folder.mkdir()

@@ -4,6 +4,7 @@ Each order is honest in all else. A refusal is checked for its code, that nothin
 charged, and that no patient row was read; and the hospital's own log says which rule it was.
 """
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,9 @@ def test_an_order_to_witness_is_answered_with_a_cosignature_of_its_checkpoint(
     hospital, charges, reads = observer.hospital, observer.hospital.charges(), len(observer.reads)
     reply = hospital.ask(witness_order(hospital, study, **log.shows(9, since=SEEN)))
     assert isinstance(reply, WitnessReply), reply
+    left = base64.b64decode(json.loads(reply.envelope)["payload"]).decode()
+    assert set(json.loads(left)) == {"schema", "site", "node", "run", "order", "cosignature"}
+    assert hospital.rows and not [row for row in hospital.rows if str(row["patient_id"]) in left]
     found = read_cosignature(log.note(9), reply.message.cosignature, "north", hospital.public.signing)  # fmt: skip
     assert found.time == int(NOW.timestamp())
     assert (hospital.charges(), len(observer.reads)) == (charges, reads)

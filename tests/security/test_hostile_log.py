@@ -202,7 +202,8 @@ def test_an_order_to_witness_is_answered_with_a_cosignature_of_its_checkpoint(
     assert isinstance(reply, WitnessReply), reply
     left = base64.b64decode(json.loads(reply.envelope)["payload"]).decode()
     assert set(json.loads(left)) == {"schema", "site", "node", "run", "order", "cosignature"}
-    assert hospital.rows and not [row for row in hospital.rows if str(row["patient_id"]) in left]
+    assert hospital.rows
+    assert not [row for row in hospital.rows if str(row["patient_id"]) in left]
     found = read_cosignature(log.note(9), reply.message.cosignature, "north", hospital.public.signing)  # fmt: skip
     assert found.time == int(NOW.timestamp())
     assert (hospital.charges(), len(observer.reads)) == (charges, reads)

@@ -22,7 +22,7 @@ from solblom_models.aggregation.fold import Fold
 from solblom_protocol.layout import Float32, to_grid
 from solblom_server.rounds import PROGRESS
 
-GATE_ROUNDS = 30
+GATE_ROUNDS = 100
 FOLD_UPDATES, FOLD_SIZE, FOLD_PASSES = 50, 10_000_000, 3
 
 

@@ -8,6 +8,7 @@ node.
 import fcntl
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ConfigDict, Field
@@ -34,6 +35,12 @@ class LedgerHead:
     head: str
 
 
+@lru_cache(maxsize=4)  # read before every charge, and again before it is replaced
+def _head_in(data: bytes) -> LedgerHead:
+    value = parse_message(_AnchorFile, data)
+    return LedgerHead(value.count, value.head)
+
+
 class Anchor:
     """The anchor's file. `None` as path: no anchor, and rollbacks are seen through receipts only."""
 
@@ -54,10 +61,9 @@ class Anchor:
         if self._path is None or not self._path.exists():
             return None
         try:
-            value = parse_message(_AnchorFile, self._path.read_bytes())
+            return _head_in(self._path.read_bytes())
         except (OSError, IntegrityError):
             raise IntegrityError("SB-402", "The ledger's anchor cannot be read") from None
-        return LedgerHead(value.count, value.head)
 
     def write(self, head: LedgerHead) -> None:
         """Replace the anchor, synced to disk, whole or not at all; one writer at a time, and never by an older head.

@@ -9,6 +9,9 @@ import datetime as dt
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import lru_cache
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from solblom_client.approval_record import (
     APPROVAL_PAYLOAD_TYPE,
@@ -290,6 +293,12 @@ def check_data(
     return cohort
 
 
+@lru_cache(maxsize=8)  # before every order: the same bytes under the same keys are checked once
+def _opened_study(envelope: bytes, signers: tuple[bytes, ...]) -> StudyDocument:
+    keys = [Ed25519PublicKey.from_public_bytes(raw) for raw in signers]
+    return open_study(envelope, {key_id(key): key for key in keys})
+
+
 def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
     """Return the approval of a study.
 
@@ -304,8 +313,8 @@ def read_approval(config: NodeConfig, keys: NodeKeys, study: str) -> Approval:
         raise RefusedError("SB-203", "The study is not approved at this hospital")
     record = read_record(folder / "approval.dsse.json", keys)
     _check_simulation(record, config)
-    known = {key: who.signing for key, who in study_signers(config).items()}
-    document = open_study((folder / "study.dsse.json").read_bytes(), known)
+    known = tuple(who.signing.public_bytes_raw() for who in study_signers(config).values())
+    document = _opened_study((folder / "study.dsse.json").read_bytes(), known)
     if record.study != study or document.digest != study:
         raise IntegrityError("SB-405", "The stored approval is for another study")
     task = find_task(document.study.task.name)

@@ -19,7 +19,8 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +30,10 @@ from solblom_client.keys import NodeKeys
 from solblom_client.ledger import STATE_FILE
 from solblom_client.log_file import connect, first_of, pruned_to, size_of
 from solblom_client.log_memory import (
+    LogMemory,
     Noted,
     has_charges,
     note_in,
-    read_noted,
-    signed_head,
-    write_noted,
 )
 from solblom_client.log_repeats import is_new, repeats_before
 from solblom_client.policy import NodeConfig
@@ -44,6 +43,7 @@ from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.transparency import (
     Head,
+    read_checkpoint,
     subtrees,
     write_checkpoint,
 )
@@ -124,7 +124,7 @@ class Decision:
         Raises:
             IntegrityError: SB-406, a text is neither a digest, a code nor a name.
         """
-        members = {name: value for name, value in asdict(self).items() if value is not None}
+        members = {name: value for name, value in vars(self).items() if value is not None}
         for name, shape in _SHAPES.items():
             if name in members and not shape.fullmatch(str(members[name])):
                 raise IntegrityError("SB-406", f"{name} cannot stand in the log of decisions")
@@ -157,10 +157,15 @@ class LogPlace:
 
 
 class DecisionLog:
-    """The log, for those who write; several processes may, one at a time."""
+    """The log, for those who write; several processes may, one at a time.
 
-    def __init__(self, place: LogPlace, key: Ed25519PrivateKey) -> None:
-        self._place, self._key = place, key
+    `state` is the state file of `place`, where the caller has it open: for every order, opening it anew takes time.
+    """
+
+    def __init__(
+        self, place: LogPlace, key: Ed25519PrivateKey, state: VaultState | None = None
+    ) -> None:
+        self._place, self._key, self._memory = place, key, LogMemory(place.state, state)
         self._database: sqlite3.Connection | None = None
 
     def close(self) -> None:
@@ -170,8 +175,11 @@ class DecisionLog:
             self._database = None
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """Hold the log's lock and a transaction; whoever leaves without COMMIT has written nothing."""
+    def _writing(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """Hold the log's lock and a transaction; whoever leaves without COMMIT has written nothing.
+
+        Where it is not `synced`, a power failure may take the newest entries, which the vault's state must have.
+        """
         folder = self._place.folder
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -181,6 +189,7 @@ class DecisionLog:
                     self.close()  # what is open is not what stands there any more
                 if self._database is None:
                     self._database = connect(folder / LOG_FILE)
+                self._database.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
                 self._database.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._database
@@ -206,10 +215,10 @@ class DecisionLog:
             published = self._settle(database)
             before = size_of(database)
             for event, code, times in repeats_before(database, now) if often else ():
-                _add(database, Decision("counted", what=event, code=code, times=times), now)
+                _add(database, Decision("counted", what=event, code=code, times=times), now=now)
             for decision in decisions:
                 if not often or _is_new(database, decision, now):
-                    _add(database, decision, now)
+                    _add(database, decision, now=now)
             self._finish(database, before, published)
 
     @contextmanager
@@ -225,10 +234,10 @@ class DecisionLog:
             IntegrityError: SB-406, the log was cut or cannot be written; there is no charge then, unless the disk
                 failed after it, and then the state has the entries, and the next append puts them in.
         """
-        with self._writing() as database:
+        # Synced with the charge, and once is enough: after a power failure the state has what the log lacks.
+        with self._writing(synced=False) as database:
             published = self._settle(database)
-            for decision in decisions:
-                _add(database, decision, now)
+            _add(database, *decisions, now=now)
             note, batch = self._signed(database), self._unpublished(database, published)
             noted = False
 
@@ -250,7 +259,7 @@ class DecisionLog:
         """
         with self._writing() as database:
             before = size_of(database)
-            _add(database, Decision("log-accepted", by=by, first=first_of(database)), now)
+            _add(database, Decision("log-accepted", by=by, first=first_of(database)), now=now)
             self._finish(database, before, before)
 
     def prune(self, before: dt.datetime, *, now: dt.datetime) -> int:
@@ -278,7 +287,7 @@ class DecisionLog:
                         "DELETE FROM nodes WHERE level = ? AND place = ?", (level, place)
                     )
             database.execute("INSERT OR REPLACE INTO facts VALUES ('first', ?)", (keep,))
-            _add(database, Decision("pruned", times=keep - first, first=keep), now)
+            _add(database, Decision("pruned", times=keep - first, first=keep), now=now)
             self._finish(database, before_size, published)
         return keep - first
 
@@ -291,7 +300,7 @@ class DecisionLog:
             IntegrityError: SB-406.
         """
         public, place = self._key.public_key(), self._place
-        noted = noted_of(place, public)
+        noted = self._memory.read(place.origin, public)
         heads = [read_head(path, place, public) for path in place.checkpoints]
         published = max((head.size for head in heads if head is not None), default=0)
         size, missing = size_of(database), tuple[str, ...]()
@@ -315,9 +324,8 @@ class DecisionLog:
             database.execute("COMMIT")
             return
         note = self._signed(database)
-        if self._place.state is not None and size != before:
-            batch = self._unpublished(database, published)
-            write_noted(self._place.state, note, batch, self._copied())
+        if size != before:
+            self._memory.write(note, self._unpublished(database, published), self._copied())
         database.execute("COMMIT")
         self._publish(note)
 
@@ -347,9 +355,11 @@ def log_place(config: NodeConfig) -> LogPlace:
     return LogPlace(config.state / FOLDER, config.node.site, anchor, config.state / STATE_FILE)
 
 
-def open_decisions(config: NodeConfig, keys: NodeKeys) -> DecisionLog:
-    """Return a node's log of decisions, to write into."""
-    return DecisionLog(log_place(config), keys.signing)
+def open_decisions(
+    config: NodeConfig, keys: NodeKeys, state: VaultState | None = None
+) -> DecisionLog:
+    """Return a node's log of decisions, to write into; `state` is the node's, where it is open."""
+    return DecisionLog(log_place(config), keys.signing, state)
 
 
 def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -> list[str]:
@@ -378,7 +388,7 @@ def noted_of(place: LogPlace, public: Ed25519PublicKey) -> Noted | None:
     Raises:
         IntegrityError: SB-406.
     """
-    return None if place.state is None else read_noted(place.state, place.origin, public)
+    return LogMemory(place.state).read(place.origin, public)
 
 
 def _check_not_cut(
@@ -389,11 +399,11 @@ def _check_not_cut(
     Raises:
         IntegrityError: SB-406.
     """
-    size = size_of(database)
+    size, at = size_of(database), cache(partial(head_at, database))  # most often all heads are one
     if not size and noted is None and place.state is not None and has_charges(place.state):
         raise IntegrityError("SB-406", "The log of decisions is empty, and the ledger has charges")
     if noted is not None:
-        _check_head(database, noted.head, size=size, oldest=size)
+        _check_head(at, noted.head, size=size, oldest=size)
     for path, head in zip(place.checkpoints, heads, strict=True):
         if size and head is None and is_required(path, place, noted):
             raise IntegrityError(
@@ -401,20 +411,20 @@ def _check_not_cut(
             )
         if head is not None:
             oldest = size if noted is None else noted.before
-            _check_head(database, head, size=size, oldest=oldest)
+            _check_head(at, head, size=size, oldest=oldest)
     if first_of(database) > pruned_to(database):
         raise IntegrityError(
             "SB-406", "The log of decisions does not say why its oldest entries are gone"
         )
 
 
-def _check_head(database: sqlite3.Connection, head: Head, *, size: int, oldest: int) -> None:
+def _check_head(at: Callable[[int], Head], head: Head, *, size: int, oldest: int) -> None:
     """Compare a signed head with a log of `size` entries; it must be at least `oldest` entries long."""
     if not oldest <= head.size <= size:
         raise IntegrityError(
             "SB-406", f"The log of decisions has {size} entries; {head.size} were signed"
         )
-    if head_at(database, head.size) != head:
+    if at(head.size) != head:
         raise IntegrityError("SB-406", "The log of decisions is not the one that was signed")
 
 
@@ -439,15 +449,15 @@ def read_head(path: Path, place: LogPlace, public: Ed25519PublicKey) -> Head | N
     if not note:
         return None  # as good as none: it is synced before it takes its name
     try:
-        return signed_head(note, place.origin, public)
+        return read_checkpoint(note, place.origin, public)
     except IntegrityError as error:
         raise IntegrityError("SB-406", f"{path.name}: {error.message}") from None
 
 
-def _add(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> None:
-    seq = size_of(database)
-    members = {"seq": seq, "time": timestamp(now), **decision.to_json()}
-    put(database, seq, canonical_json(members).decode())
+def _add(database: sqlite3.Connection, *decisions: Decision, now: dt.datetime) -> None:
+    for seq, decision in enumerate(decisions, start=size_of(database)):
+        members = {"seq": seq, "time": timestamp(now), **decision.to_json()}
+        put(database, seq, canonical_json(members).decode())
 
 
 def _is_new(database: sqlite3.Connection, decision: Decision, now: dt.datetime) -> bool:

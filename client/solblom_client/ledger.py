@@ -17,7 +17,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
+from solblom_client.anchor import Anchor, LedgerHead
+from solblom_client.ledger_chain import LedgerChain, next_head
 from solblom_client.policy import NodeConfig, PolicyTable
 from solblom_client.state import VaultState
 from solblom_models.accountant import filter_order, format_epsilon, pld_epsilon, rdp_epsilon
@@ -25,7 +26,7 @@ from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.order import OrderKind
 from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_verify.canonical import canonical_json, digest, parse_canonical
+from solblom_verify.canonical import canonical_json, parse_canonical
 from solblom_verify.wording import counted, format_delta
 
 STATE_FILE = "vault.sqlite"  # in the state folder
@@ -87,6 +88,7 @@ class Ledger:
     def __init__(self, state: VaultState, anchor: Anchor) -> None:
         self._state = state
         self._anchor = anchor
+        self._chain = LedgerChain(state)
 
     @staticmethod
     def initial_meta(policy: PolicyTable) -> dict[str, str]:
@@ -218,14 +220,9 @@ class Ledger:
             IntegrityError: SB-402, a charge was changed or removed, the state is older than its
                 anchor, or the anchor is gone.
         """
-        heads, charges = [EMPTY_HEAD], []
-        for entry, head in self._state.query("SELECT entry, head FROM journal ORDER BY id"):
-            heads.append(_chain(heads[-1], str(entry)))
-            if heads[-1] != head:
-                raise IntegrityError("SB-402", f"Entry {len(heads) - 1} of the ledger was changed")
-            charges.append(_entry(entry))
-        self._check_charges(charges)
-        anchored, count = self._anchor.read(), len(heads) - 1
+        self._chain.check()
+        heads, anchored = self._chain.heads, self._anchor.read()
+        count = len(heads) - 1
         if anchored is None and count and self._anchor.exists_for_sure:
             raise IntegrityError("SB-402", "The ledger's anchor is gone")
         if anchored is not None and anchored.count > count:
@@ -238,15 +235,6 @@ class Ledger:
             raise IntegrityError("SB-402", "The ledger is not the one that its anchor knows")
         return LedgerHead(count, heads[-1])
 
-    def _check_charges(self, journal: list[list[Any]]) -> None:
-        works = {entry[1]: entry[2] for entry in journal if entry[0] == "bind"}
-        rows = self._state.query("SELECT id, work FROM events ORDER BY id")
-        expected = [entry for entry in journal if entry[0] == "reserve"]
-        if [self._charge_entry(int(str(row[0]))) for row in rows] != expected or any(
-            works.get(int(str(row[0]))) != row[1] for row in rows
-        ):
-            raise IntegrityError("SB-402", "The ledger's charges are not those of its chain")
-
     def _charge_entry(self, row: int) -> list[Any]:
         values = self._state.query(
             "SELECT id, study, run, kind, round, request, event, reserved_at FROM events"
@@ -257,7 +245,7 @@ class Ledger:
 
     def _append(self, before: LedgerHead, entry: list[Any]) -> LedgerHead:
         text = canonical_json(entry).decode()
-        after = LedgerHead(before.count + 1, _chain(before.head, text))
+        after = LedgerHead(before.count + 1, next_head(before.head, text))
         self._state.execute("INSERT INTO journal (entry, head) VALUES (?, ?)", (text, after.head))
         return after
 
@@ -270,11 +258,25 @@ class Ledger:
         events = [entry.event for entry in self.entries()]
         return rdp_epsilon([*events, *extra], delta, order=self.filter_order)
 
+    def _spent(self, study: str | None = None) -> list[PrivacyEvent]:
+        """Return the events of all charges, or of one study's; right after `check_anchor`, and in no order."""
+        return [
+            event
+            for (charged, text), times in self._chain.spending.items()
+            if study in (None, charged)
+            for event in [_event(text)] * times
+        ]
+
     def _check_releases(self, request: Request, limits: StudyLimits) -> None:
         """Refuse more releases than the study fixes, however cheap (privacy.md rule 9)."""
         allowed = {"evaluate": limits.releases, "describe": 1}.get(request.kind)
-        made = sum(1 for entry in self.entries(request.study) if entry.kind == request.kind)
-        if allowed is not None and made >= allowed:
+        if allowed is None:
+            return
+        made = self._state.query(
+            "SELECT count(*) FROM events WHERE study = ? AND kind = ?",
+            (request.study, request.kind),
+        )[0][0]
+        if int(str(made)) >= allowed:
             raise RefusedError(
                 "SB-204",
                 f"The study has made {made} of {counted(allowed, 'release')} ({request.kind})",
@@ -283,7 +285,7 @@ class Ledger:
     def _check_study(self, request: Request, policy: PolicyTable, limits: StudyLimits) -> None:
         if limits.epsilon is None:
             return  # allowed by policy; the lifetime becomes infinite below
-        events = [entry.event for entry in self.entries(request.study)] + [request.event]
+        events = [*self._spent(request.study), request.event]
         for name, cap, delta in (
             ("the study's own epsilon", limits.epsilon, limits.delta),
             ("policy.study_epsilon", policy.study_epsilon, policy.delta),
@@ -299,7 +301,8 @@ class Ledger:
     def _check_lifetime(self, request: Request, policy: PolicyTable, limits: StudyLimits) -> None:
         if limits.epsilon is None:
             return
-        cost = self.lifetime_epsilon(policy.delta, (request.event,))
+        events = [*self._spent(), request.event]
+        cost = rdp_epsilon(events, policy.delta, order=self.filter_order)
         if cost > policy.epsilon_budget:
             raise RefusedError(
                 "SB-204",
@@ -312,16 +315,6 @@ def open_ledger(config: NodeConfig, state: VaultState) -> Ledger:
     """Return the ledger in a node's state, with the anchor that node.toml names."""
     anchor = config.path(config.node.anchor) if config.node.anchor else None
     return Ledger(state, Anchor(anchor))
-
-
-def _chain(head: str, entry: str) -> str:
-    """Return the head after one more entry."""
-    return digest(canonical_json([head, entry]))
-
-
-def _entry(text: object) -> list[Any]:
-    value = parse_canonical(str(text).encode())
-    return value if isinstance(value, list) and value else ["unknown"]
 
 
 def more_rounds(

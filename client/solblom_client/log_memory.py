@@ -9,20 +9,20 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
-from solblom_client.state import VaultState
+from solblom_client.state import VaultState, make_durable
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import Message, parse_message
 from solblom_protocol.transparency import Head, read_checkpoint
 
 KEY = "decision_log"
 WAIT_SECONDS = 30.0  # for another process that reads or writes the state
+_GET = "SELECT value FROM meta WHERE key = ?"
 _PUT = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 
@@ -54,33 +54,49 @@ class Noted:
         return self.head.size - len(self.batch)
 
 
-def signed_head(note: str, origin: str, public: Ed25519PublicKey) -> Head:
-    """Return the head in a checkpoint, as `read_checkpoint` does; one text is checked once.
+@dataclass(frozen=True)
+class LogMemory:
+    """Where a log's newest head is noted: the vault's state, by its path and open; neither for a log that stands alone.
 
-    Raises:
-        IntegrityError: SB-405.
+    An order reads and writes it several times, and opening a file anew takes longer than that.
     """
-    return _signed_head(note, origin, public.public_bytes_raw())
+
+    path: Path | None
+    state: VaultState | None = None
+
+    def read(self, origin: str, public: Ed25519PublicKey) -> Noted | None:
+        """Return what is noted of the log `origin`; None where nothing was logged yet.
+
+        Raises:
+            IntegrityError: SB-402 or SB-406, the state cannot be read; SB-406, this key did not sign what is noted.
+        """
+        if self.state is not None:
+            rows = self.state.query(_GET, (KEY,))
+        elif self.path is not None:
+            with _opened(self.path) as database:
+                rows = database.execute(_GET, (KEY,)).fetchall()
+        else:
+            return None
+        return _noted(str(rows[0][0]), origin, public) if rows else None
+
+    def write(self, checkpoint: str, batch: list[str], copied: str | None) -> None:
+        """Note a signed head, on disk, before the log has it.
+
+        Raises:
+            IntegrityError: SB-402 or SB-406, the disk does not take it.
+        """
+        if self.state is not None:
+            with self.state.transaction():
+                note_in(self.state, checkpoint, batch, copied)
+        elif self.path is not None:
+            with _opened(self.path) as database:
+                database.execute(_PUT, _row(checkpoint, batch, copied))
 
 
-@lru_cache(maxsize=16)  # the same head stands in the state and in each checkpoint
-def _signed_head(note: str, origin: str, public: bytes) -> Head:
-    return read_checkpoint(note, origin, Ed25519PublicKey.from_public_bytes(public))
-
-
-def read_noted(state: Path, origin: str, public: Ed25519PublicKey) -> Noted | None:
-    """Return what is noted of the log `origin`; None where nothing was logged yet.
-
-    Raises:
-        IntegrityError: SB-406, the state cannot be read, or this key did not sign what is noted.
-    """
-    with _opened(state) as database:
-        row = database.execute("SELECT value FROM meta WHERE key = ?", (KEY,)).fetchone()
-    if row is None:
-        return None
+def _noted(text: str, origin: str, public: Ed25519PublicKey) -> Noted:
     try:
-        note = parse_message(_Note, str(row[0]).encode())
-        head = signed_head(note.checkpoint, origin, public)
+        note = parse_message(_Note, text.encode())
+        head = read_checkpoint(note.checkpoint, origin, public)
     except IntegrityError as error:
         raise IntegrityError(
             "SB-406", f"What the vault's state notes of the log does not hold: {error.message}"
@@ -88,16 +104,6 @@ def read_noted(state: Path, origin: str, public: Ed25519PublicKey) -> Noted | No
     if len(note.batch) > head.size:
         raise IntegrityError("SB-406", "The vault's state notes more entries than were signed")
     return Noted(head, tuple(note.batch), note.copied)
-
-
-def write_noted(state: Path, checkpoint: str, batch: list[str], copied: str | None) -> None:
-    """Note a signed head, on disk, before the log has it.
-
-    Raises:
-        IntegrityError: SB-406, the disk does not take it.
-    """
-    with _opened(state) as database:
-        database.execute(_PUT, _row(checkpoint, batch, copied))
 
 
 def note_in(state: VaultState, checkpoint: str, batch: list[str], copied: str | None) -> None:
@@ -143,7 +149,7 @@ def _opened(state: Path) -> Iterator[sqlite3.Connection]:
         with closing(
             sqlite3.connect(address, uri=True, isolation_level=None, timeout=WAIT_SECONDS)
         ) as database:
-            database.execute("PRAGMA synchronous=EXTRA")
+            make_durable(database)
             yield database
     except sqlite3.Error:
         raise IntegrityError(

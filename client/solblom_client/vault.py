@@ -89,7 +89,7 @@ class Vault:
         self._log = SiteLog(config.state / "log" / "vault.jsonl")
         signing = self._keys.signing
         self._answers = Answers(config, self._state, self._log, signing=signing, clock=clock)
-        self._decisions = open_decisions(config, self._keys)
+        self._decisions = open_decisions(config, self._keys, self._state)
         self._outbox = Outbox.of(config)
         self._witness = Witness(self._state, self._coordinator.signing)
         self._arrivals = Arrivals(self._state, self._store, self._witness, clock=clock)

@@ -4,7 +4,8 @@ The request is known before a row is read; the work digest after, and it covers 
 leaves (privacy.md rule 3). It leaves out expiry, courier and attempt: same inputs, same bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,25 +17,47 @@ from solblom_client.keys import derive, keyed_digest
 from solblom_client.ledger import Request, Reservation
 from solblom_client.local_parameters import load_local
 from solblom_models.flat import layout_of, load_flat
-from solblom_models.task import Units
+from solblom_models.task import Task, Units
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.layout import Float32, Layout, unpack
 from solblom_protocol.messages import as_json
 from solblom_protocol.order import Order
 from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.study import StudyDocument
 from solblom_verify.canonical import canonical_json, digest
 
 
 @dataclass(frozen=True)
 class OrderedModel:
-    """The model of an order: names and shapes, the weights, and the approved net, not yet with these weights.
-
-    Building a large net takes longer than filling it, so the net that gave the layout is used.
-    """
+    """The model of an order: names and shapes, the weights, and the approval that says which net they are of."""
 
     layout: Layout
     weights: Float32
-    net: torch.nn.Module
+    approval: Approval
+
+    @cached_property  # not before a charge: a large net takes longer to build than to fill
+    def net(self) -> torch.nn.Module:
+        """The approved net, not yet with these weights; built once for each order."""
+        return self.approval.task.build(self.approval.document)
+
+
+@dataclass(frozen=True)
+class _ApprovedNet:
+    """What gives a layout; a study and its task are known by their names."""
+
+    study: str
+    task: str
+    document: StudyDocument = field(compare=False)
+    by: Task = field(compare=False)
+
+
+@lru_cache(
+    maxsize=8
+)  # a net is as large as its model, its layout is small, and every order is compared with it
+def _layout_of(approved: _ApprovedNet) -> tuple[Layout, bytes]:
+    task, document = approved.by, approved.document
+    found = layout_of(task.build(document), local=task.local_parameters(document))
+    return found, canonical_json(list(found.to_json()))
 
 
 @dataclass(frozen=True)
@@ -75,17 +98,16 @@ def event_of(order: Order, approval: Approval) -> PrivacyEvent:
     Raises:
         RefusedError: SB-205, the study releases nothing of that kind.
     """
-    document = approval.document
-    event = {
-        "keys": None,
-        "setup": None,
-        "agree": None,
-        "open": None,
-        "witness": None,
-        "train": document.round_event,
-        "evaluate": document.evaluation_event,
-        "describe": document.table_one_event,
-    }[order.header.kind]
+    document, event = approval.document, None
+    match (
+        order.header.kind
+    ):  # what an order about keys, masks or the log does to patients is nothing
+        case "train":
+            event = document.round_event
+        case "evaluate":
+            event = document.evaluation_event
+        case "describe":
+            event = document.table_one_event
     if event is None:
         raise RefusedError("SB-205", f"The study has nothing to {order.header.kind}")
     return event
@@ -151,18 +173,18 @@ def read_model(order: Order, approval: Approval) -> OrderedModel | None:
         if order.array or order.header.layout:
             raise RefusedError("SB-212", "An order for Table 1 carries a model")
         return None
-    task = approval.task
-    net = task.build(approval.document)
-    expected = layout_of(net, local=task.local_parameters(approval.document))
+    document, task = approval.document, approval.task
+    name = f"{type(task).__module__}.{type(task).__qualname__}"
+    expected, as_bytes = _layout_of(_ApprovedNet(document.digest, name, document, task))
     # Compared as bytes: in Python true equals 1, and another spelling would be another request.
-    if canonical_json(order.header.layout) != canonical_json(list(expected.to_json())):
+    if canonical_json(order.header.layout) != as_bytes:
         raise RefusedError("SB-212", "The order's model has other tensors than the approved net")
     if len(order.array) != 4 * expected.size:
         raise RefusedError("SB-212", "The order's model has another size than its layout")
     weights = unpack(order.array, expected)
     if not bool(np.isfinite(weights).all()):
         raise RefusedError("SB-212", "The order's model has values that are not finite")
-    return OrderedModel(expected, weights, net)
+    return OrderedModel(expected, weights, approval)
 
 
 def build_model(approval: Approval, model: OrderedModel, local: bytes) -> torch.nn.Module:

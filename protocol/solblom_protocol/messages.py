@@ -1,6 +1,7 @@
 """What order and reply share: strict models, times, and the frame that carries a signed header beside its array."""
 
 import datetime as dt
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,7 @@ RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,94}$")]
 RoundNumber = Annotated[int, Field(ge=1, le=10_000)]
 # [0-9], not \d: in these patterns \d is a digit of any script, and a value has one spelling only.
 _TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
+_TIME_SHAPE = re.compile(_TIME.strip("^$"))
 Timestamp = Annotated[str, Field(pattern=_TIME)]
 
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)  # between the clocks of two machines
@@ -47,9 +49,25 @@ def parse_message(model: type[Model], payload: bytes) -> Model:
         raise IntegrityError("SB-405", f"The payload is not a {model.__name__}") from None
 
 
+def parse_exact(model: type[Model], payload: bytes) -> Model:
+    """Return the message whose payload is these very bytes: nothing is left out that has a default.
+
+    Raises:
+        IntegrityError: SB-405, not canonical, another spelling, or members missing, extra or out of range.
+    """
+    try:
+        message = model.model_validate_json(payload)
+        exact = message.payload() == payload  # what is written is canonical
+    except (ValidationError, ValueError):
+        raise IntegrityError("SB-405", f"The payload is not a {model.__name__}") from None
+    if not exact:
+        raise IntegrityError("SB-405", f"The {model.__name__} has another spelling than its own")
+    return message
+
+
 def timestamp(moment: dt.datetime) -> str:
     """Return RFC 3339 UTC with whole seconds."""
-    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(dt.UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def parse_timestamp(text: str) -> dt.datetime:
@@ -59,7 +77,9 @@ def parse_timestamp(text: str) -> dt.datetime:
         IntegrityError: SB-405, not a moment.
     """
     try:
-        return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+        if not _TIME_SHAPE.fullmatch(text):  # fromisoformat takes other spellings, too
+            raise ValueError("another spelling")
+        return dt.datetime.fromisoformat(text)
     except ValueError:
         raise IntegrityError("SB-405", "A time is not RFC 3339 UTC") from None
 

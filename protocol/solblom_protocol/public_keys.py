@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -63,16 +64,21 @@ class PublicKeys:
             ConfigurationError: SB-109.
         """
         try:
-            value = parse_message(_PublicKeysFile, path.read_bytes())
+            return _keys_in(path.read_bytes(), source=str(path))
         except OSError as error:
             raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
         except IntegrityError:
             raise ConfigurationError("SB-109", f"{path} is not a public-keys file") from None
-        return cls(
-            value.name,
-            signing_key_from_pem(value.signing_key, source=str(path)),
-            sealing_key_from_pem(value.sealing_key, source=str(path)),
-        )
+
+
+@lru_cache(maxsize=64)  # a vault reads the signers of its study before every order
+def _keys_in(data: bytes, *, source: str) -> PublicKeys:
+    value = parse_message(_PublicKeysFile, data)
+    return PublicKeys(
+        value.name,
+        signing_key_from_pem(value.signing_key, source=source),
+        sealing_key_from_pem(value.sealing_key, source=source),
+    )
 
 
 def read_fingerprints(path: Path) -> dict[str, str | None]:

@@ -18,7 +18,7 @@ from solblom_client.decision_log import (
     read_entries,
 )
 from solblom_client.log_check import verify_log
-from solblom_client.log_memory import write_noted
+from solblom_client.log_memory import LogMemory
 from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.transparency import head_of, read_checkpoint
@@ -186,7 +186,7 @@ def test_an_entry_without_its_checkpoint_after_a_crash_is_no_fault(
     assert problems(place) == ()
     log = DecisionLog(place, KEY)
     for _ in range(2):  # a second crash at the same place
-        dies_at(monkeypatch, "write_noted", log)
+        dies_at(monkeypatch, "LogMemory.write", log)
     fill(log, 1)
     assert problems(place) == ()
     assert len(read_entries(place)) == 7
@@ -196,7 +196,7 @@ def test_a_batch_that_was_noted_before_a_crash_is_put_in_by_the_next_append(
     log: DecisionLog, place: LogPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(log, 4)
-    dies_at(monkeypatch, "write_noted", log, before=write_noted)
+    dies_at(monkeypatch, "LogMemory.write", log, before=LogMemory.write)
     assert len(read_entries(place)) == 4
     assert problems(place) == ()
     DecisionLog(place, KEY).append(Decision("paused"), now=NOW)

@@ -52,7 +52,8 @@ def decide(
     people, simple = snapshot.people, ages.min_age_years is None
     for record in snapshot.records:
         patient, verdict, starts, ends, guardian, _ = record
-        if verdict == "granted" and starts is None and ends is None and not guardian:
+        holds = (starts is None or starts <= now) and (ends is None or now < ends)
+        if verdict == "granted" and holds and not guardian:
             allowed.add(patient)  # the common case, without a call: there are many
             continue
         reason = against_record(record, people.get(patient), ages, now=now)
@@ -63,6 +64,8 @@ def decide(
         else:
             _exclude(excluded, patient, reason)
     for patient, person in people.items():
+        if simple and not person.deceased:
+            continue  # the common case too
         reason = against_person(person, ages, today=now.date())
         if reason is not None:
             _exclude(excluded, patient, reason)

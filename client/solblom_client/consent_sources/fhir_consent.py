@@ -60,6 +60,7 @@ _OTHER_VERSIONS = {
 }
 _OTHER_NAMES = frozenset(_OTHER_VERSIONS)
 _PROVISION = frozenset(["id", "extension", "type", "period", "purpose"])
+_PERIOD = frozenset(["id", "extension", "start", "end"])
 _NARROWING = frozenset(
     ["actor", "action", "securityLabel", "class", "code", "dataPeriod", "data", "provision"]
 )  # limits of a permission, among them exceptions to it (a provision in a provision)
@@ -69,6 +70,7 @@ _RELATIVE = re.compile(rf"Patient/({_ID})(?:/_history/{_ID})?")
 _ADDRESS = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*:[^\s]+?)(?:/_history/{_ID})?")
 _KIND = re.compile(rf"(?:^|/)([A-Za-z]+)/({_ID})(?:/_history/{_ID})?$")
 _OWN = frozenset(["Patient", "Practitioner", "PractitionerRole", "Organization"])
+_BASE = re.compile(r"(https?://.+)/Consent/[^/]+")
 _GUARDIAN = "RelatedPerson"
 
 
@@ -92,18 +94,22 @@ class FhirConsent(NamedTuple):
     Attributes:
         reference: the logical id of its patient; or an address, which has a colon and must be an entry's.
         identifiers: (system, value) by which it names the patient itself.
+        patient_address: what the reference means if it is read from the address of the Consent's own entry.
     """
 
     reference: str | None
     identifiers: tuple[tuple[str | None, str], ...]
+    patient_address: str | None
     verdict: Verdict
     starts: dt.datetime | None
     ends: dt.datetime | None
     guardian: bool
 
 
-def read_consent_resource(resource: dict[str, Any], settings: FhirSettings) -> FhirConsent:
-    """Return what a Consent says.
+def read_consent_resource(
+    resource: dict[str, Any], settings: FhirSettings, *, url: Any
+) -> FhirConsent:
+    """Return what a Consent says, in an entry with this address.
 
     Raises:
         DataError: SB-308, it is of another version of FHIR, or does not say whose it is: it might be anybody's
@@ -123,7 +129,19 @@ def read_consent_resource(resource: dict[str, Any], settings: FhirSettings) -> F
     guardian = _by_guardian(resource)
     if guardian is None and verdict == "granted":
         verdict = "unclear"
-    return FhirConsent(reference, identifiers, verdict, starts, ends, bool(guardian))
+    address = _patient_address(reference, url)
+    return FhirConsent(reference, identifiers, address, verdict, starts, ends, bool(guardian))
+
+
+def _patient_address(reference: str | None, url: Any) -> str | None:
+    """Return what a relative reference means in an entry with this address; None where that says nothing.
+
+    FHIR reads it from the address of the entry in which it stands (hl7.org/fhir/R4B/bundle.html#references).
+    """
+    base = _BASE.fullmatch(url) if isinstance(url, str) else None
+    if reference is None or ":" in reference or base is None:
+        return None
+    return f"{base[1]}/Patient/{reference}"
 
 
 def _other_version(name: str, version: str) -> DataError:
@@ -185,7 +203,8 @@ def _verdict(
     if made is not None:
         signed = start_of(made) if isinstance(made, str) else None
         clear = clear and signed is not None
-        starts = max((moment for moment in (starts, signed) if moment is not None), default=None)
+        if signed is not None:
+            starts = signed if starts is None else max(starts, signed)
     if not clear or not _known(provision, _PROVISION):
         return "unclear", None, None
     return "granted", starts, ends
@@ -199,7 +218,9 @@ def _known(members: dict[str, Any], names: frozenset[str]) -> bool:
 
 
 def _unverified(resource: dict[str, Any]) -> bool:
-    checks = resource.get("verification", [])
+    checks = resource.get("verification")
+    if checks is None:
+        return "verification" in resource
     if not isinstance(checks, list):
         return True
     return any(not isinstance(check, dict) or check.get("verified") is not True for check in checks)
@@ -210,9 +231,9 @@ def _is_for_the_study(
 ) -> bool:
     """Tell whether a permission plainly names a scope and, where node.toml names any, a purpose of the study's."""
     scope = resource.get("scope")
-    if not _codes(scope.get("coding") if isinstance(scope, dict) else None) & _SCOPES:
+    if not _names_one(scope.get("coding") if isinstance(scope, dict) else None, _SCOPES):
         return False
-    return not settings.purposes or bool(_codes(provision.get("purpose")) & settings.purposes)
+    return not settings.purposes or _names_one(provision.get("purpose"), settings.purposes)
 
 
 def _is_surely_another(
@@ -250,21 +271,22 @@ def _plain(code: str) -> str:
     return code.strip().casefold()
 
 
-def _codes(codings: Any) -> set[str]:
-    """Return the codes of a list of Codings, each alone and as `system|code`."""
-    found: set[str] = set()
+def _names_one(codings: Any, wanted: frozenset[str]) -> bool:
+    """Tell whether a list of Codings has one of these codes, alone or as `system|code`."""
     for coding in codings if isinstance(codings, list) else []:
         code = coding.get("code") if isinstance(coding, dict) else None
-        if isinstance(code, str) and code:
-            found |= {code, f"{coding.get('system', '')}|{code}"}
-    return found
+        if not isinstance(code, str) or not code:
+            continue
+        if code in wanted or f"{coding.get('system', '')}|{code}" in wanted:
+            return True
+    return False
 
 
 def _period(value: Any) -> tuple[dt.datetime | None, dt.datetime | None, bool]:
     """Return both ends of a Period, and whether it could be read; an end that is missing is open."""
     if value is None:
         return None, None, True
-    if not isinstance(value, dict) or set(value) - {"id", "extension", "start", "end"}:
+    if not isinstance(value, dict) or not value.keys() <= _PERIOD:
         return None, None, False
     start, end = value.get("start"), value.get("end")
     starts = start_of(start) if isinstance(start, str) else None

@@ -5,6 +5,7 @@ of one of them, it says of all. A name that two patients share takes part under 
 Consent makes one take part under no name.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,21 +22,20 @@ class FhirPatient(NamedTuple):
 
     Attributes:
         names: all that it may have in the hospital's own tables.
+        references: logical id and address by which a Consent may refer to it.
         merged: logical ids, addresses and identifiers of records with which it was merged.
         address: the web address of its entry.
     """
 
     names: tuple[str, ...]
+    references: tuple[str, ...]
     person: Person
     merged: tuple[str, ...]
     address: str | None
 
 
-class ConsentEntry(NamedTuple):
-    """A Consent, and the address that its patient's entry has if its reference is read from its own."""
-
-    consent: FhirConsent
-    patient_address: str | None
+Said = FhirConsent | FhirPatient
+"""What one entry says, whatever stands around it."""
 
 
 class Resolved(NamedTuple):
@@ -57,34 +57,78 @@ def names_of(
     return tuple(dict.fromkeys((*([logical] if logical else []), *values)))
 
 
-def resolve(
-    consents: list[ConsentEntry],
-    patients: list[FhirPatient],
-    by_reference: dict[str, int],
-    settings: FhirSettings,
-) -> Resolved:
+def keys_of(said: Said) -> tuple[str, ...]:
+    """Return every name, id and address by which an entry may have to do with another one.
+
+    `resolve` brings two entries together only by one of these, or by a chain of them.
+    """
+    if isinstance(said, FhirPatient):
+        return (*said.names, *said.references, *said.merged)
+    reference = () if said.reference is None else (said.reference,)
+    return (*reference, *(value for _, value in said.identifiers))
+
+
+def resolve(entries: Iterable[Said], settings: FhirSettings) -> Resolved:
     """Give each consent every name of its patient.
 
     Raises:
-        DataError: SB-308, a consent whose patient is not known: it might be anybody's withdrawal.
+        DataError: SB-308, a consent whose patient is not known: it might be anybody's withdrawal; one Patient
+            in two ways.
     """
+    consents: list[FhirConsent] = []
+    patients: list[FhirPatient] = []
+    by_reference: dict[str, int] = {}
+    for said in entries:
+        if isinstance(said, FhirPatient):
+            _add_patient(said, patients, by_reference)
+        else:
+            consents.append(said)
     names = _Names(patients, by_reference, settings)
     whose = names.read(consents)
     records: list[ConsentRecord] = []
-    for (consent, _), nodes in zip(consents, whose, strict=True):
-        said = consent[2:]
+    for consent, nodes in zip(consents, whose, strict=True):
+        said_of_it = consent[3:]
         if len(nodes) > 1 and consent.verdict == "granted":
-            said = ("unclear", *said[1:])  # one of several patients gave it, and nobody knows which
+            said_of_it = ("unclear", *said_of_it[1:])  # one of several gave it; nobody knows which
         for node in nodes:
             found = names.of(node)
             if not found:
                 raise DataError("SB-308", "The consent source has a consent of an unknown patient")
-            records += [ConsentRecord(name, *said) for name in found]
+            records += [ConsentRecord(name, *said_of_it) for name in found]
     people: dict[str, Person] = {}
     for number, patient in enumerate(patients):
         for name in names.of(number):
             add_person(people, name, patient.person)
     return Resolved(tuple(records), people, frozenset(names.doubtful()))
+
+
+def _add_patient(
+    patient: FhirPatient, patients: list[FhirPatient], by_reference: dict[str, int]
+) -> None:
+    """Add a Patient, or join it with what the bundle says of the same one: the more careful of both.
+
+    Raises:
+        DataError: SB-308, the two are not the same.
+    """
+    places = {by_reference[text] for text in patient.references if text in by_reference}
+    if places:
+        place = min(places)
+        before = patients[place]
+        addresses = {before.address, patient.address} - {None}
+        if len(places) > 1 or before.names != patient.names or len(addresses) > 1:
+            raise DataError("SB-308", "The consent source has one Patient twice, in two ways")
+        both = {"": before.person}
+        add_person(both, "", patient.person)
+        patients[place] = before._replace(
+            person=both[""],
+            merged=before.merged + patient.merged,
+            address=before.address or patient.address,
+        )
+    else:
+        place = len(patients)
+        patients.append(patient)
+    for text in patient.references:
+        by_reference[text] = place
 
 
 @dataclass
@@ -100,19 +144,17 @@ class _Names:
     groups: dict[Node, tuple[Node, ...]] = field(default_factory=dict)
     tied: dict[Node, tuple[str, ...]] = field(default_factory=dict)
 
-    def read(self, consents: list[ConsentEntry]) -> list[tuple[Node, ...]]:
+    def read(self, consents: Sequence[FhirConsent]) -> list[tuple[Node, ...]]:
         """Return whose each consent is; several patients where nobody can tell."""
         for number, patient in enumerate(self.patients):
             for name in patient.names:
                 self._own(name, number)
-        nodes = [self._referred(entry) for entry in consents]
+        nodes = [self._referred(consent) for consent in consents]
         for node in nodes:
             if isinstance(node, str):
                 for name in self._names(node):
                     self._own(name, node)
-        whose = [
-            self._whose(entry.consent, node) for entry, node in zip(consents, nodes, strict=True)
-        ]
+        whose = [self._whose(*pair) for pair in zip(consents, nodes, strict=True)]
         self._gather()
         return whose
 
@@ -155,13 +197,13 @@ class _Names:
                     found.update(self.of(node))
         return found
 
-    def _referred(self, entry: ConsentEntry) -> Node | None:
+    def _referred(self, consent: FhirConsent) -> Node | None:
         """Return to whom a consent's reference points.
 
         Raises:
             DataError: SB-308, an address that no Patient of the bundle has.
         """
-        reference = entry.consent.reference
+        reference = consent.reference
         if reference is None:
             return None
         number = self.by_reference.get(reference)
@@ -171,11 +213,11 @@ class _Names:
                     "SB-308",
                     "The consent source has a consent whose patient's address is in no entry",
                 )
-            self._check_one_server(reference, entry.patient_address)
+            self._check_one_server(reference, consent.patient_address)
             return f"Patient/{reference}"
         if ":" not in reference:
             self._check_one_server(reference, self.patients[number].address)
-            self._check_one_server(reference, entry.patient_address)
+            self._check_one_server(reference, consent.patient_address)
         return number
 
     def _check_one_server(self, logical: str, address: str | None) -> None:

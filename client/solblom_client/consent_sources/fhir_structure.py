@@ -35,7 +35,7 @@ def check_structure(data: bytes) -> Structure:
     """
     models, checked, faults = _models(), 0, Counter[str]()
     try:
-        for name, entry in members(data.decode("utf-8"), streamed="entry"):
+        for name, entry, _, _ in members(data, streamed="entry"):
             resource = entry.get("resource") if isinstance(entry, dict) else None
             if name != "entry" or not isinstance(resource, dict):
                 continue

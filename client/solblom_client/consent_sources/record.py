@@ -80,6 +80,10 @@ def add_person(people: dict[str, Person], patient: str, person: Person) -> None:
     people[patient] = person
 
 
+person = lru_cache(maxsize=_CACHED_DATES)(Person)
+"""A Person that many patients may share: most are alive, and share days of birth."""
+
+
 @lru_cache(maxsize=_CACHED_DATES)
 def birth_date(text: str) -> BirthDate | None:
     """Return YYYY, YYYY-MM or YYYY-MM-DD as the days that it may mean; None where it is none of them."""

@@ -1,20 +1,25 @@
-"""The file of a consent source: read whole every time, so a change is always seen; parsed when its bytes are new."""
+"""The file of a consent source: read whole every time, so a change is always seen; parsed when its bytes are new.
+
+The bytes of the last time are kept in memory to compare with: at most MAX_SOURCE_BYTES of them.
+"""
 
 import datetime as dt
-import hashlib
+import gc
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from solblom_client.consent_sources.csv_table import read_csv
-from solblom_client.consent_sources.fhir_bundle import read_fhir
+from solblom_client.consent_sources.fhir_bundle import FhirBundle, read_bundle
 from solblom_client.consent_sources.fhir_consent import FhirSettings
 from solblom_client.consent_sources.record import Snapshot
 from solblom_protocol.errors import DataError
 
 MAX_SOURCE_BYTES = 512 * 1024**2
+_MANY_OBJECTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,17 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class _Parsed:
-    """What a parser made of bytes with this digest, with these settings."""
+    """What a parser made of these bytes, with these settings.
 
-    of: tuple[str, FhirSettings, bytes]
+    Attributes:
+        bundle: what saves time with the next one; None: a table.
+    """
+
+    kind: str
+    settings: FhirSettings
+    data: bytes = field(repr=False)
     snapshot: Snapshot
+    bundle: FhirBundle | None
 
 
 _last: list[_Parsed] = []  # one: the source of this node
@@ -61,21 +73,46 @@ def read_source_file(path: Path) -> SourceFile:
 
 
 def parse_source(kind: str, data: bytes, settings: FhirSettings) -> Snapshot:
-    """Return what a source says; bytes that are those of the last time are not parsed again.
+    """Return what a source says; what has the bytes of the last time is not parsed again.
 
-    The bytes themselves are compared, by their SHA-256, never the file's time or size.
+    The bytes themselves are compared, never the file's time or size.
 
     Raises:
         DataError: SB-308.
     """
-    of = (kind, settings, hashlib.sha256(data).digest())
-    for parsed in _last:
-        if parsed.of == of:
-            return parsed.snapshot
-    parsers: dict[str, Callable[[], Snapshot]] = {
-        "csv": lambda: read_csv(data),
-        "fhir": lambda: read_fhir(data, settings),
-    }
-    snapshot = parsers[kind]()
-    _last[:] = [_Parsed(of, snapshot)]
-    return snapshot
+    before = next((last for last in _last if (last.kind, last.settings) == (kind, settings)), None)
+    if before is not None and before.data == data:
+        return before.snapshot
+    with _uncollected():
+        parsed = _parse(kind, data, settings, None if before is None else before.bundle)
+    _last[:] = [parsed]
+    return parsed.snapshot
+
+
+def _parse(kind: str, data: bytes, settings: FhirSettings, before: FhirBundle | None) -> _Parsed:
+    """Return what a source says, read with the parser of its kind.
+
+    Raises:
+        DataError: SB-308.
+    """
+    if kind == "csv":
+        return _Parsed(kind, settings, data, read_csv(data), None)
+    bundle = read_bundle(data, settings, before)
+    return _Parsed(kind, settings, data, bundle.snapshot, bundle)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold up the search for cycles of objects: a million objects without one are searched again and again.
+
+    It is held up for all threads. Whoever found it running lets it run again, so it never stays off.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+            if gc.get_count()[0] > _MANY_OBJECTS:
+                gc.collect()  # once, here: the next round would be searched instead

@@ -252,13 +252,15 @@ def _set_health(checks: health.HealthServicer, status: Any) -> None:
 def _open_vault(config: NodeConfig) -> "Vault":
     """Load what the first round would wait for, then open the vault.
 
-    Torch loads its compiler at the first step of the first optimiser, which takes seconds.
+    Torch loads its compiler at the first step of the first optimiser, which takes seconds. So does the first look at
+    a large source of consent; later ones cost what changed since.
 
     Raises:
         ConfigurationError, IntegrityError: the vault cannot be opened.
     """
     import torch
 
+    from solblom_client.cohort import read_consent_now
     from solblom_client.vault import Vault
 
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -266,7 +268,12 @@ def _open_vault(config: NodeConfig) -> "Vault":
     optimizer = torch.optim.SGD([parameter], lr=0.5)
     optimizer.step()
     optimizer.zero_grad()
-    return Vault(config)
+    vault = Vault(config)
+    with contextlib.suppress(
+        SolblomError
+    ):  # a source that stops the rounds does not stop the vault
+        read_consent_now(config, now=_now())
+    return vault
 
 
 def _now() -> dt.datetime:

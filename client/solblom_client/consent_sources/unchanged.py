@@ -65,16 +65,14 @@ class Unchanged:
 
     def run_at(self, at: int) -> Run | None:
         """Return the known entries from a place on at which an entry begins; None: that entry has to be read."""
-        total = len(self.before.starts)
-        tried = [*range(self.expected, min(self.expected + _NEIGHBOURS, total))]
-        if self.elsewhere is not None and self.elsewhere < total:
-            tried.append(self.elsewhere)
-        self.elsewhere = None
-        for first in tried:
-            if self._stands_at(first, at):
+        # Once the lookup is at work, it finds what the neighbours would.
+        tried = range(self.expected, self.expected + (1 if self.unknown > _LOST else _NEIGHBOURS))
+        for first in tried if self.elsewhere is None else (*tried, self.elsewhere):
+            if first < len(self.before.starts) and self._stands_at(first, at):
                 run = self._longest(first, at)
-                self.expected, self.unknown = first + run.length, 0
+                self.expected, self.elsewhere, self.unknown = first + run.length, None, 0
                 return run
+        self.elsewhere = None
         return None
 
     def passed(self, start: int, end: int) -> None:

@@ -116,6 +116,11 @@ CHANGED: dict[str, tuple[list[str], set[str]]] = {
         put(2, '{"x": [' + USUAL[OLAS] + "," + USUAL[OLA] + '], "resource": {}}'),
         set(),
     ),
+    "known-entry-and-one-member-more": (instead(OLAS, USUAL[OLAS][:-1] + ', "x": 1}'), set()),
+    "known-entry-and-an-address": (
+        instead(OLAS, USUAL[OLAS][:-1] + f', "fullUrl": "{HERE}/Consent/1"}}'),
+        set(),
+    ),
     "same-words-other-space": ([entry.replace(": ", " :\n ") for entry in USUAL], set()),
     "same-words-escaped": ([entry.replace("ola", "\\u006fla") for entry in USUAL], set()),
     "one-word-changed": (instead(OLAS, USUAL[OLAS].replace("active", "aktive")), {"ola"}),
@@ -157,6 +162,7 @@ STOPS: dict[str, bytes] = {
     "not-utf-8-in-an-entry": whole(USUAL).replace("Å".encode(), b"\xc5"),
     "not-utf-8-in-the-last": whole([*USUAL, '{"resource": {"x": "y"}}']).replace(b"y", b"\xff"),
     "name-twice": whole(instead(OLAS, USUAL[OLAS].replace('"active"', '"inactive", "status": "active"'))),
+    "known-entry-and-a-name-twice": whole(instead(OLAS, USUAL[OLAS][:-1] + ', "resource": {}}')),
     "nan": whole([*USUAL, '{"resource": {"x": NaN}}']),
     "nested": whole(USUAL)[:-2] + b"," + b"[" * 100_000,
     "number-for-an-entry": whole(put(1, "7")),
@@ -176,6 +182,27 @@ STOPS: dict[str, bytes] = {
 @pytest.mark.parametrize("case", STOPS)
 def test_what_stops_from_scratch_stops_with_an_earlier_bundle_too(case: str) -> None:
     assert in_both_ways(STOPS[case], usual()) is None
+
+
+def test_a_change_reaches_what_is_only_joined_to_it_by_others() -> None:
+    """Each entry shares a name with the next one alone: the first is what changed, the last is a withdrawal."""
+    ids = [{"value": "4711"}]
+    tie = {"reference": "Patient/p1", "identifier": {"value": "0815"}}
+    chain = [
+        text(consent("p1")),
+        text(patient("p1", identifier=ids)),
+        text(consent(patient={"identifier": {"value": "4711"}})),
+        text(consent(patient=tie)),
+        text(consent(patient={"identifier": {"value": "0815"}}, status="inactive")),
+    ]
+    before = in_both_ways(whole([*USUAL, *chain]), None)
+    assert allowed(before) == set(PEOPLE)
+    for place in range(len(chain)):
+        other = chain[place].replace('"resourceType"', ' "resourceType"')
+        after = in_both_ways(whole([*USUAL, *chain[:place], other, *chain[place + 1 :]]), before)
+        assert allowed(after) == set(PEOPLE)
+        less = in_both_ways(whole([*USUAL, *chain[:place], *chain[place + 1 :]]), before)
+        assert ("p1" in allowed(less)) is (place in (3, 4))
 
 
 def test_an_address_whose_patient_left_stops() -> None:

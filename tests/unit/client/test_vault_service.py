@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2
 
 from lab import LabHospital
 from solblom_client import vault_service
+from solblom_client.consent_sources import source_file
 from solblom_client.isolation import Isolation
 from solblom_client.vault_client import (
     MAX_ORDER_BYTES,
@@ -247,3 +248,18 @@ def test_health_is_what_was_set_and_false_for_a_service_that_is_not_there(door: 
 
 def test_the_socket_is_closed_to_everybody_outside_its_group(door: Door) -> None:
     assert door.socket.stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_consent_is_read_before_orders_are_taken_and_a_broken_source_stops_no_start(
+    tmp_path: Path, broken: bool
+) -> None:
+    hospital = LabHospital(tmp_path / "north")
+    hospital.vault.close()
+    path = hospital.config.path(hospital.config.consent.source)
+    if broken:
+        path.write_text("patient", encoding="utf-8")
+    source_file._last.clear()
+    vault_service._open_vault(hospital.config).close()
+    known = [last.data for last in source_file._last]
+    assert known == ([] if broken else [path.read_bytes()])

@@ -20,7 +20,7 @@ sampling.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
@@ -33,6 +33,7 @@ FILTER_ORDERS = tuple(range(2, 65))
 ALL_ORDERS = (*(1 + step / 20 for step in range(1, 200)), *map(float, range(11, 513)))
 MAX_NOISE_MULTIPLIER = 100_000.0
 MIN_NOISE_UNITS = int(MIN_NOISE * 10_000)  # in units of 1e-4
+MAX_NOISE_UNITS = int(MAX_NOISE_MULTIPLIER * 10_000)
 
 # (kind, sampling rate, noise multiplier, slack, steps)
 _Merged = tuple[tuple[str, str, str, str, int], ...]
@@ -115,16 +116,78 @@ def calibrate_noise(
         event = PrivacyEvent(kind, rate, _four(units), steps)
         return pld_epsilon([event, *beside], delta)
 
+    if kind == "poisson-gaussian":
+        probe = _likely_units(epsilon, delta, sampling_rate=sampling_rate, steps=steps)
+        units = _units_by_crossing(cost, epsilon, probe=probe)
+    else:
+        units = _units_by_halving(cost, epsilon)
+    if units > MAX_NOISE_UNITS:
+        raise ValueError(f"no noise reaches epsilon {epsilon} at delta {delta}")
+    return _four(units)
+
+
+def _likely_units(epsilon: float, delta: float, *, sampling_rate: float, steps: int) -> int:
+    """Return where to look first: what zero-concentrated privacy says (Bun & Steinke 2016, Prop. 1.3).
+
+    epsilon = rho + 2 sqrt(rho log(1/delta)) with rho = steps (rate / noise)^2 / 2. A guess only.
+    """
+    log_term = math.log(1 / delta)
+    root = math.sqrt(log_term + epsilon) - math.sqrt(log_term)
+    noise = sampling_rate * math.sqrt(steps / 2) / root if root > 0 else math.inf
+    return round(min(max(noise * 10_000, MIN_NOISE_UNITS), MAX_NOISE_UNITS))
+
+
+def _units_by_crossing(cost: Callable[[int], float], epsilon: float, *, probe: int) -> int:
+    """Return the least units that cost at most epsilon, one more than the largest if there are none.
+
+    What a Gaussian costs falls with its noise nearly as a power, so a straight line between the
+    logarithms of two costs leads to the place in a third of the evaluations that halving needs.
+    """
+    low, high = MIN_NOISE_UNITS - 1, MAX_NOISE_UNITS + 1  # too little; enough, if anything is
+    costs = {low: math.inf, high: 0.0}
+    sides: list[bool] = []
+    while high - low > 1:
+        costs[probe] = cost(probe)
+        sides.append(costs[probe] <= epsilon)
+        low, high = (low, probe) if sides[-1] else (probe, high)
+        if len(sides) > 2 and len(set(sides[-3:])) == 1:  # three times from one side: halve instead
+            place = math.sqrt(low * high)
+        else:
+            place = _crossing((low, costs[low]), (high, costs[high]), epsilon)
+        probe = min(max(math.ceil(place), low + 1), high - 1)
+    return high
+
+
+def _crossing(low: tuple[int, float], high: tuple[int, float], epsilon: float) -> float:
+    """Return where the cost is likely to be epsilon, between two places or a little beyond the one known."""
+    (less, dear), (more, cheap) = low, high
+    if math.isfinite(dear) and cheap > 0:
+        share = math.log(dear / epsilon) / math.log(dear / cheap)
+        return less * math.exp(share * math.log(more / less))
+    if math.isfinite(dear):
+        return 1.01 * less * dear / epsilon
+    if cheap > 0:
+        return 0.99 * more * cheap / epsilon
+    return math.sqrt(less * more)
+
+
+def _units_by_halving(cost: Callable[[int], float], epsilon: float) -> int:
+    """Return units that cost at most epsilon while one unit less costs more; else more than the largest.
+
+    For discrete noise: its tails are cut at whole numbers, so in the fourth decimal its cost does not
+    fall steadily, and which of several such places is found depends on where the search has been.
+    Hospitals and researchers must find the same one.
+    """
     high = MIN_NOISE_UNITS
-    while cost(high) > epsilon:
+    while high <= MAX_NOISE_UNITS and cost(high) > epsilon:
         high *= 2
-        if high > MAX_NOISE_MULTIPLIER * 10_000:
-            raise ValueError(f"no noise reaches epsilon {epsilon} at delta {delta}")
+    if high > MAX_NOISE_UNITS:
+        return high
     low = high // 2 if high > MIN_NOISE_UNITS else high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
-    return _four(high)
+    return high
 
 
 def format_epsilon(epsilon: float) -> str:

@@ -13,22 +13,27 @@
 Every path is compared with a per-patient autograd loop in the tests. Nets in which patients meet,
 whose parameters Opacus would drop without a word, or that change a layer's input in place, are
 refused with the reason.
+
+Choosing a path needs no Opacus, which takes seconds to load: a command that looks at a study or approves
+it goes without. A vault loads it with `training`, before it takes orders.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from opacus import GradSampleModule
-from opacus.validators import ModuleValidator
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from solblom_client.optimizer import KeyedDPOptimizer
 from solblom_models.task import Task, Units
 from solblom_protocol.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from solblom_client.optimizer import KeyedDPOptimizer
 
 PathName = Literal["book-keeping", "grad-samplers", "per-patient"]
 SAMPLED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
@@ -69,6 +74,8 @@ def choose_path(task: Task, model: nn.Module) -> GradientPath:
                 "whose parameters cannot be followed patient by patient",
                 "Put parameters into Linear, Conv, GroupNorm, LayerNorm or Embedding layers",
             )
+    from opacus.validators import ModuleValidator
+
     problems = ModuleValidator.validate(model, strict=False)
     if problems:
         raise ConfigurationError("SB-107", f"Opacus refuses the net: {problems[0]}")
@@ -95,6 +102,8 @@ def prepared(
 def _grad_samplers(
     task: Task, model: nn.Module, optimizer: KeyedDPOptimizer, units: Units, chosen: Sequence[int]
 ) -> None:
+    from opacus import GradSampleModule
+
     optimizer.set_empty_sum()
     if not len(chosen):
         return

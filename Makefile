@@ -73,4 +73,6 @@ $(VENV)/.installed: constraints.txt requirements-dev.txt $(PARTS:%=%/pyproject.t
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  $(PARTS:%=-e ./%) -r requirements-dev.txt
+	@# A process starts sooner when its modules are compiled, also where Python may not write caches later.
+	@$(BIN)/python -m compileall -q $(PARTS) >/dev/null
 	@touch $@

@@ -1,7 +1,9 @@
 """The accountant: never below the exact figure, hardly above it, and infinite where it does not know."""
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +14,10 @@ from scipy.special import log_ndtr
 
 from solblom_models.accountant import (
     FILTER_ORDERS,
+    MAX_NOISE_UNITS,
+    MIN_NOISE_UNITS,
+    _units_by_crossing,
+    _units_by_halving,
     calibrate_noise,
     filter_order,
     format_epsilon,
@@ -157,6 +163,34 @@ def test_more_privacy_needs_more_noise() -> None:
 def test_a_promise_that_no_noise_can_keep_is_refused() -> None:
     with pytest.raises(ValueError, match="no noise reaches epsilon 1e-07"):
         calibrate_noise(1e-7, 1e-15, sampling_rate=1.0, steps=10)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.7, 6.0])
+@pytest.mark.parametrize("floor", [0.0, 0.4])
+@pytest.mark.parametrize("probe", [MIN_NOISE_UNITS, 21_519, MAX_NOISE_UNITS])
+@pytest.mark.parametrize("wanted", [MIN_NOISE_UNITS + 1, 9_999, 4_000_003, 600_000_001])
+def test_the_line_between_costs_leads_to_the_unit_that_halving_finds(
+    power: float, floor: float, probe: int, wanted: int
+) -> None:
+    asked: list[int] = []
+
+    def cost(units: int) -> float:
+        asked.append(units)
+        return math.inf if units < 3_000 else floor + (wanted / units) ** power
+
+    found = _units_by_crossing(cost, floor + 1.0, probe=probe)
+    assert all(MIN_NOISE_UNITS <= units <= MAX_NOISE_UNITS for units in asked)
+    assert len(asked) <= 60
+    assert found == max(wanted, 3_000) == _units_by_halving(cost, floor + 1.0)
+
+
+@pytest.mark.parametrize("search", [partial(_units_by_crossing, probe=5_000), _units_by_halving])
+def test_a_search_without_end_stops_past_the_largest_noise(
+    search: Callable[[Callable[[int], float], float], int],
+) -> None:
+    assert search(lambda units: 2.0, 1.0) > MAX_NOISE_UNITS
+    assert search(lambda units: math.inf, 1.0) > MAX_NOISE_UNITS
+    assert search(lambda units: 0.0, 1.0) == MIN_NOISE_UNITS
 
 
 @pytest.mark.parametrize("budget", [1.0, 3.0, 8.0, 24.0])

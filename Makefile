@@ -70,9 +70,9 @@ $(VENV)/.installed: constraints.txt requirements-dev.txt $(PARTS:%=%/pyproject.t
 	  { echo "error: Python 3.11 is needed (found: $$($(PYTHON) --version 2>&1)). Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 3; }
 	@echo "Setting up $(VENV) (once; about two minutes) ..." >&2
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
 	  $(PARTS:%=-e ./%) -r requirements-dev.txt
-	@# A process starts sooner when its modules are compiled, also where Python may not write caches later.
-	@$(BIN)/python -m compileall -q $(PARTS) >/dev/null
+	@# pip would compile on one core, and never these parts. A few files of others are templates: no Python.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib $(PARTS) || true
 	@touch $@

@@ -27,6 +27,7 @@ BENCHES = {
     "mutations": "about 6 minutes",
     "verify_speed": "about a minute",
     "transparency_log": "about a minute",
+    "steward_page": "about 3 minutes",
     "dp_step": "about a minute",
     "opacus_modes": "about a minute",
     "epsilon": "about 4 minutes",

@@ -1,18 +1,22 @@
 """How long the steward's page takes over a registry of 1,000 versions and 10,000 rounds, and how it looks.
 
-    python bench/steward_page.py HOME [--versions 1000] [--rounds 10] [--out FILE]
-    python bench/steward_page.py HOME --shots FOLDER        needs chromium and Playwright
+    python bench/steward_page.py [HOME] [--versions 1000] [--rounds 10] [--out FILE]
+    python bench/steward_page.py [HOME] --shots FOLDER        needs chromium and Playwright; else it says so and ends
 
-HOME is a coordinator's folder with one finished run, such as `solblom demo heart --rounds 10` leaves. For the measure
-its model is copied under further version numbers, and its run with rounds and answers in the database. Nothing in
-HOME is changed. Pages are asked for over HTTP by one client, as a browser does.
+HOME is a coordinator's folder with one finished run; without it `solblom demo heart --rounds 10` makes one, to be
+thrown away. For the measure its model is copied under further version numbers, and its run with rounds and answers
+in the database. Nothing in HOME is changed. Pages are asked for over HTTP by one client, as a browser does; the
+measure needs none.
 """
 
 import argparse
 import http.client
+import importlib.util
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -50,6 +54,23 @@ def serving(scene: Scene) -> Iterator[PageServer]:
         server.stop()
         thread.join(timeout=60)
         server.close()
+
+
+@contextmanager
+def home_or_demo(given: Path | None) -> Iterator[Path]:
+    """Give the folder that was named, or that of a demo that is run for it and thrown away."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        solblom = Path(sys.executable).with_name("solblom")
+        subprocess.run(
+            [solblom, "demo", "heart", "--rounds", "10", "--out", home, "--json"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        yield home
 
 
 def grow(home: Path, target: Path, versions: int, rounds: int) -> None:
@@ -128,7 +149,11 @@ def measure(home: Path) -> dict[str, float]:
 
 
 def shots(home: Path, folder: Path) -> None:
-    """Write a picture of the views that the documentation shows."""
+    """Write a picture of the views that the documentation shows; without a browser, say that none was made."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None or importlib.util.find_spec("playwright") is None:
+        print("skipped: pictures need chromium and Playwright, and one of them is not installed")
+        return
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -137,9 +162,7 @@ def shots(home: Path, folder: Path) -> None:
         model = records.models(most=1)[0]
     base = f"/models/{model.name}/v{model.version}"
     with serving(scene_of(home)) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1000, "height": 1240})
         tab.goto(server.link)
         for name in ("evaluation",):
@@ -154,19 +177,20 @@ def shots(home: Path, folder: Path) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("home", type=Path)
+    parser.add_argument("home", type=Path, nargs="?", default=None)
     parser.add_argument("--versions", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--shots", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     if options.shots is not None:
-        shots(options.home, options.shots)
+        with home_or_demo(options.home) as home:
+            shots(home, options.shots)
         return
     load = report.load_average()
-    with tempfile.TemporaryDirectory() as folder:
+    with home_or_demo(options.home) as home, tempfile.TemporaryDirectory() as folder:
         grown = Path(folder) / "home"
-        grow(options.home, grown, options.versions, options.rounds)
+        grow(home, grown, options.versions, options.rounds)
         with open_records(grown) as records:
             sizes = {table: records.count(table) for table in ("models", "runs")}
         with sqlite3.connect(grown / "coordinator.sqlite") as database:

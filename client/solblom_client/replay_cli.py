@@ -39,11 +39,13 @@ def replay_round_here(
     from solblom_client.policy import load_node_config
     from solblom_client.replay import replay_round
     from solblom_client.vault import utc_now
-    from solblom_models.trusted import verified_model
+    from solblom_models.trusted import pinned_trust, verified_model
+    from solblom_models.withdrawn import say_if_withdrawn
 
     config = load_node_config(node)
     check_user(config)
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
+    say_if_withdrawn(verdict, folder, pinned_trust(folder, trust)[1])
     keys = read_node_keys(config.state)
     found = replay_round(config, keys, folder, number, with_noise=noise, now=utc_now())
     if as_json:

@@ -66,6 +66,7 @@ def verify(
     """Check every byte, signature and figure of a model, offline; say what was not checked."""
     from solblom_models.references import find_artefact
     from solblom_models.trusted import pinned_trust
+    from solblom_models.withdrawn import say_if_withdrawn
     from solblom_verify.artefact import verify_artefact
     from solblom_verify.cli import verdict_json
 
@@ -80,6 +81,7 @@ def verify(
         print_json("solblom.model.verify/1", verdict_json(verdict, folder, trust_path))
     else:
         _print_verdict(verdict, folder, trust_path)
+    say_if_withdrawn(verdict, folder, pinned)
     if not verdict.ok:
         raise typer.Exit(EXIT_INTEGRITY)
 
@@ -181,11 +183,11 @@ def predict(
     """
     from solblom_models.life_cycle import require_released
     from solblom_models.predict import Wanted, predictions, show, write_receipt
-    from solblom_models.trusted import verified_model
+    from solblom_models.trusted import pinned_trust, verified_model
     from solblom_models.withdrawn import say_if_withdrawn
 
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=withdrawn_too)
-    say_if_withdrawn(verdict)
+    say_if_withdrawn(verdict, folder, pinned_trust(folder, trust)[1])
     if clinical:
         require_released(verdict)
     wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)

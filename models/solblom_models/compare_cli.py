@@ -134,11 +134,11 @@ def _print_comparison(found: Any, files: list[Path], *, as_json: bool) -> None:
 def _version(ref: str, home: Path | None, trust: Path | None) -> Any:
     from solblom_models.artefact import load
     from solblom_models.comparison.pair import Version
-    from solblom_models.trusted import verified_model
+    from solblom_models.trusted import pinned_trust, verified_model
     from solblom_models.withdrawn import say_if_withdrawn
 
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
-    say_if_withdrawn(verdict)
+    say_if_withdrawn(verdict, folder, pinned_trust(folder, trust)[1])
     return Version(
         load(folder), verdict.artefact or "", f"{verdict.name}@{verdict.version}", folder
     )
@@ -211,7 +211,7 @@ def receipt(
     from solblom_models.prediction_receipt import KEY_BYTES
     from solblom_models.receipt_check import PredictionReceipt as Receipt
     from solblom_models.receipt_check import compare_receipts, read_output, read_receipt
-    from solblom_models.trusted import verified_model
+    from solblom_models.trusted import pinned_trust, verified_model
     from solblom_models.withdrawn import say_if_withdrawn
     from solblom_protocol.key_files import read_secret
 
@@ -219,7 +219,7 @@ def receipt(
     key = read_secret(receipt_key or receipt_file.parent / "prediction.key", length=KEY_BYTES)
     printed = None if output is None else read_output(output)
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
-    say_if_withdrawn(verdict)
+    say_if_withdrawn(verdict, folder, pinned_trust(folder, trust)[1])
     wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)
     found = predictions(folder, verdict, wanted)
     again = Receipt.model_validate(receipt_of(found, key, now=dt.datetime.now(dt.UTC)))

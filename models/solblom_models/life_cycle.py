@@ -16,7 +16,16 @@ from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_verify.artefact import Verdict
 from solblom_verify.canonical import file_digest, parse_canonical, read_file
 from solblom_verify.folder import INCLUSION
-from solblom_verify.history import AFFECTED, CANDIDATE, WITHDRAWN
+from solblom_verify.history import (
+    AFFECTED,
+    CANDIDATE,
+    WITHDRAWN,
+    ModelName,
+    Status,
+    read_history,
+)
+from solblom_verify.shape import JsonObject
+from solblom_verify.trust import Trust
 
 VALIDATED, RELEASED = "validated", "released"
 NEXT: dict[str, tuple[str, ...]] = {
@@ -55,28 +64,68 @@ def status_in_folder(folder: Path) -> str:
 
 
 def _is_withdrawn_at_home(folder: Path) -> bool:
-    """Tell whether the log of HOME, where a folder is HOME/models/ARTEFACT, says that it is withdrawn.
+    """Tell whether the log of HOME, where a folder is HOME/models/ARTEFACT, says that it is withdrawn."""
+    return any(_withdraws(text) for text in _entries_at_home(folder))
 
-    A log that is not there, or that this user may not open, says nothing.
-    """
+
+def _entries_at_home(folder: Path) -> list[str]:
+    """Return a model's entries in the log of HOME; a log that is not there, or may not be opened, has none."""
     models = folder.resolve().parent
     path = models.parent / LOG_FILE
     if models.name != "models" or not path.is_file():
-        return False
+        return []
     try:
         artefact = file_digest(folder / "manifest.json")[0]
         with closing(
             sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)
         ) as database:
             rows = database.execute(
-                "SELECT entry FROM keys JOIN entries ON entries.seq = keys.seq WHERE artefact = ?",
+                "SELECT entry FROM keys JOIN entries ON entries.seq = keys.seq WHERE artefact = ?"
+                " ORDER BY entries.seq",
                 (artefact,),
             ).fetchall()
     except (OSError, sqlite3.OperationalError):
-        return False
+        return []
     except sqlite3.Error:
         raise IntegrityError("SB-410", f"{LOG_FILE} cannot be read") from None
-    return any(_withdraws(str(row[0])) for row in rows)
+    return [str(row[0]) for row in rows]
+
+
+def logged_decisions(folder: Path, trust: Trust) -> tuple[Status, ...]:
+    """Return what stewards decided about a model, every signature checked with the trust file.
+
+    Of its home's log and its own log/, the one that says more. That the log itself holds is not checked: a steward's
+    signature is enough to tell who said what. Empty where nothing can be checked.
+
+    Raises:
+        IntegrityError: SB-410, the home's log is damaged.
+    """
+    try:
+        manifest: Any = parse_canonical(read_file(folder / "manifest.json"))
+        artefact = file_digest(folder / "manifest.json")[0]
+        model = ModelName(artefact, str(manifest["name"]), str(manifest["version"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return max(
+        (_checked(_entries_at_home(folder), model, trust), _checked(_own(folder), model, trust)),
+        key=len,
+    )
+
+
+def _own(folder: Path) -> list[str]:
+    try:
+        value: Any = parse_canonical(read_file(folder / INCLUSION))
+        return [json.dumps(item["entry"]) for item in value["entries"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _checked(entries: list[str], model: ModelName, trust: Trust) -> tuple[Status, ...]:
+    try:
+        read = [JsonObject.of(json.loads(text), "entry") for text in entries]
+        return read_history(read, model, trust).statuses
+    except (ValueError, RecursionError):
+        return ()
 
 
 def _withdraws(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from shlex import quote
 
 from solblom_models.life_cycle import RELEASED, stated_status
 from solblom_protocol.errors import RefusedError, RunError
@@ -40,11 +41,27 @@ def find_artefact(ref: str, home: Path | None) -> Path:
 
 
 def _latest(name: str, found: list[Path]) -> Path:
+    usable = newest_usable(found)
+    if usable is None:
+        version, home = found[-1].name.rpartition("-")[2], found[-1].parent.parent
+        why = f"`solblom model status {quote(name)}@{version} --home {quote(str(home))}`"
+        message = f"Every version of {name} was withdrawn"
+        raise RefusedError("SB-420", message, f"{why} says who did it and why; ask the steward")
+    return usable
+
+
+def newest_usable(found: list[Path]) -> Path | None:
+    """Return the newest released of some versions, else the newest not withdrawn; None: all were.
+
+    Args:
+        found: folders of one name, versions ascending.
+
+    Raises:
+        IntegrityError: SB-410, the home's log is damaged.
+    """
     status = {path: stated_status(path) for path in found}
     usable = [path for path in found if status[path] != WITHDRAWN]
-    if not usable:
-        raise RefusedError("SB-420", f"Every version of {name} was withdrawn")
-    return ([path for path in usable if status[path] == RELEASED] or usable)[-1]
+    return next(reversed([path for path in usable if status[path] == RELEASED] or usable), None)
 
 
 def registered(models: Path) -> list[tuple[str, int, Path]]:

@@ -21,11 +21,11 @@ def replay_model(
     """
     from solblom_models.replay import not_shown, replay
     from solblom_models.replay_files import GRADE_A
-    from solblom_models.trusted import verified_model
+    from solblom_models.trusted import pinned_trust, verified_model
     from solblom_models.withdrawn import say_if_withdrawn
 
     folder, verdict = verified_model(ref, home, trust, withdrawn_too=True)
-    say_if_withdrawn(verdict)
+    say_if_withdrawn(verdict, folder, pinned_trust(folder, trust)[1])
     found = replay(folder)
     lines = not_shown(found)
     if as_json:

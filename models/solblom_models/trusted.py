@@ -6,7 +6,8 @@ from pathlib import Path
 
 from solblom_models.life_cycle import stated_status
 from solblom_models.references import find_artefact
-from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
+from solblom_models.withdrawn import refuse_withdrawn
+from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.history import WITHDRAWN
 from solblom_verify.trust import Trust, TrustError, load_trust, trust_file_of_home
@@ -55,7 +56,7 @@ def verified_model(
     pinned = pinned_trust(folder, trust)[1]
     is_withdrawn = stated_status(folder) == WITHDRAWN
     if is_withdrawn and not withdrawn_too:
-        raise RefusedError("SB-420", f"{folder.name} was withdrawn")
+        raise refuse_withdrawn(folder, pinned)
     verdict = verify_artefact(folder, pinned, now=dt.datetime.now(dt.UTC))
     failed = [check for check in verdict.checks if not check.ok]
     if failed and not (withdrawn_too and [check.name for check in failed] == ["status"]):

@@ -16,6 +16,7 @@ from solblom_protocol.errors import EXIT_INTERRUPTED, ConfigurationError, Solblo
 P = ParamSpec("P")
 R = TypeVar("R")
 
+MOST_QUOTED = 500  # characters, as many as a reason may have
 JSON_OPTION = typer.Option(False, "--json", help="Print one JSON object on stdout")
 
 
@@ -33,6 +34,19 @@ def say(text: str) -> None:
     """Print a line of progress on stderr, unless `-q` was given."""
     if os.environ.get("SOLBLOM_QUIET") != "1":
         err().print(text, markup=False)
+
+
+def printable(text: str) -> str:
+    """Return a text that does not steer the terminal: what is no letter, sign or space is spelt out."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def quoted(text: str) -> str:
+    """Return somebody else's words in quotation marks, which they cannot end: they do not pass as ours."""
+    return printable(json.dumps(text[:MOST_QUOTED], ensure_ascii=False))
 
 
 def print_json(schema: str, data: dict[str, Any]) -> None:

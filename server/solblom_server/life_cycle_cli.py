@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
-from solblom_protocol.errors import ConfigurationError, RefusedError, SolblomError
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, printable, quoted, say
+from solblom_protocol.errors import ConfigurationError, SolblomError
 from solblom_protocol.home import HOME_OPTION, find_home
+from solblom_verify.history import WITHDRAWN
 
 if TYPE_CHECKING:
     from solblom_server.life_cycle import Registered
@@ -17,6 +18,7 @@ app = typer.Typer(help="Steward: decide about models", add_completion=False)
 REF = typer.Argument(..., help="name, name@v3, sha256:… or a folder of the registry")
 REASON = typer.Option(..., "--reason", help="Why, in one line; it stands in the log for ever")
 KEY = typer.Option(..., "--key", help="The steward's private key, as the trust file names it")
+UNASKED = "not checked (--no-verify)"
 COSIGN = typer.Option(True, "--cosign/--no-cosign", help="Ask the hospitals to cosign at once")
 
 
@@ -82,21 +84,27 @@ def withdraw(
 
 @app.command("status")
 @command
-def status(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON_OPTION) -> None:
-    """Show what stewards decided about a model, from the coordinator's log, signatures checked."""
+def status(
+    ref: str = REF,
+    verify: bool = typer.Option(
+        True, "--verify/--no-verify", help="Check every byte of the model's folder too"
+    ),
+    home: Path | None = HOME_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Show what stewards decided about a model, from the coordinator's log, and whether its folder verifies."""
     from contextlib import closing
 
+    from solblom_models.judged import judge, not_judged
     from solblom_models.references import find_artefact
     from solblom_models.trusted import pinned_trust
+    from solblom_models.withdrawn import withdrawn_model
     from solblom_server.coordinator import Coordinator
     from solblom_server.life_cycle import history_of, recorded_folder, recorded_model, status_of
 
     base = find_home(home)
     coordinator = Coordinator.open(base)
-    try:
-        folder = recorded_folder(coordinator, ref) or find_artefact(ref, base)
-    except RefusedError as error:  # every version was withdrawn: which one is meant must be said
-        raise RefusedError(error.code, error.message, f"Name the version: {ref}@v1") from None
+    folder = recorded_folder(coordinator, ref) or find_artefact(ref, base)
     found, trust = recorded_model(coordinator, folder), pinned_trust(folder, None)[1]
     with closing(coordinator.log()) as log:
         history = history_of(log, found.model, trust)
@@ -104,21 +112,43 @@ def status(ref: str = REF, home: Path | None = HOME_OPTION, as_json: bool = JSON
         {"status": e.status, "time": _text(e.time), "by": e.signer, "reason": e.reason}
         for e in (history.statuses if history else ())
     ]
+    known = judge(folder, found.model.artefact) if verify else not_judged(folder, UNASKED)
+    stands = status_of(history)
+    withdrawn = withdrawn_model(folder, trust) if stands == WITHDRAWN else None
+    instead = withdrawn.instead[0] if withdrawn and withdrawn.instead else None
     body: dict[str, Any] = {
         "model": found.ref,
         "artefact": found.model.artefact,
-        "status": status_of(history),
+        "status": stands,
         "signed": _text(history.signed) if history else None,
         "history": entries,
+        "verified": known.verified,
+        "reason": known.reason,
+        "instead": instead,
     }
     if as_json:
         print_json("solblom.model.status/1", body)
         return
+    _print_status(body, next_step=withdrawn.next_step if withdrawn else "")
+
+
+def _print_status(body: dict[str, Any], *, next_step: str) -> None:
     console = out()
     console.print(f"{body['model']}  {body['status']}", style="bold", markup=False)
-    for entry in entries:
-        line = f"  {entry['time']}  {entry['status']:<10}  {entry['by']}: {entry['reason']}"
-        console.print(line, markup=False)
+    for entry in body["history"]:
+        said = f"{printable(entry['by'])}: {quoted(entry['reason'])}"
+        console.print(f"  {entry['time']}  {entry['status']:<10}  {said}", markup=False)
+    if not body["history"]:
+        console.print("  No steward has decided about it.", markup=False)
+    say("Checked: each decision's signature, in the coordinator's log.")
+    if body["verified"]:
+        say("Checked: every byte of its folder is the one that was signed.")
+    elif body["verified"] is None:
+        say(f"Its folder: {printable(body['reason'])}")
+    else:
+        say(f"Its folder does not verify: {printable(body['reason'])}")
+    if next_step:
+        say(f"Next: {next_step}")
 
 
 def _report(

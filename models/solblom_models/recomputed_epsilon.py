@@ -39,8 +39,8 @@ from solblom_verify.shape import JsonObject
 from solblom_verify.trust import Trust
 from solblom_verify.wording import counted, format_delta
 
-CLAIMED = "Epsilon and delta:"
-"""How the verifier's line begins that says epsilon was not recomputed."""
+CLAIMED = "epsilon"
+"""The code of the verifier's limit that epsilon was not recomputed."""
 PINNED, NOT_PINNED = "as the hospitals signed them", "as signed by the keys of the manifest"
 RECOMPUTED = (
     "Epsilon: recomputed from events {signed}; that no event was left out whose receipt is missing "
@@ -96,10 +96,10 @@ def with_epsilon(verdict: Verdict, folder: Path, trust: Trust | None = None) -> 
         )
     checks, remarks = recomputed(folder, trust)
     ok = all(check.ok for check in checks)
-    lines = [line for line in verdict.not_checked if not (ok and line.startswith(CLAIMED))]
+    limits = [limit for limit in verdict.limits if not (ok and limit[0] == CLAIMED)]
     if ok:
-        lines = [*lines, *remarks]
-    return replace(verdict, ok=ok, checks=(*verdict.checks, *checks), not_checked=tuple(lines))
+        limits += [("recomputed", remark) for remark in remarks]
+    return replace(verdict, ok=ok, checks=(*verdict.checks, *checks), limits=tuple(limits))
 
 
 def recomputed(

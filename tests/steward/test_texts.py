@@ -9,8 +9,12 @@ import pytest
 import solblom_server.steward as package
 from solblom_protocol.errors import CODES
 from solblom_server.steward import blocks
+from solblom_server.steward.blocks import English, Told
+from solblom_server.steward.findings import check_words, coded, limit
 from solblom_server.steward.languages import LANGUAGES, Language, language_of, texts
 from solblom_server.steward.rendering import environment
+from solblom_verify import artefact
+from solblom_verify.artefact import Check
 
 FOLDER = Path(package.__file__).parent
 # Texts whose key is put together from a record's word: every one of the section has its place.
@@ -109,3 +113,54 @@ def test_templates_escape() -> None:
 
 def test_the_pages_codes_are_documented() -> None:
     assert {"SB-461", "SB-462", "SB-463"} <= CODES.keys()
+
+
+# What verifier and codes say
+
+
+def test_every_code_and_every_limit_and_check_of_the_verifier_has_norwegian_words() -> None:
+    found = texts("no").findings
+    assert {f"code.{code}" for code in CODES} <= found.keys()
+    assert {f"limit.{code}" for code in artefact._NEVER_CHECKED} <= found.keys()
+    sometimes = re.findall(r'yield "([a-z-]+)", _', Path(artefact.__file__).read_text())
+    assert sometimes
+    assert {f"limit.{code}" for code in sometimes} <= found.keys()
+    names = {name for name, _, _ in artefact._CHECKS}
+    assert {f"{result}.{name}" for name in names for result in ("passed", "failed")} <= found.keys()
+
+
+def test_norwegian_words_are_for_findings_that_there_are() -> None:
+    found = texts("no").findings
+    codes = {key.partition(".")[2] for key in found if key.startswith("code.")}
+    assert codes <= CODES.keys()
+    assert texts("en").findings == {}
+
+
+def test_a_finding_is_chosen_by_its_code_and_not_by_its_wording() -> None:
+    norwegian = texts("no")
+    assert limit(norwegian, "rounds", "reworded") == norwegian.findings["limit.rounds"]
+    assert limit(norwegian, "of tomorrow", "New words.") == English("New words.")
+    assert limit(texts("en"), "rounds", "The rounds: …") == English("The rounds: …")
+
+
+def test_the_verifiers_details_stand_behind_our_words_as_they_are() -> None:
+    failed = Check("files", ok=False, reason="changed file: <b>README.md</b>")
+    assert check_words(texts("no"), failed) == Told(
+        "En fil er endret, mangler, eller er kommet til etter signeringen", failed.reason
+    )
+    assert check_words(texts("en"), failed) == English(failed.reason)
+    unknown = Check("of tomorrow", ok=False, reason="no")
+    assert check_words(texts("no"), unknown) == English("no")
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("SB-507: 3 refused", Told("For mange sykehus avslo", "SB-507: 3 refused")),
+        ("SB-999: new", English("SB-999: new")),
+        ("no code", English("no code")),
+    ],
+)
+def test_why_a_run_stopped_is_said_by_its_code(reason: str, expected: object) -> None:
+    assert coded(texts("no"), reason) == expected
+    assert coded(texts("en"), reason) == English(reason)

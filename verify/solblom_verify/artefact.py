@@ -45,27 +45,25 @@ _VERSION = re.compile(r"v[1-9][0-9]*")
 _NUMBER = r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
 _EPSILON = re.compile(rf"{_NUMBER}|inf|off")
 _DELTA = re.compile(rf"{_NUMBER}|off")
-_SHOWN_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _CLOCK_SKEW = timedelta(minutes=10)  # between the coordinator and a witness
 _MAX_REASON = 500  # characters; a hostile file must not fill the terminal
 
-_NEVER_CHECKED = (
-    "Epsilon and delta: taken from the manifest, not recomputed from privacy/events.json.",
-    "The rounds: the weights were not aggregated again from the hospitals' updates (replay).",
-    "The final model: how it was made from the last rounds is claimed, not derived again.",
-    "The hospitals' reports: a receipt proves who said something, not that it is true.",
-    "The patients: that their data were as described cannot be seen from here.",
-    "Times: when the model was made and signed is the coordinator's claim; witnesses say no later.",
-    "Other files (study, permits, consent, evaluation, model card): signed, but not interpreted.",
-)
+# What a verdict does not say, by a code for whoever puts it into other words.
+_NEVER_CHECKED = {
+    "epsilon": "Epsilon and delta: taken from the manifest, not recomputed from privacy/events.json.",
+    "rounds": "The rounds: the weights were not aggregated again from the hospitals' updates (replay).",
+    "final": "The final model: how it was made from the last rounds is claimed, not derived again.",
+    "reports": "The hospitals' reports: a receipt proves who said something, not that it is true.",
+    "patients": "The patients: that their data were as described cannot be seen from here.",
+    "times": "Times: when the model was made and signed is the coordinator's claim; witnesses say no later.",
+    "files": "Other files (study, permits, consent, evaluation, model card): signed, but not interpreted.",
+}
 _SIMULATED = "Hospitals: this is a simulation; one machine made all the keys and receipts."
 _EXPIRED = "Trust: the trust file has expired since the model was signed; later withdrawal unknown."
 _NO_LOG = "Log: this model has none; nobody witnessed when it was signed or decided about since."
 _MANIFEST_KEYS = "Receipts: by the hospitals' keys in the manifest, which the coordinator wrote."
 _NOT_PINNED = "Witnesses: their keys are those of the manifest, not pinned in the trust file."
-_NOT_FRESH = (
-    "Withdrawal: later withdrawal unknown; what came after, or was left out, is in a fresh log."
-)
+_STALE = "Withdrawal: later withdrawal unknown; what came after or was left out is in a fresh log."
 _FRESH = "Withdrawal: later withdrawal unknown after the log that was given"
 
 
@@ -84,7 +82,7 @@ class Verdict:
 
     ok: bool
     checks: tuple[Check, ...]
-    not_checked: tuple[str, ...]
+    limits: tuple[tuple[str, str], ...]  # what was not checked: code and sentence
     artefact: str | None  # digest of manifest.json
     name: str | None
     version: str | None
@@ -93,6 +91,11 @@ class Verdict:
     status: str | None  # candidate | validated | released | withdrawn
     statuses: tuple[Status, ...]  # the decisions that led there, and remarks
     witnesses: tuple[str, ...]  # who cosigned, by name
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """What was not checked, in sentences."""
+        return tuple(sentence for _, sentence in self.limits)
 
 
 def verify_artefact(
@@ -121,7 +124,7 @@ def verify_artefact(
     return Verdict(
         ok=all(result.ok for result in results.values()),
         checks=tuple(results.values()),
-        not_checked=(*_NEVER_CHECKED, *_not_checked(artefact, results)),
+        limits=(*_NEVER_CHECKED.items(), *_not_checked(artefact, results)),
         artefact=artefact.subjects[MANIFEST] if manifest else None,
         name=manifest.text("name") if manifest else None,
         version=manifest.text("version") if manifest else None,
@@ -133,22 +136,23 @@ def verify_artefact(
     )
 
 
-def _not_checked(artefact: Artefact, results: Mapping[str, Check]) -> Iterator[str]:
+def _not_checked(artefact: Artefact, results: Mapping[str, Check]) -> Iterator[tuple[str, str]]:
+    log = artefact.log if results["log"].ok else None
     if results["manifest"].ok and artefact.manifest.get("simulation", bool):
-        yield _SIMULATED
+        yield "simulation", _SIMULATED
     if results["trust"].ok and results["trust"].reason:
-        yield _EXPIRED
+        yield "expired", _EXPIRED
     if not artefact.trust.witnesses:
-        yield _MANIFEST_KEYS
-    if results["log"].ok and artefact.log is None:
-        yield _NO_LOG
-    if results["log"].ok and artefact.log is not None and not artefact.trust.witnesses:
-        yield _NOT_PINNED
-    newer = artefact.log.newer if results["log"].ok and artefact.log is not None else None
-    if newer is None:
-        yield _NOT_FRESH
+        yield "manifest-keys", _MANIFEST_KEYS
+    if results["log"].ok and log is None:
+        yield "no-log", _NO_LOG
+    if log is not None and not artefact.trust.witnesses:
+        yield "not-pinned", _NOT_PINNED
+    if log is None or log.newer is None:
+        yield "stale", _STALE
     else:
-        yield f"{_FRESH}: {newer.size} entries, cosigned by {', '.join(newer.cosigned) or 'nobody'}."
+        by = ", ".join(log.newer.cosigned) or "nobody"
+        yield "fresh", f"{_FRESH}: {log.newer.size} entries, cosigned by {by}."
 
 
 def _run(name: str, check: Callable[[Artefact], str], artefact: Artefact) -> Check:
@@ -302,7 +306,7 @@ def _check_log(artefact: Artefact) -> str:
         return "none: made by a version without a log"
     envelope = digest(artefact.read_unsigned(ATTESTATION))
     same("envelope in the log", log.history.envelope, envelope)
-    return f"signed {log.history.signed:{_SHOWN_TIME}}"
+    return f"signed {log.history.signed:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _check_witnesses(artefact: Artefact) -> str:

@@ -37,13 +37,21 @@ class English:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A finding in the page's language, and its details as the record has them, which are English."""
+
+    text: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Time:
     """A time, kept on one line."""
 
     text: str
 
 
-Cell = str | Link | Code | Badge | English | Time
+Cell = str | Link | Code | Badge | English | Told | Time
 
 
 @dataclass(frozen=True)

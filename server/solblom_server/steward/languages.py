@@ -16,10 +16,17 @@ ACCEPTED = {"en": "en", "no": "no", "nb": "no", "nn": "no"}
 
 @dataclass(frozen=True)
 class Texts:
-    """One language's texts by `section.key`; a text that is missing is an error, never an empty place."""
+    """One language's texts by `section.key`; a text that is missing is an error, never an empty place.
+
+    Attributes:
+        language: which.
+        entries: the page's own words.
+        findings: words for what the verifier and the codes say; none in English, which they say themselves.
+    """
 
     language: Language
     entries: dict[str, str]
+    findings: dict[str, str]
 
     def __call__(self, key: str, **values: object) -> str:
         """Return a text with its places filled."""
@@ -28,6 +35,10 @@ class Texts:
     def has(self, key: str) -> bool:
         """Tell whether there is such a text, for words that come from records."""
         return key in self.entries
+
+    def told(self, key: str) -> str | None:
+        """Return this language's words for a finding by its code; None: the record's own English stays."""
+        return self.findings.get(key)
 
     def count(self, key: str, number: int, **values: object) -> str:
         """Return a text in singular (`key_one`) or plural (`key_many`)."""
@@ -38,12 +49,16 @@ class Texts:
 @cache
 def texts(language: Language) -> Texts:
     """Return the catalogue of a language."""
-    data = files("solblom_server.steward") / "texts" / f"{language}.toml"
+    findings = {} if language == "en" else _catalogue(f"told-{language}.toml")
+    return Texts(language, _catalogue(f"{language}.toml"), findings)
+
+
+def _catalogue(file: str) -> dict[str, str]:
+    data = files("solblom_server.steward") / "texts" / file
     tables = tomllib.loads(data.read_text(encoding="utf-8"))
-    return Texts(
-        language,
-        {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()},
-    )
+    return {
+        f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()
+    }
 
 
 def language_of(asked: str | None, accept: str) -> Language:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from solblom_models.accountant import format_epsilon
-from solblom_protocol.errors import CODES
 from solblom_server.steward.artefact_files import ArtefactFiles
 from solblom_server.steward.blocks import Badge, Cell, Code, English, Link, Notice, Time, Tone
+from solblom_server.steward.findings import why_bad
 from solblom_server.steward.languages import Texts
 from solblom_server.steward.verification import Judgement, Verifier
 
@@ -87,21 +87,16 @@ def status_badge(texts: Texts, status: str | None) -> Cell:
     return Badge(texts(key) if texts.has(key) else status, STATUS_TONES.get(status, "quiet"))
 
 
-def meaning(code: str) -> English:
-    """Return what a code means. The titles of codes are English everywhere, as in the reference."""
-    return English(CODES[code].title if code in CODES else "")
-
-
 def bad_notice(scene: Scene, judgement: Judgement) -> Notice:
     """Return what stands in place of figures that cannot be trusted."""
-    texts = scene.texts
+    texts, why = scene.texts, why_bad(scene.texts, judgement)
     if judgement.verdict is None:
-        lines: tuple[Cell, ...] = (English(judgement.problem), texts("verdict.no_trust_more"))
+        lines: tuple[Cell, ...] = (why, texts("verdict.no_trust_more"))
         return Notice("warn", texts("verdict.no_trust_title"), lines)
     if judgement.is_withdrawn:
-        withdrawn = (English(judgement.reason), texts("verdict.withdrawn_more"))
+        withdrawn = (why, texts("verdict.withdrawn_more"))
         return Notice("bad", texts("verdict.withdrawn_title"), withdrawn)
-    lines = (English(judgement.reason), texts("verdict.bad_more"))
+    lines = (why, texts("verdict.bad_more"))
     return Notice("bad", texts("verdict.bad_title"), lines)
 
 

@@ -8,13 +8,13 @@ from solblom_server.database import RunRow
 from solblom_server.steward.blocks import (
     Block,
     Cell,
-    English,
     Link,
     Notice,
     Page,
     Section,
     Table,
 )
+from solblom_server.steward.findings import why_bad
 from solblom_server.steward.records import ModelRow, Records, StudyRow, read_document
 from solblom_server.steward.scene import (
     Scene,
@@ -93,7 +93,7 @@ def _bad_ones(
     for model in models:
         found = judgements.get(scene.models / model.folder)
         if found is not None and not found.is_whole:
-            lines += [model_link(model.name, model.version), English(found.reason)]
+            lines += [model_link(model.name, model.version), why_bad(scene.texts, found)]
     if not lines:
         return ()
     return (Notice("bad", scene.texts("home.bad_models"), tuple(lines)),)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from solblom_models.references import newest_usable, registered
 from solblom_server.steward.artefact_files import ArtefactFiles
 from solblom_server.steward.blocks import (
     Badge,
@@ -22,6 +23,7 @@ from solblom_server.steward.blocks import (
     Tone,
 )
 from solblom_server.steward.checkpoint_view import log_view
+from solblom_server.steward.findings import check_words, limit
 from solblom_server.steward.log_reading import later_decisions
 from solblom_server.steward.records import Records
 from solblom_server.steward.scene import (
@@ -31,6 +33,7 @@ from solblom_server.steward.scene import (
     day_and_time,
     digest_cell,
     meaning_of_replay,
+    model_link,
     run_link,
     status_badge,
     study_link,
@@ -41,6 +44,7 @@ from solblom_server.steward.views_materials import materials_sections
 from solblom_verify.artefact import Check, Verdict
 
 AFFECTED = "affected"
+MOST_VERSIONS = 50  # the newest, among which another is looked for
 TABS = ("", "evaluation", "lineage", "updates", "signatures", "card", "verify")
 
 
@@ -77,11 +81,24 @@ def top_of_model(scene: Scene, subject: Subject) -> tuple[Block, ...]:
     )  # fmt: skip
     told = Notice("good", texts("verdict.good_title"), lines)
     blocks: list[Block] = [told if judgement.is_good else bad_notice(scene, judgement)]
+    if judgement.is_withdrawn:
+        blocks += _instead(scene, subject)
     blocks += _remarks(scene, judgement.verdict)
     files = ArtefactFiles(subject.folder)
     if files.manifest["simulation"]:
         blocks.append(Notice("warn", texts("run.simulation"), (texts("run.simulation_more"),)))
     return tuple(blocks)
+
+
+def _instead(scene: Scene, subject: Subject) -> list[Block]:
+    """Name the version to use instead of one that was withdrawn: the one that its name alone leads to."""
+    texts = scene.texts
+    versions = [path for name, _, path in registered(scene.models) if name == subject.name]
+    usable = newest_usable(versions[-MOST_VERSIONS:])
+    if usable is None:
+        return [Notice("warn", texts("verdict.no_instead"), (texts("verdict.no_instead_more"),))]
+    found = model_link(subject.name, usable.name.rpartition("-")[2])
+    return [Notice("quiet", texts("verdict.instead"), (found, texts("verdict.instead_more")))]
 
 
 def _remarks(scene: Scene, verdict: Verdict) -> list[Block]:
@@ -192,7 +209,8 @@ def verify_page(scene: Scene, subject: Subject) -> Page:
         alone = Section("checks", texts("verify.checks"), (again,))
         return model_frame(scene, subject, "verify", (alone,))
     rows = tuple(
-        (check.name, _check_badge(scene, check), English(check.reason)) for check in verdict.checks
+        (check.name, _check_badge(scene, check), check_words(texts, check))
+        for check in verdict.checks
     )
     head = tuple(texts(f"column.{name}") for name in ("check", "result", "reason"))
     told = texts("verify.told", time=day_and_time(judgement.time.isoformat()),
@@ -203,7 +221,7 @@ def verify_page(scene: Scene, subject: Subject) -> Page:
                 (Paragraph((told,)), again, Table(texts("verify.caption"), head, rows))),
         Section("not-checked", texts("verify.not_checked"),
                 (Paragraph((texts("verify.not_checked_more"),)),
-                 Bullets(tuple(English(line) for line in verdict.not_checked)))),
+                 Bullets(tuple(limit(texts, code, line) for code, line in verdict.limits)))),
         Section("by-hand", texts("verify.by_hand"), (Paragraph((texts("verify.by_hand_more"), by_hand)),)),
     )  # fmt: skip
     return model_frame(scene, subject, "verify", sections)

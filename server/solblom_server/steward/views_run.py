@@ -10,7 +10,6 @@ from solblom_server.steward.blocks import (
     Block,
     Cell,
     Code,
-    English,
     Facts,
     Figure,
     Link,
@@ -22,13 +21,13 @@ from solblom_server.steward.blocks import (
 )
 from solblom_server.steward.curves import round_curve
 from solblom_server.steward.figures import participation
+from solblom_server.steward.findings import coded, meaning
 from solblom_server.steward.records import Incident, Records, read_document
 from solblom_server.steward.scene import (
     Scene,
     bad_notice,
     day_and_time,
     digest_cell,
-    meaning,
     model_link,
     run_badge,
     run_link,
@@ -60,7 +59,7 @@ def run_page(scene: Scene, records: Records, run: RunRow) -> Page:
     if run.simulation:
         top.append(Notice("warn", texts("run.simulation"), (texts("run.simulation_more"),)))
     if run.reason:
-        top.append(Notice("bad", texts("run.stopped"), (English(run.reason),)))
+        top.append(Notice("bad", texts("run.stopped"), (coded(texts, run.reason),)))
     return Page(
         title=run.id,
         eyebrow=texts("run.eyebrow"),
@@ -144,7 +143,7 @@ def timeline(
     ]
     codes = sorted({code for _, code in cells.values() if code})
     if codes:
-        rows = tuple((Code(code), meaning(code)) for code in codes)
+        rows = tuple((Code(code), meaning(texts, code)) for code in codes)
         head = (texts("column.code"), texts("column.meaning"))
         blocks.append(Table(texts("run.codes"), head, rows))
     return tuple(blocks)
@@ -248,7 +247,7 @@ def incident_table(scene: Scene, found: Sequence[Incident], *, with_run: bool) -
             str(one.round),
             Badge(texts(f"state.{state}"), TONES[state]),
             Code(one.code) if one.code else "–",
-            meaning(one.code),
+            meaning(texts, one.code),
         ]
         rows.append((run_link(one.run), *cells) if with_run else tuple(cells))
     names = ["time", "hospital", "asked", "round", "state", "code", "meaning"]

@@ -2,7 +2,6 @@
 
 from solblom_server.steward.artefact_files import ArtefactFiles, folders_newest_first
 from solblom_server.steward.blocks import (
-    Badge,
     Block,
     Cell,
     Code,
@@ -16,9 +15,10 @@ from solblom_server.steward.blocks import (
     Table,
 )
 from solblom_server.steward.checkpoint_view import log_view
+from solblom_server.steward.findings import coded, meaning, why_bad
 from solblom_server.steward.log_reading import LogState, read_log
 from solblom_server.steward.records import Records
-from solblom_server.steward.scene import Scene, meaning, model_link, run_link, when
+from solblom_server.steward.scene import Scene, model_link, run_link, verdict_badge, when
 from solblom_server.steward.views_run import incident_table
 
 MOST_FOLDERS = 100
@@ -53,8 +53,8 @@ def _models(scene: Scene) -> tuple[Block, ...]:
         if judgement is None:
             unknown += 1
         elif not judgement.is_good:
-            tone = Badge(texts("verdict.bad"), "bad")
-            rows.append((model_link(name, version), tone, English(judgement.reason)))
+            badge = verdict_badge(texts, judgement)
+            rows.append((model_link(name, version), badge, why_bad(texts, judgement)))
     blocks: list[Block] = []
     if rows:
         head = tuple(texts(f"column.{n}") for n in ("model", "verified", "reason"))
@@ -71,7 +71,7 @@ def _runs(scene: Scene, records: Records) -> tuple[Block, ...]:
     stopped = [run for run in records.runs(most=500) if run.reason]
     if not stopped:
         return (Notice("good", texts("incidents.no_runs"), ()),)
-    rows = tuple((run_link(r.id), when(r.ended), English(r.reason or "")) for r in stopped)
+    rows = tuple((run_link(r.id), when(r.ended), coded(texts, r.reason or "")) for r in stopped)
     head = tuple(texts(f"column.{n}") for n in ("run", "ended", "reason"))
     return (Table(texts("incidents.runs_caption"), head, rows),)
 
@@ -82,7 +82,7 @@ def _hospitals(scene: Scene, records: Records) -> tuple[Block, ...]:
     if not found:
         return (Notice("quiet", texts("incidents.no_links"), (texts("incidents.no_links_more"),)),)
     rows = tuple(
-        (site, state or "–", Code(code) if code else "–", meaning(code), when(heard))
+        (site, state or "–", Code(code) if code else "–", meaning(texts, code), when(heard))
         for site, (state, code, heard) in found.items()
     )
     head = tuple(texts(f"column.{n}") for n in ("hospital", "state", "code", "meaning", "heard"))

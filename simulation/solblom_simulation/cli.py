@@ -188,15 +188,19 @@ def _commands(outcome: "DemoOutcome") -> list[str]:
         asked = f"--phenopacket {home}/generated/new-patient.json --top 5"
     if kind.connector == "slides":
         asked = f"--slide {home}/generated/new-slide.tiff --heatmap {home}/generated/heatmap.png"
+    report = f"{solblom} steward report {model} --html {home}/report.html --home {home}"
     if outcome.settings.epsilon is None:
-        # After training without privacy, no hospital's budget allows another study.
+        # After training without privacy, nothing is kept to replay, and no hospital's budget allows another study.
         return [
             f"{solblom} model verify {model}",
+            report,
             f"{solblom} run show {run.run} --home {home}",
             f"{solblom} node ledger show {site}",
         ]
     first = [
         f"{solblom} model verify {model}",
+        f"{solblom} model replay {model}",
+        report,
         f"{solblom} model predict {model} {asked}",
         f"{solblom} run show {run.run} --home {home}",
         f"{solblom} node ledger show {site}",

@@ -76,6 +76,8 @@ def test_the_demo_prints_the_commands_of_all_three_users(printed_demo: Demo) -> 
     nouns = {" ".join(line.split()[1:3]) for line in printed_commands(printed_demo)}
     assert nouns >= {
         "model verify",
+        "model replay",
+        "steward report",
         "model predict",
         "run show",
         "node ledger",

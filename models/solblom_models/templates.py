@@ -10,6 +10,7 @@ from solblom_models.presets import DEFAULT_PRESET, Preset
 from solblom_models.task import find_task
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.key_files import write_new
+from solblom_protocol.study import StudyDocument
 from solblom_verify.wording import format_delta
 
 UNDECLARED_TUNING = """\
@@ -63,6 +64,20 @@ def write_template(folder: Path, task_name: str, values: TemplateValues) -> Path
     contract = (template / "contract.toml").read_bytes()
     write_new(folder / "contract.toml", contract, mode=0o644)
     return folder / "study.toml"
+
+
+def unedited_words(document: StudyDocument) -> list[str]:
+    """Return which of title, purpose and legal basis are still the words of the task's template.
+
+    A study made from a template of a third party, or of none, has none of its words.
+    """
+    package = type(find_task(document.study.task.name)).__module__.rpartition(".")[0]
+    template = files(package) / "template" / "study.toml" if package else None
+    if template is None or not template.is_file():
+        return []
+    text, table = template.read_text(encoding="utf-8"), document.study.study
+    words = {"title": table.title, "purpose": table.purpose, "legal_basis": table.legal_basis[0]}
+    return [key for key, value in words.items() if f'"{value}"' in text]
 
 
 def _filled(text: str, values: TemplateValues) -> str:

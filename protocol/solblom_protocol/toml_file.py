@@ -3,6 +3,7 @@
 import datetime as dt
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from solblom_protocol.errors import ConfigurationError
 
+_TRIED = re.compile(r"(constrained-)?(float|int|str|bool|date)|literal\[.*\]")
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -52,7 +54,7 @@ def parse(model: type[Model], value: Any, *, source: str) -> Model:
             raise ConfigurationError("SB-103", message) from None
         details = error.errors(include_url=False, include_input=False)
         unknown = [d for d in details if d["type"] == "extra_forbidden"]
-        lines = [_line(model, detail) for detail in (unknown or details)]
+        lines = _lines(model, unknown or details)
         code = "SB-102" if unknown else "SB-103"
         raise ConfigurationError(code, f"{source}: " + "; ".join(lines)) from None
 
@@ -63,10 +65,28 @@ def _iso_date(value: object) -> str:
     raise TypeError(type(value).__name__)
 
 
-def _line(model: type[BaseModel], detail: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in detail["loc"]) or "the file"
-    if detail["type"] != "extra_forbidden":
-        return f"`{where}`: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+def _lines(model: type[BaseModel], details: list[ErrorDetails]) -> list[str]:
+    """Return a line for each place; a place where one of several kinds is allowed has one, too."""
+    found: dict[str, list[str]] = {}
+    for detail in details:
+        where = ".".join(str(part) for part in _place(detail)) or "the file"
+        if detail["type"] == "extra_forbidden":
+            found[where] = [_unknown(model, where, detail)]
+        else:
+            found.setdefault(where, []).append(f"{detail['msg'][:1].lower()}{detail['msg'][1:]}")
+    return [
+        said[0] if said[0].startswith("unknown key") else f"`{where}`: {', or '.join(said)}"
+        for where, said in found.items()
+    ]
+
+
+def _place(detail: ErrorDetails) -> tuple[int | str, ...]:
+    """Return where an error is; pydantic adds which of several kinds it tried, which nobody typed."""
+    place = detail["loc"]
+    return place[:-1] if len(place) > 1 and _TRIED.fullmatch(str(place[-1])) else place
+
+
+def _unknown(model: type[BaseModel], where: str, detail: ErrorDetails) -> str:
     near = difflib.get_close_matches(str(detail["loc"][-1]), sorted(_keys(model)), n=1, cutoff=0.5)
     suggestion = f"; did you mean `{near[0]}`?" if near else ""
     return f"unknown key `{where}`{suggestion}"

@@ -96,7 +96,11 @@ def presets(as_json: bool = JSON_OPTION) -> None:
 @command
 def check(study: Path = FILE, as_json: bool = JSON_OPTION) -> None:
     """Check a study file and say what it will cost."""
+    from solblom_models.templates import unedited_words
+    from solblom_protocol.study import check_dates
+
     document = _load(study)
+    check_dates(document.study, today=dt.datetime.now(dt.UTC).date())
     data = describe(document)
     if as_json:
         print_json("solblom.study.check/1", data)
@@ -106,6 +110,9 @@ def check(study: Path = FILE, as_json: bool = JSON_OPTION) -> None:
     for label, value in data["summary"].items():
         console.print(f"  {label:<18} {value}", markup=False)
     console.print(f"  {'digest':<18} {data['digest']}", markup=False)
+    unedited = unedited_words(document)
+    if unedited:
+        say(f"LOOK  {', '.join(unedited)}: still the template's words; hospitals read them")
     say(f"The study can be run. Next: solblom study sign {study} --key KEY")
 
 

@@ -1,0 +1,46 @@
+"""What a researcher is told by `solblom study check` before anybody signs."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from solblom_server.study_cli import app
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    done = CliRunner().invoke(app, ["new", "mine", "--in", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    return tmp_path / "mine" / "study.toml"
+
+
+def checked(study: Path, **replaced: str) -> Result:
+    """Check a study in which whole lines, by their key, were written anew."""
+    lines = study.read_text().splitlines()
+    for key, value in replaced.items():
+        (place,) = [n for n, line in enumerate(lines) if line.startswith(f"{key} = ")]
+        lines[place] = f"{key} = {value}"
+    study.write_text("\n".join(lines))
+    return CliRunner().invoke(app, ["check", str(study)])
+
+
+def test_a_study_that_has_ended_is_not_called_runnable(study: Path) -> None:
+    done = checked(study, ends="2020-01-01")
+    assert (done.exit_code, "SB-104" in done.stderr) == (3, True)
+    assert "can be run" not in done.stderr
+
+
+def test_words_of_the_template_that_hospitals_would_read_are_named(study: Path) -> None:
+    assert "LOOK  title, purpose, legal_basis: still" in checked(study).stderr
+    edited = checked(study, title='"Kidneys"', legal_basis='["REK 2026-442"]')
+    assert edited.exit_code == 0, edited.output
+    assert "LOOK  purpose: still" in edited.stderr
+
+
+def test_a_number_in_quotation_marks_is_one_error_with_what_is_allowed(study: Path) -> None:
+    done = checked(study, epsilon='"3"')
+    assert done.exit_code == 3
+    told = " ".join(done.stderr.split())
+    assert "`privacy.epsilon`: input should be a valid number, or input should be 'off'" in told

@@ -80,7 +80,7 @@ def init(
     folder: Path = typer.Argument(..., help="New folder for the node"),
     site: str = typer.Option(..., "--site", help="The hospital's name in the federation"),
     data: str = typer.Option(
-        "patients.csv", "--data", help="The table, or its path from the folder"
+        "patients.csv", "--data", help="The table: its path from here, or from the folder"
     ),
     patient: str = typer.Option("patient_id", "--patient", help="The column with the patient's id"),
     as_json: bool = JSON_OPTION,
@@ -91,6 +91,7 @@ def init(
     from solblom_client.transport_key import create_transport_key
     from solblom_protocol.key_files import fingerprint, write_new
 
+    data, is_there = _place_of(data, folder)
     text = NODE_TOML.format(site=site, data=_toml(data), patient=_toml(patient))
     write_new(folder / "node.toml", text.encode(), mode=0o644)
     for name in ("inbox", "outbox"):
@@ -105,9 +106,22 @@ def init(
             {"node": str(folder / "node.toml"), "site": site, "fingerprint": shown},
         )
     say(f"Made {folder / 'node.toml'}. Read it and change what does not fit your hospital.")
+    if not is_there:
+        say(f"LOOK  {data} is not there yet: put it there, or correct path in node.toml.")
     say("It expects consent.csv and researcher.pub beside it before a study can be approved.")
     say(f"Fingerprint, to be read to the coordinator over the phone: {shown}")
     say(f"Next: solblom node join INVITE --node {folder}")
+
+
+def _place_of(data: str, folder: Path) -> tuple[str, bool]:
+    """Return a table's path for node.toml, whose paths begin at its folder, and whether the table is there.
+
+    Whoever types a path means it from where they stand: it becomes a whole one if a table stands there.
+    """
+    if (folder / data).exists():  # a whole path, too
+        return data, True
+    here = Path(data)
+    return (str(here.resolve()), True) if here.exists() else (data, False)
 
 
 @app.command("join")

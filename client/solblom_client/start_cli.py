@@ -183,7 +183,8 @@ def _print_status(found: dict[str, Any]) -> None:
     )
     contact = link["last_contact"]
     when = "" if contact is None else f", last contact {max(0, time.time() - contact):.0f} s ago"
-    console.print(f"  link   {link['state']}{when}  ({found['coordinator']})", markup=False)
+    where = found["coordinator"] or "no address in node.toml: rounds by file"
+    console.print(f"  link   {link['state']}{when}  ({where})", markup=False)
     if link["code"] and link["state"] != "connected":
         console.print(f"         {link['code']}: {link['trouble']}", style="yellow", markup=False)
     counts = f"orders {link['orders'] or 0}, replies {link['replies'] or 0}"

@@ -218,6 +218,10 @@ def _disk(config: NodeConfig) -> Seen:
 
 
 def _consent(config: NodeConfig, now: dt.datetime) -> Seen:
+    source = config.path(config.consent.source)
+    if not source.exists():
+        todo = "Put it there (docs/concepts/consent.md), or correct consent.source in node.toml"
+        return Light.STOP, f"{source} is not there", todo
     read_consent_now(config, now=now)  # SB-308 unreadable or stale
     rule = {"opt-in": "no record: excluded", "opt-out": "no record: included"}[config.consent.rule]
     return Light.OK, f"readable and not older than {config.consent.max_age_hours:g} hours; {rule}"

@@ -57,6 +57,8 @@ def read_parquet(
             genes = [] if expression is None else [g for g in expression.columns if g in known]
             _check_types(file.schema_arrow, [id_column, *texts], genes)
             found = file.read(columns=[id_column, *texts, *genes], use_threads=False)
+    except FileNotFoundError:
+        raise DataError("SB-307", f"The table {path} is not there") from None
     except (OSError, arrow.ArrowException):
         raise DataError("SB-307", "The table cannot be read as Parquet") from None
     return Table(

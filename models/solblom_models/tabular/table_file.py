@@ -112,7 +112,9 @@ def read_csv(
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, strict=True)
             return _from_rows(rows, id_column, contract, family_column)
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except OSError as error:
+        raise DataError("SB-307", f"The table {path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error):
         raise DataError("SB-307", "The table cannot be read as UTF-8 CSV") from None
 
 

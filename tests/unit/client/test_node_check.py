@@ -124,6 +124,14 @@ def test_a_stale_consent_source_is_a_stop(hospital: LabHospital) -> None:
     assert node_lights(hospital)["consent source"].light is Light.STOP
 
 
+def test_a_consent_source_that_is_not_there_is_named(hospital: LabHospital) -> None:
+    source = hospital.config.path(hospital.config.consent.source)
+    source.unlink()
+    found = node_lights(hospital)["consent source"]
+    assert found.light is Light.STOP
+    assert f"{source} is not there" in found.text
+
+
 def test_the_pinned_coordinators_fingerprint_is_shown(hospital: LabHospital) -> None:
     from solblom_protocol.key_files import fingerprint
 

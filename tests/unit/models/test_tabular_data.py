@@ -161,8 +161,8 @@ def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "SB-307"
 
 
-def test_a_missing_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
+def test_a_missing_table_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: No such file") as caught:
         read_csv(tmp_path / "patients.csv", id_column="patient_id")
     assert caught.value.code == "SB-307"
 

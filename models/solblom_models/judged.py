@@ -55,7 +55,10 @@ def judge(folder: Path, artefact: str) -> Judged:
         return not_judged(folder, f"cannot be judged: {error.message}")
     verdict = verify_artefact(folder, trust, now=dt.datetime.now(dt.UTC))
     stated = stated_status(folder)
-    failed = next((check for check in verdict.checks if not check.ok), None)
+    bad = [check for check in verdict.checks if not check.ok]
+    # A withdrawal is what matters most of a withdrawn model, whatever else does not hold.
+    bad.sort(key=lambda check: check.name != "status" or stated != WITHDRAWN)
+    failed = next(iter(bad), None)
     if failed is not None:
         reason = f"{failed.name}: {failed.reason}"
     elif verdict.artefact != artefact:  # another model, good in itself, was put in its place

@@ -5,11 +5,13 @@ from pathlib import Path
 from shlex import quote
 
 from solblom_models.life_cycle import RELEASED, stated_status
-from solblom_protocol.errors import RefusedError, RunError
+from solblom_protocol.errors import ConfigurationError, RefusedError, RunError
 from solblom_protocol.home import find_home
 from solblom_verify.canonical import file_digest
 from solblom_verify.history import WITHDRAWN
 
+NO_MANIFEST = "it has no manifest.json"
+A_MODEL = "Name the model's own folder, such as solblom-demo/models/NAME-v1, or NAME and --home"
 _FOLDER = re.compile(r"^(?P<name>.+)-v(?P<version>[1-9][0-9]*)$")
 
 
@@ -26,9 +28,14 @@ def find_artefact(ref: str, home: Path | None) -> Path:
     folder = Path(ref)
     if folder.is_dir() and ("/" in ref or (folder / "manifest.json").exists()):
         if not (folder / "manifest.json").is_file():
-            raise RunError("SB-503", f"{folder} is no model: it has no manifest.json")
+            raise RunError("SB-503", f"{folder} is no model: {NO_MANIFEST}", A_MODEL)
         return folder
-    models = find_home(home) / "models"
+    try:
+        models = find_home(home) / "models"
+    except ConfigurationError:
+        if folder.is_dir():  # named without a slash, and no model
+            raise RunError("SB-503", f"{folder} is no model: {NO_MANIFEST}", A_MODEL) from None
+        raise
     versions, wanted = registered(models), ""
     if ref.startswith("sha256:"):
         found = [p for _, _, p in versions if file_digest(p / "manifest.json")[0] == ref]

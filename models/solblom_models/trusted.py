@@ -12,6 +12,11 @@ from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.history import WITHDRAWN
 from solblom_verify.trust import Trust, TrustError, load_trust, trust_file_of_home
 
+UNWITNESSED = (
+    "Do not use it yet: `solblom coordinator cosign RUN`, where it was made, asks its hospitals to "
+    "cosign the log and writes log/ anew; for a copy, ask the steward for the newest one"
+)
+
 
 def pinned_trust(folder: Path, given: Path | None) -> tuple[Path, Trust]:
     """Return the trust file that counts for a model, and what it says.
@@ -61,6 +66,7 @@ def verified_model(
     failed = [check for check in verdict.checks if not check.ok]
     if failed and not (withdrawn_too and [check.name for check in failed] == ["status"]):
         reason = f"{folder.name}: {failed[0].name}: {failed[0].reason}"
-        raise IntegrityError("SB-401", reason)
+        hint = UNWITNESSED if failed[0].name == "witnesses" else None
+        raise IntegrityError("SB-401", reason, hint)
     # The folder may not know yet what the home's log says: a withdrawal was interrupted.
     return folder, replace(verdict, status=WITHDRAWN) if is_withdrawn else verdict

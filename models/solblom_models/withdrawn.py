@@ -16,6 +16,8 @@ from solblom_verify.artefact import Verdict
 from solblom_verify.history import WITHDRAWN, Status
 from solblom_verify.trust import HOME_MARKER, Trust
 
+NONE_LEFT = "No other version is left to use: ask the steward"
+
 
 @dataclass(frozen=True)
 class Withdrawn:
@@ -49,7 +51,7 @@ class Withdrawn:
         place = "" if self.home == Path("solblom-demo") else f" --home {quote(str(self.home))}"
         if self.instead is None:
             why = f"`solblom model status {quote(self.ref)}{place}`"
-            return f"No other version is left to use: {why} has every decision; ask the steward"
+            return f"{NONE_LEFT}. {why} has every decision"
         ref, status = self.instead
         check = f"`solblom model verify {quote(ref)}{place}`"
         return f"Use {ref} ({status}) instead: {check}, then the same command with {ref}"

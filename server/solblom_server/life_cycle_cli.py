@@ -9,7 +9,6 @@ import typer
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, printable, quoted, say
 from solblom_protocol.errors import ConfigurationError, SolblomError
 from solblom_protocol.home import HOME_OPTION, find_home
-from solblom_verify.history import WITHDRAWN
 
 if TYPE_CHECKING:
     from solblom_server.life_cycle import Registered
@@ -98,9 +97,10 @@ def status(
     from solblom_models.judged import judge, not_judged
     from solblom_models.references import find_artefact
     from solblom_models.trusted import pinned_trust
-    from solblom_models.withdrawn import withdrawn_model
+    from solblom_models.withdrawn import NONE_LEFT, withdrawn_model
     from solblom_server.coordinator import Coordinator
     from solblom_server.life_cycle import history_of, recorded_folder, recorded_model, status_of
+    from solblom_verify.history import WITHDRAWN
 
     base = find_home(home)
     coordinator = Coordinator.open(base)
@@ -108,10 +108,6 @@ def status(
     found, trust = recorded_model(coordinator, folder), pinned_trust(folder, None)[1]
     with closing(coordinator.log()) as log:
         history = history_of(log, found.model, trust)
-    entries = [
-        {"status": e.status, "time": _text(e.time), "by": e.signer, "reason": e.reason}
-        for e in (history.statuses if history else ())
-    ]
     known = judge(folder, found.model.artefact) if verify else not_judged(folder, UNASKED)
     stands = status_of(history)
     withdrawn = withdrawn_model(folder, trust) if stands == WITHDRAWN else None
@@ -121,7 +117,10 @@ def status(
         "artefact": found.model.artefact,
         "status": stands,
         "signed": _text(history.signed) if history else None,
-        "history": entries,
+        "history": [
+            {"status": e.status, "time": _text(e.time), "by": e.signer, "reason": e.reason}
+            for e in (history.statuses if history else ())
+        ],
         "verified": known.verified,
         "reason": known.reason,
         "instead": instead,
@@ -129,7 +128,8 @@ def status(
     if as_json:
         print_json("solblom.model.status/1", body)
         return
-    _print_status(body, next_step=withdrawn.next_step if withdrawn else "")
+    following = "" if withdrawn is None else withdrawn.next_step if instead else NONE_LEFT
+    _print_status(body, next_step=following)
 
 
 def _print_status(body: dict[str, Any], *, next_step: str) -> None:
@@ -163,6 +163,7 @@ def _report(
 ) -> None:
     """Ask for cosignatures, if wanted, and say how it ended."""
     if cosign and missing:
+        say(f"Logged: {found.ref} is {status}. Asking {', '.join(missing)} to cosign the log …")
         missing = _cosigned(home, found.run, missing)
     if as_json:
         body = {"model": found.ref, "artefact": found.model.artefact, "status": status}

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from registry_lab import Registry
 from solblom_models import cli as models_cli
+from solblom_models.references import find_artefact
 from solblom_models.trusted import verified_model
 from solblom_protocol.console import quoted
-from solblom_protocol.errors import RefusedError
+from solblom_protocol.errors import RefusedError, RunError
 from solblom_server import model_cli
 from solblom_verify.canonical import canonical_json, parse_canonical
 
@@ -217,3 +218,14 @@ def test_quoted_words_cannot_steer_the_terminal_or_end_their_quotation(text: str
     assert shown.isprintable()
     assert shown[0] == shown[-1] == '"'
     assert '"' not in shown[1:-1].replace('\\"', "")
+
+
+def test_a_folder_that_is_no_model_is_called_so_wherever_it_is_named_from(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(registry.folder)
+    monkeypatch.delenv("SOLBLOM_HOME", raising=False)
+    for ref in ("home", "./home"):
+        with pytest.raises(RunError, match="home is no model: it has no manifest") as caught:
+            find_artefact(ref, None)
+        assert caught.value.code == "SB-503"

@@ -73,6 +73,6 @@ $(VENV)/.installed: constraints.txt requirements-dev.txt $(PARTS:%=%/pyproject.t
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
 	  $(PARTS:%=-e ./%) -r requirements-dev.txt
-	@# pip would compile on one core, and never these parts. A few files of others are templates: no Python.
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib $(PARTS) || true
+	@# pip would compile on one core, other people's tests too, and never these parts. A few files are templates: no Python.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib $(PARTS) || true
 	@touch $@

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 
-from solblom_protocol.errors import IntegrityError, RunError
+from solblom_protocol.errors import CODES, IntegrityError, RunError
 from solblom_protocol.flower import SMALL_BYTES
 from solblom_protocol.mailbox import content_name
 from solblom_protocol.messages import parse_timestamp, timestamp
@@ -419,7 +419,9 @@ def _hint(run: str, refusals: dict[str, str]) -> str:
     go_on = f"run `solblom run resume {run}`"
     if not refusals:
         return f"When they are back, {go_on}"
+    codes = sorted(set(refusals.values()) & CODES.keys())
+    told = "; ".join(f"{code}: {CODES[code].title}" for code in codes)
     return (
-        "Ask the hospitals named; each one's own log says why, and docs/reference/errors.md explains "
-        f"the codes. Then {go_on}"
+        f"{told}. Ask the hospitals named; each one's own log says more, and docs/reference/errors.md "
+        f"what to do. Then {go_on}"
     )

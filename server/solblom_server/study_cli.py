@@ -161,7 +161,9 @@ def sign(
 def start(
     study: Path = FILE,
     transport: str = typer.Option("local", "--transport", help="How orders travel"),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, send nothing"),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Check the study and its signature, send nothing"
+    ),
     home: Path | None = HOME_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -176,7 +178,10 @@ def start(
         data = describe(document)
         if as_json:
             print_json("solblom.study.start/1", {"dry_run": True, **data})
-        say(f"Would start {data['name']} ({data['digest']}). Nothing was sent.")
+        say(
+            f"Would start {data['name']} ({data['digest']}). Nothing was sent; "
+            "whether hospitals have approved it, only they know."
+        )
         return
     run = with_progress(lambda: start_run(folder, envelope, transport_name=transport, now=now))
     finish("solblom.study.start/1", run, as_json=as_json)

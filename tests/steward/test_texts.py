@@ -1,5 +1,6 @@
 """The page's words: complete in every language, and none that nobody uses."""
 
+import datetime as dt
 import re
 import string
 from pathlib import Path
@@ -13,6 +14,8 @@ from solblom_server.steward.blocks import English, Told
 from solblom_server.steward.findings import check_words, coded, limit
 from solblom_server.steward.languages import LANGUAGES, Language, language_of, texts
 from solblom_server.steward.rendering import environment
+from solblom_server.steward.scene import Scene, bad_notice
+from solblom_server.steward.verification import Judgement, Verifier
 from solblom_verify import artefact
 from solblom_verify.artefact import Check
 
@@ -164,3 +167,21 @@ def test_the_verifiers_details_stand_behind_our_words_as_they_are() -> None:
 def test_why_a_run_stopped_is_said_by_its_code(reason: str, expected: object) -> None:
     assert coded(texts("no"), reason) == expected
     assert coded(texts("en"), reason) == English(reason)
+
+
+def test_a_version_that_only_waits_for_witnesses_is_not_called_tampered_with(
+    tmp_path: Path,
+) -> None:
+    def notice(*failed: str) -> str:
+        checks = tuple(Check(name, name not in failed, "") for name, _, _ in artefact._CHECKS)
+        verdict = artefact.Verdict(
+            False, checks, (), None, None, None, (), None, "withdrawn", (), ()
+        )
+        now = dt.datetime(2026, 11, 29, tzinfo=dt.UTC)
+        scene = Scene(tmp_path, Verifier(tmp_path / "trust.json"), texts("en"))
+        return " ".join(map(str, bad_notice(scene, Judgement(verdict, "", now, 0.1)).lines))
+
+    assert "too few hospitals" in notice("witnesses")
+    assert "too few hospitals" in notice("witnesses", "status")
+    assert "find out who changed it" in notice("witnesses", "files")
+    assert "find out who changed it" in notice("files")

@@ -187,7 +187,7 @@ def _missing(table: Table, contract: Contract) -> Seen:
     many = {name: share for name, share in shares.items() if share > MANY_MISSING}
     lines = tuple(f"{name}: {share:.0%}" for name, share in shares.items() if share > 0)
     if many:
-        text = f"{counted(len(many), 'variable')} with more than {MANY_MISSING:.0%} missing"
+        text = f"{counted(len(many), 'variable')} with more than {MANY_MISSING:.0%} missing; all with any:"
         return Light.ATTENTION, text, "Is the right column named, and every code known?", lines
     most = max(shares.values(), default=0.0)
     return Light.OK, f"at most {most:.0%} of a variable", "", lines

@@ -96,7 +96,9 @@ def bad_notice(scene: Scene, judgement: Judgement) -> Notice:
     if judgement.is_withdrawn:
         withdrawn = (why, texts("verdict.withdrawn_more"))
         return Notice("bad", texts("verdict.withdrawn_title"), withdrawn)
-    lines = (why, texts("verdict.bad_more"))
+    failed = {check.name for check in judgement.verdict.checks if not check.ok}
+    more = "verdict.unwitnessed_more" if failed <= {"witnesses", "status"} else "verdict.bad_more"
+    lines = (why, texts(more))
     return Notice("bad", texts("verdict.bad_title"), lines)
 
 

@@ -397,3 +397,11 @@ def test_the_same_records_give_the_same_report(home: Path) -> None:
     first = once(scene_of(home))
     drawing.forget()
     assert once(scene_of(home)) == first
+
+
+def test_what_was_not_checked_is_norwegian_on_a_norwegian_page(page: Page) -> None:
+    english, norwegian = (page.ask(f"{MODEL}/verify?lang={lang}").body for lang in ("en", "no"))
+    assert "The rounds: the weights were not aggregated" in english
+    assert "The rounds: the weights were not aggregated" not in norwegian
+    assert "Rundene: vektene ble ikke lagt sammen" in norwegian
+    assert '<span lang="en">signed by coordinator (coordinator)</span>' in norwegian

@@ -52,11 +52,11 @@ def cnn_study() -> StudyDocument:
     )
 
 
-def contrast_study() -> StudyDocument:
+def contrast_study(**model: Any) -> StudyDocument:
     encoder = {"kind": "builtin", "sha256": "0" * 64, "surroundings": True, "dim": DIM}
     return bag_study(
         bags=bag_contract(encoder=encoder),
-        task={"name": "tile-classification", "model": {"kind": "contrast"}},
+        task={"name": "tile-classification", "model": {"kind": "contrast"} | model},
     )
 
 
@@ -72,6 +72,7 @@ STUDIES: dict[str, Callable[[], StudyDocument]] = {
     "tile-linear": lambda: tile_study(kind="linear"),
     "tile-mlp": lambda: tile_study(kind="mlp", hidden=[7]),
     "contrast": contrast_study,
+    "contrast-heads": lambda: contrast_study(kind="contrast-heads", balanced=True),
     "cnn": cnn_study,
 }
 """One study for each kind of net, rankers apart: those need an HPO release (`ranking_lab`)."""

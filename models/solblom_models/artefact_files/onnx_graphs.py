@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from solblom_models.phenotype.net import Prototypes, Trained
 from solblom_models.slide_mil.net import GatedAttention, MeanPooling
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
-from solblom_models.tile_classification.net import CONTRAST_SCALES, ContrastRegression, TileCnn
+from solblom_models.tile_classification.net import ContrastRegression, TileCnn
 
 OPSET = 17  # old enough for the runtimes that hospitals have: onnxruntime 1.12, of 2022, reads it
 IR_VERSION = 8
@@ -140,7 +140,7 @@ def _contrast(net: ContrastRegression) -> Graph:
     ]
     scaled = [
         graph.add("Div", [block, graph.constant(f"scale.{n}", scale)], f"scaled.{n}")
-        for n, (block, scale) in enumerate(zip(blocks, CONTRAST_SCALES, strict=True))
+        for n, (block, scale) in enumerate(zip(blocks, net.scales, strict=True))
     ]
     joined = graph.add("Concat", scaled, "contrasts", axis=-1)
     graph.flat(graph.linear(net.linear, joined, "linear", "column"), "logits")

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import gcd
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 MOST_GROUPS = 8  # of a GroupNorm
 CONTRAST_SCALES = (4.0, 2.0, 10.0)  # public; chosen on development patients (bench/idc_tiles.py)
+HEAD_SCALES = (4.0, 3.0, 8.0)  # as CONTRAST_SCALES, for ContrastHeads
 
 
 class ContrastRegression(nn.Module):
@@ -18,6 +20,8 @@ class ContrastRegression(nn.Module):
     are not spent on it.
     """
 
+    scales: ClassVar[tuple[float, float, float]] = CONTRAST_SCALES
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 1)
@@ -26,11 +30,32 @@ class ContrastRegression(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map features beside those of the surroundings (B, 3 K) to logits (B,)."""
+        logits: torch.Tensor = self.linear(torch.cat(self.contrasts(x), dim=-1))
+        return logits.squeeze(-1)
+
+    def contrasts(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the three blocks of features (B, 3 K), each (B, K)."""
         own, near, whole = x.chunk(3, dim=-1)
         blocks = own - near, near - whole, own + near + whole
-        scaled = [block / scale for block, scale in zip(blocks, CONTRAST_SCALES, strict=True)]
-        logits: torch.Tensor = self.linear(torch.cat(scaled, dim=-1))
-        return logits.squeeze(-1)
+        return [block / scale for block, scale in zip(blocks, self.scales, strict=True)]
+
+
+class ContrastHeads(ContrastRegression):
+    """As ContrastRegression, but each block learns to say yes or no by itself; the logit is the sum of the three.
+
+    Blocks tell much the same. Learned together each gets what the others leave, over many steps, and every step needs
+    noise; learned apart each has most of what it can say after a few.
+    """
+
+    scales: ClassVar[tuple[float, float, float]] = HEAD_SCALES
+
+    def heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Map features (B, 3 K) to the logit of each block, (B, 3); the bias is the last one's."""
+        weights = self.linear.weight.chunk(3, dim=-1)
+        logits = [
+            block @ weight[0] for block, weight in zip(self.contrasts(x), weights, strict=True)
+        ]
+        return torch.stack([*logits[:2], logits[2] + self.linear.bias], dim=-1)
 
 
 class TileCnn(nn.Module):

@@ -14,7 +14,7 @@ from solblom_models.slide_mil.bags import BagIndex
 from solblom_models.slide_mil.task import bag_contract
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.task import AllShared, Units
-from solblom_models.tile_classification.net import ContrastRegression, TileCnn
+from solblom_models.tile_classification.net import ContrastHeads, ContrastRegression, TileCnn
 from solblom_models.tile_classification.tiles import TileUnits, read_tiles
 from solblom_protocol.bag_contract import Encoder
 from solblom_protocol.errors import ConfigurationError
@@ -27,7 +27,8 @@ AT_ONCE = 256  # tiles that are scored together; bounds memory
 class ModelSettings(LayerSettings):
     """`task.model` of a study; `positive_weight` is that of a positive tile."""
 
-    kind: Literal["linear", "contrast", "mlp", "cnn"]
+    kind: Literal["linear", "contrast", "contrast-heads", "mlp", "cnn"]
+    balanced: bool = False  # within each patient, positive and negative tiles weigh alike
     channels: Annotated[
         tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=6)
     ] = ()  # cnn: of each convolution
@@ -56,8 +57,8 @@ class TileClassification(AllShared):
         Raises:
             DataError: SB-301, SB-302 or SB-307.
         """
-        found = read_tiles(source, bag_contract(document))
-        return replace(found, positive_weight=_settings(document).positive_weight)
+        found, settings = read_tiles(source, bag_contract(document)), _settings(document)
+        return replace(found, positive_weight=settings.positive_weight, balanced=settings.balanced)
 
     def build(self, document: StudyDocument) -> torch.nn.Module:
         """Return the net at its start, which depends on the public seed only."""
@@ -67,18 +68,24 @@ class TileClassification(AllShared):
             return LogisticRegression(encoder.dim)
         if settings.kind == "contrast":
             return ContrastRegression(encoder.dim)
+        if settings.kind == "contrast-heads":
+            return ContrastHeads(encoder.dim)
         if settings.kind == "cnn":
             return TileCnn(encoder.tile_px, settings.channels, seed=seed)
         return MultilayerPerceptron(encoder.dim, settings.hidden, seed=seed)
 
     def losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        """Return the mean log loss over each patient's tiles, shape (B,)."""
+        """Return the weighted mean log loss over each patient's tiles, shape (B,); of heads, the sum over them."""
         tiles, labels, weights, sizes = batch
         if not len(sizes):
             return torch.zeros(0)
-        losses = weights * torch.nn.functional.binary_cross_entropy_with_logits(
-            model(tiles), labels, reduction="none"
+        logits = (
+            model.heads(tiles) if isinstance(model, ContrastHeads) else model(tiles).unsqueeze(-1)
         )
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, labels.unsqueeze(-1).expand_as(logits), reduction="none"
+        )
+        losses = weights * each.sum(dim=-1)
         return torch.stack([part.mean() for part in losses.split(sizes.tolist())])
 
     def scores(self, model: torch.nn.Module, units: Units) -> NDArray[np.float64]:
@@ -110,7 +117,7 @@ def _check_encoder(settings: ModelSettings, encoder: Encoder) -> None:
             f"A {settings.kind} net and an encoder of kind {encoder.kind} do not go together",
             "cnn reads pixels, all other nets read features",
         )
-    if settings.kind == "contrast" and not encoder.surroundings:
+    if settings.kind.startswith("contrast") and not encoder.surroundings:
         raise ConfigurationError(
             "SB-106", "A contrast net compares a tile with its surroundings", "Set surroundings"
         )

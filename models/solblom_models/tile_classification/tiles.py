@@ -45,6 +45,7 @@ class TileUnits:
             which take a quarter of the memory.
         tile_labels: 0 or 1, shape (T,).
         positive_weight: public weight of a positive tile's loss.
+        balanced: whether a patient's positive and negative tiles weigh alike, half of the patient each.
         encoder: of pixels: what turns bytes into what the model sees; None of features.
         notes: what a reading counted.
         scanners: as in `BagUnits`; no model sees them.
@@ -56,6 +57,7 @@ class TileUnits:
     tiles: Numbers = field(repr=False)
     tile_labels: NDArray[np.int64] = field(repr=False)
     positive_weight: float = 1.0
+    balanced: bool = False
     encoder: Encoder | None = field(repr=False, default=None)
     notes: dict[str, int] = field(repr=False, default_factory=dict)
     scanners: tuple[str, ...] = field(repr=False, default=())
@@ -94,13 +96,13 @@ class TileUnits:
         parts = [self.part(int(index)) for index in indices]
         empty = self.tiles[:0], self.tile_labels[:0]
         tiles = np.concatenate([empty[0], *(self.tiles[part] for part in parts)])
-        labels = torch.from_numpy(
-            np.concatenate([empty[1], *(self.tile_labels[part] for part in parts)]).astype(
-                np.float32
-            )
-        )
+        of_each = [self.tile_labels[part] for part in parts]
+        labels = torch.from_numpy(np.concatenate([empty[1], *of_each]).astype(np.float32))
         sizes = torch.tensor([part.stop - part.start for part in parts], dtype=torch.int64)
         weights = 1.0 + (self.positive_weight - 1.0) * labels
+        if self.balanced:
+            shares = np.concatenate([np.zeros(0), *(_shares(labels) for labels in of_each)])
+            weights = weights * torch.from_numpy(shares.astype(np.float32))
         return torch.from_numpy(_seen(tiles, self.encoder)), labels, weights, sizes
 
     def select(self, indices: Sequence[int]) -> "TileUnits":
@@ -121,7 +123,12 @@ class TileUnits:
         parts = [(self.tiles[self.part(i)], self.tile_labels[self.part(i)]) for i in chosen]
         found = TileUnits.of([self.ids[i] for i in chosen], parts, encoder=self.encoder)
         scanners = tuple(self.scanners[i] for i in chosen) if self.scanners else ()
-        return replace(found, positive_weight=self.positive_weight, scanners=scanners)
+        return replace(
+            found,
+            positive_weight=self.positive_weight,
+            balanced=self.balanced,
+            scanners=scanners,
+        )
 
     def row_bytes(self, index: int) -> bytes:
         """Return the digest of the patient's features and labels."""
@@ -162,6 +169,16 @@ def read_tiles(index: BagIndex, contract: BagContract) -> TileUnits:
     refuse(problems, len(rows))
     scanners = scanners_of([row[-1] for row in rows], places_of(rows).values())
     return replace(_units(patients, contract, slides=len(rows)), scanners=scanners)
+
+
+def _shares(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return weights of one patient's tiles whose mean over each label is half of what it is over all, shape (n,).
+
+    A patient with one label only weighs half: by no other patient's labels, so nobody changes another's gradient.
+    """
+    counts = np.bincount(labels, minlength=2)
+    shares: NDArray[np.float64] = len(labels) / (2.0 * counts[labels])
+    return shares
 
 
 def _seen(tiles: Numbers, encoder: Encoder | None) -> NDArray[np.float32]:

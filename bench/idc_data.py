@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from solblom_models.tile_classification.net import CONTRAST_SCALES
 from solblom_models.tile_encoder.encoder import encode, with_surroundings
 from solblom_models.tile_encoder.stain import rgb_of, stains_of
 
@@ -66,17 +67,16 @@ def surrounded(tiles: Tiles, plain: NDArray[np.float32] | Floats) -> Floats:
     return found
 
 
-def contrasts(features: Floats) -> Floats:
+def contrasts(features: Floats, scales: tuple[float, float, float] = CONTRAST_SCALES) -> Floats:
     """Return blocks of `features_of` as tile minus neighbours, neighbours minus patient, and their sum, (T, 241).
 
     One public linear map, so a head on these is one on those; but the first two blocks have no mean, so that clipped
     gradients are not spent on it. Scales were chosen on development patients.
     """
     own, near, whole = np.split(SCALE * features[:, :-1], 3, axis=1)
-    return np.concatenate(
-        [(own - near) / 4.0, (near - whole) / 2.0, (own + near + whole) / 10.0, features[:, -1:]],
-        axis=1,
-    )
+    blocks = own - near, near - whole, own + near + whole
+    scaled = [block / scale for block, scale in zip(blocks, scales, strict=True)]
+    return np.concatenate([*scaled, features[:, -1:]], axis=1)
 
 
 def stained(pixels: NDArray[np.uint8], factors: tuple[float, float]) -> NDArray[np.uint8]:

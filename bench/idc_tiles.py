@@ -21,10 +21,13 @@ centre gave nothing. The first version of this bench was run on the test patient
 second recipe was then chosen on development patients and run on the test patients once.
 
 Local noise has twice the deviation of shared noise here; with the shared recipe it lost .016 on the test patients at
-epsilon 3. A recipe of its own was then chosen on development patients: about 2,400 configurations of components and
-scales of blocks, rounds, rate, momentum, clipping, weight of a positive tile and averaging, 5 folds, noise scaled by
-77/160; .889 there, and .883 by the shared recipe. It was run on the test patients once. Epsilon 1 and 8 keep the
-shared recipes.
+epsilon 3. A recipe of its own was then chosen on development patients, among about 2,400 configurations, and lost .013
+on the test patients. About 700 more were then tried on development patients: preconditioners from public, generated and
+(to learn what could be had) development tiles, losses, weights of hospitals by size, steps, clipping, scales. Chosen is
+kind `contrast-heads` with `balanced`, 5 rounds: .897 on development patients under draws and noise that no choice had
+seen, where the recipe before has .888, shared noise in this one .899, the noise left out .900, no privacy .912; noise
+scaled by 77/160. Public preconditioners gave nothing, nor did weights by size (.897). It was run on the test patients
+once: the fourth look at them by private recipes. Epsilon 1 and 8 keep the shared recipes.
 
 Draws of folds and hospitals are rotated: in each ten every patient is in the smallest hospital once. 20 of them for
 the federated model, the first 5 for all else. Three other draws were seen first; the number of draws was fixed after.
@@ -53,6 +56,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +85,12 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from solblom_client.training import TrainingSettings, clipped_sum
 from solblom_models.accountant import pld_epsilon
 from solblom_models.metrics import auroc
-from solblom_models.tabular.net import LogisticRegression as Head
+from solblom_models.tile_classification.net import (
+    CONTRAST_SCALES,
+    HEAD_SCALES,
+    ContrastHeads,
+    ContrastRegression,
+)
 from solblom_models.tile_classification.task import TileClassification
 from solblom_models.tile_classification.tiles import TileUnits
 from solblom_models.tile_encoder.encoder import NAME
@@ -95,7 +104,10 @@ STRENGTHS = (0.3, 1.0, 4.0, 16.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a head is trained; noise_multiplier 0 is no privacy and no clipping."""
+    """How a head is trained; noise_multiplier 0 is no privacy and no clipping.
+
+    heads: kind `contrast-heads` with `balanced`, in place of `contrast`.
+    """
 
     rounds: int
     rate: float
@@ -104,6 +116,7 @@ class Recipe:
     momentum: float = 0.0
     clipping: float = 0.3
     positive: float = 3.0
+    heads: bool = False
 
     @property
     def name(self) -> str:
@@ -132,11 +145,11 @@ PRIVATE = (
     Recipe(10, 4.0, 1.0),
     Recipe(10, 4.0, 1.0, shared=False),
     Recipe(20, 6.0, 3.0),
-    Recipe(22, 6.5, 3.0, shared=False, momentum=0.7, clipping=0.04, positive=7.0),
+    Recipe(5, 4.6, 3.0, shared=False, momentum=0.3, clipping=0.09, heads=True),
     Recipe(40, 6.0, 8.0),
     Recipe(40, 6.0, 8.0, shared=False),
 )
-SHARED_THREE = PRIVATE[2]
+SHARED_THREE, LOCAL_THREE = PRIVATE[2:4]
 
 
 def owners_of(patients: NDArray[np.str_]) -> csr_matrix:
@@ -146,11 +159,33 @@ def owners_of(patients: NDArray[np.str_]) -> csr_matrix:
     return csr_matrix((shares, (places, np.arange(len(places)))), shape=(len(names), len(places)))
 
 
-def clipped(features: Floats, owners: csr_matrix, residuals: Floats, norm: float) -> Floats:
-    """Return the sum of all patients' mean gradients, each clipped."""
-    gradients = owners @ (features * residuals[:, None])
+def clipped(gradients: Floats, owners: csr_matrix, norm: float) -> Floats:
+    """Return the sum of all patients' mean gradients, each clipped; gradients are of tiles, (T, d)."""
+    gradients = owners @ gradients
     lengths = np.linalg.norm(gradients, axis=1, keepdims=True)
     found: Floats = (gradients * np.minimum(1.0, norm / (lengths + 1e-6))).sum(axis=0)
+    return found
+
+
+def loss_weights(labels: NDArray[np.int64], owners: csr_matrix, recipe: Recipe) -> Floats:
+    """Return the weight of each tile's loss, (T,); of heads, the tiles of each label are half of their patient."""
+    weights = np.where(labels == 1, recipe.positive, 1.0)
+    if not recipe.heads:
+        return weights
+    positive = owners @ (labels == 1)
+    share = owners.T.astype(bool) @ positive  # of the patient's tiles, for each tile
+    return weights * 0.5 / np.where(labels == 1, share, 1.0 - share)
+
+
+def slopes(features: Floats, labels: NDArray[np.int64], weights: Floats, heads: bool) -> Floats:
+    """Return the gradient of each tile's loss, (T, d); of heads, each block's by its own logit."""
+    third = len(weights) // 3
+    cuts = [0, third, 2 * third, len(weights)] if heads else [0, len(weights)]
+    found = np.empty_like(features)
+    for start, end in pairwise(cuts):
+        block = features[:, start:end]
+        residuals = 1.0 / (1.0 + np.exp(-block @ weights[start:end])) - labels
+        found[:, start:end] = block * residuals[:, None]
     return found
 
 
@@ -171,18 +206,17 @@ def fit(
     owners = owners_of(patients)
     multiplier = recipe.noise_multiplier
     deviation = recipe.clipping * multiplier * (1.0 if recipe.shared else sites**0.5)
-    loss_weights = (
-        np.where(labels == 1, recipe.positive, 1.0) if multiplier else np.ones(len(labels))
-    )
-    each = np.asarray(owners.sum(axis=0)).ravel()
+    shares = loss_weights(labels, owners, recipe)[:, None]
+    of_patient = np.asarray(owners.sum(axis=0)).ravel()
     weights, moving, kept = np.zeros(features.shape[1]), np.zeros(features.shape[1]), []
     for _ in range(recipe.rounds):
-        residuals = loss_weights * (1.0 / (1.0 + np.exp(-features @ weights)) - labels)
         if multiplier:
-            total = clipped(features, owners, residuals, recipe.clipping)
+            each = shares * slopes(features, labels, weights, recipe.heads)
+            total = clipped(each, owners, recipe.clipping)
             total = total + deviation * noise.standard_normal(len(total))
         else:
-            total = (each * residuals) @ features
+            residuals = 1.0 / (1.0 + np.exp(-features @ weights)) - labels
+            total = (of_patient * residuals) @ features
         moving = recipe.momentum * moving + total / owners.shape[0]
         weights = weights - recipe.rate * moving
         kept.append(weights)
@@ -190,30 +224,35 @@ def fit(
     return mean
 
 
-def difference_to_product(
-    features: Floats, labels: NDArray[np.int64], patients: NDArray[np.str_]
-) -> float:
+def difference_to_product(tiles: Tiles, plain: Floats, recipe: Recipe) -> float:
     """Return how far one clipped sum here is from the product's, over its length, at weights that are not zero."""
-    names = np.unique(patients)[:20]
-    chosen = np.isin(patients, names)
-    features, labels, patients = features[chosen], labels[chosen], patients[chosen]
+    names = np.unique(tiles.patients)[:20]
+    chosen = np.isin(tiles.patients, names)
+    labels, patients = tiles.labels[chosen], tiles.patients[chosen]
+    features = turned(plain[chosen], recipe)
     weights = np.random.default_rng(1).normal(0, 0.5, features.shape[1])
-    parts = [
-        (features[patients == n, :-1].astype(np.float32), labels[patients == n]) for n in names
-    ]
-    head = Head(features.shape[1] - 1)
+    head = ContrastHeads if recipe.heads else ContrastRegression
+    model = head(features.shape[1] - 1)
     with torch.no_grad():
-        head.linear.weight.copy_(torch.from_numpy(weights[None, :-1]))
-        head.linear.bias.fill_(float(weights[-1]))
-    norm, positive = SHARED_THREE.clipping, SHARED_THREE.positive
-    settings = TrainingSettings(1, 1.0, norm, "0", "1", 1.0)
-    units = replace(TileUnits.of(list(names), parts), positive_weight=positive)
-    sums, _ = clipped_sum(TileClassification(), head, units, settings)
+        model.linear.weight.copy_(torch.from_numpy(weights[None, :-1]))
+        model.linear.bias.fill_(float(weights[-1]))
+    seen = (SCALE * plain[chosen, :-1]).astype(np.float32)
+    parts = [(seen[patients == n], labels[patients == n]) for n in names]
+    units = replace(
+        TileUnits.of(list(names), parts), positive_weight=recipe.positive, balanced=recipe.heads
+    )
+    settings = TrainingSettings(1, 1.0, recipe.clipping, "0", "1", 1.0)
+    sums, _ = clipped_sum(TileClassification(), model, units, settings)
     product = torch.cat([sums["linear.weight"].reshape(-1), sums["linear.bias"]]).double().numpy()
-    residuals = 1.0 / (1.0 + np.exp(-features @ weights)) - labels
-    residuals *= np.where(labels == 1, positive, 1.0)
-    here = clipped(features, owners_of(patients), residuals, norm)
+    owners = owners_of(patients)
+    each = loss_weights(labels, owners, recipe)[:, None]
+    here = clipped(each * slopes(features, labels, weights, recipe.heads), owners, recipe.clipping)
     return float(np.linalg.norm(product - here) / np.linalg.norm(here))
+
+
+def turned(features: Floats, recipe: Recipe) -> Floats:
+    """Return contrasts as the recipe's kind has them."""
+    return contrasts(features, HEAD_SCALES if recipe.heads else CONTRAST_SCALES)
 
 
 class Study:
@@ -229,7 +268,7 @@ class Study:
         drawn = draw(self.tiles, split)
         features, labels = self.features(drawn), self.tiles.labels
         if recipe.epsilon is not None:
-            features = contrasts(features)
+            features = turned(features, recipe)
         found = np.zeros(len(labels))
         for fold in range(FOLDS):
             outside, inside = drawn.folds != fold, drawn.folds == fold
@@ -374,7 +413,7 @@ def main() -> None:
         raise SystemExit("SOLBLOM_IDC_TILES must name the folder of tiles")
     tiles = read_tiles(Path(folder))
     plain = features_of(tiles, tiles.pixels)
-    difference = difference_to_product(contrasts(plain), tiles.labels, tiles.patients)
+    difference = max(difference_to_product(tiles, plain, r) for r in (SHARED_THREE, LOCAL_THREE))
     print("difference to the product's clipped sum", difference, flush=True)
     turned = [plain, *(features_of(tiles, stained(tiles.pixels, f)) for f in STAINS[1:])]
 

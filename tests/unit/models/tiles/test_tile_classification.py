@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from bag_lab import DIM, bag_hospital, bag_study, contract, moved, write_bag, write_index
 from solblom_client.policy import load_node_config
 from solblom_client.training import TrainingSettings, clipped_sum
+from solblom_models.slide_mil.bag_file import RECIPE
 from solblom_models.slide_mil.bags import BagIndex
+from solblom_models.slide_mil.task import bag_contract
 from solblom_models.task import find_task, has_one_label, isolation_error
 from solblom_models.tile_classification.task import TileClassification, tile_scores
 from solblom_models.tile_classification.tiles import TileUnits, read_tiles
@@ -20,6 +23,11 @@ from solblom_protocol.result import Result
 TASK = TileClassification()
 TARGET = {"column": "labels"}
 LINEAR = {"name": "tile-classification", "model": {"kind": "linear"}}
+HEADS = {
+    "name": "tile-classification",
+    "model": {"kind": "contrast-heads", "balanced": True},
+}
+SURROUNDED = {"kind": "builtin", "sha256": "0" * 64, "surroundings": True}
 MLP = {"name": "tile-classification", "model": {"kind": "mlp", "hidden": [3]}}
 
 
@@ -139,21 +147,32 @@ def test_the_labels_that_a_loss_sees_are_those_of_tiles() -> None:
     assert has_one_label(TileUnits.of(["p", "q"], [(tiles, zeros), (tiles, zeros)]))
 
 
-def test_a_hospital_trains_on_labelled_tiles(tmp_path: Path) -> None:
+def mark(file: Path, *, recipe: str | None) -> None:
+    """Say what made the features, as `solblom node features` does."""
+    if recipe is not None:
+        with h5py.File(file, "a") as opened:
+            opened.attrs[RECIPE] = recipe
+
+
+@pytest.mark.parametrize(("task", "encoder"), [(LINEAR, {}), (HEADS, SURROUNDED)])
+def test_a_hospital_trains_on_labelled_tiles(
+    tmp_path: Path, task: dict[str, Any], encoder: dict[str, Any]
+) -> None:
+    found = bag_study(task=task, bags=contract(target=TARGET, encoder=encoder))
     hospital = bag_hospital(tmp_path / "north")
     rows = []
     for number in range(40):
         rng = np.random.default_rng(number)
         labels = rng.integers(0, 2, 6) * (number % 3 > 0)
         values = (rng.normal(size=(6, DIM)) + labels[:, None]).astype(np.float32)
-        write_bag(hospital.folder / f"bags/t{number}.h5", values, labels=labels)
+        file = write_bag(hospital.folder / f"bags/t{number}.h5", values, labels=labels)
+        mark(file, recipe=bag_contract(found).recipe)
         rows.append((f"p{number}", f"bags/t{number}.h5", ""))
     write_index(hospital.folder, rows)
     file = hospital.folder / "node.toml"
     file.write_text(file.read_text().replace("slide-mil", "tile-classification"), encoding="utf-8")
     hospital.config = load_node_config(file)
     hospital.restart()
-    found = study(LINEAR)
     hospital.approve(found)
     reply = hospital.ask(hospital.order(found))
     assert isinstance(reply, Result), reply

@@ -141,7 +141,7 @@ def _units_by_crossing(cost: Callable[[int], float], epsilon: float, *, probe: i
     """Return the least units that cost at most epsilon, one more than the largest if there are none.
 
     What a Gaussian costs falls with its noise nearly as a power, so a straight line between the
-    logarithms of two costs leads to the place in a third of the evaluations that halving needs.
+    logarithms of two costs leads to the place in fewer evaluations than halving needs.
     """
     low, high = MIN_NOISE_UNITS - 1, MAX_NOISE_UNITS + 1  # too little; enough, if anything is
     costs = {low: math.inf, high: 0.0}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from lab import LabHospital, study_document
 from solblom_client import answers as answers_module
@@ -43,6 +44,7 @@ POINTS: list[tuple[str, Callable[[], None], bool]] = [
 def die_at(hospital: LabHospital, order: bytes, arm: Callable[[], None]) -> None:
     """Process an order in a child that dies at a point; SQLite must not be shared over a fork."""
     hospital.vault.close()
+    torch.set_num_threads(1)  # a child has none of its parent's threads, and would wait for them
     child = os.fork()
     if child == 0:
         arm()

@@ -272,11 +272,8 @@ class Ledger:
         allowed = {"evaluate": limits.releases, "describe": 1}.get(request.kind)
         if allowed is None:
             return
-        made = self._state.query(
-            "SELECT count(*) FROM events WHERE study = ? AND kind = ?",
-            (request.study, request.kind),
-        )[0][0]
-        if int(str(made)) >= allowed:
+        made = self._chain.made[request.study, request.kind]
+        if made >= allowed:
             raise RefusedError(
                 "SB-204",
                 f"The study has made {made} of {counted(allowed, 'release')} ({request.kind})",

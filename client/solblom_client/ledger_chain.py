@@ -18,10 +18,8 @@ from solblom_verify.canonical import (
     parse_canonical,
 )
 
-_CHARGES = (
-    "SELECT id, study, run, kind, round, request, event, reserved_at, work FROM events"
-    " WHERE id > ? ORDER BY id"
-)
+_ENTRIES = "SELECT id, entry, head FROM journal"
+_CHARGES = "SELECT id, study, run, kind, round, request, event, reserved_at, work FROM events"
 
 
 class LedgerChain:
@@ -30,6 +28,7 @@ class LedgerChain:
     Attributes:
         heads: the chain's heads, the empty one first.
         spending: how often each study (its digest) had each event (its canonical text).
+        made: how many charges of each kind each study had.
     """
 
     def __init__(self, state: VaultState) -> None:
@@ -38,12 +37,13 @@ class LedgerChain:
 
     def _forget(self) -> None:
         self._version: int | None = None  # of the file, as others write into it
-        self._last = 0  # the newest journal row that was checked
+        self._last: int | None = None  # the newest journal row that was checked
         self._reserved: list[list[JsonValue]] = []
         self._works: dict[int, str] = {}
         self._compared = 0  # charges
         self.heads = [EMPTY_HEAD]
         self.spending: Counter[tuple[str, str]] = Counter()
+        self.made: Counter[tuple[str, str]] = Counter()
 
     def check(self) -> None:
         """Check what is new, or all of it after somebody else wrote.
@@ -56,17 +56,23 @@ class LedgerChain:
         if version != self._version or not self._stands():
             self._forget()
         self._version = None  # until all of it holds
-        for row, text, head in self._state.query(
-            "SELECT id, entry, head FROM journal WHERE id > ? ORDER BY id", (self._last,)
-        ):
+        for row, text, head in self._rows(_ENTRIES, after=self._last):
             self._take(int(str(row)), str(text), str(head))
         self._compare_charges()
         self._version = version
 
     def _stands(self) -> bool:
         """Tell whether the newest checked row is there still: a transaction may have been undone."""
+        if self._last is None:
+            return True
         rows = self._state.query("SELECT head FROM journal WHERE id = ?", (self._last,))
-        return not self._last or rows == [(self.heads[-1],)]
+        return rows == [(self.heads[-1],)]
+
+    def _rows(self, select: str, *, after: int | None) -> list[tuple[object, ...]]:
+        """Return the rows after a number in order, or all: SQLite numbers rows from 1 and takes any number, also -5."""
+        if after is None:
+            return self._state.query(f"{select} ORDER BY id")
+        return self._state.query(f"{select} WHERE id > ? ORDER BY id", (after,))
 
     def _take(self, row: int, text: str, head: str) -> None:
         if next_head(self.heads[-1], text) != head:
@@ -86,13 +92,15 @@ class LedgerChain:
     def _compare_charges(self) -> None:
         """Compare the charges that are new, and the one before them, whose work may be new."""
         start = max(self._compared - 1, 0)
-        before = self._reserved[start - 1][0] if start else -1
-        rows = self._state.query(_CHARGES, (before,))
+        before = int(str(self._reserved[start - 1][0])) if start else None
+        rows = self._rows(_CHARGES, after=before)
         if [list(row[:-1]) for row in rows] != self._reserved[start:] or any(
             self._works.get(int(str(row[0]))) != row[-1] for row in rows
         ):
             raise IntegrityError("SB-402", "The ledger's charges are not those of its chain")
-        self.spending.update((str(row[1]), str(row[6])) for row in rows[self._compared - start :])
+        new = rows[self._compared - start :]
+        self.spending.update((str(row[1]), str(row[6])) for row in new)
+        self.made.update((str(row[1]), str(row[3])) for row in new)
         self._compared = len(self._reserved)
 
 

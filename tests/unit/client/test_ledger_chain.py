@@ -47,6 +47,13 @@ def change(file: Path, sql: str) -> None:
         "DELETE FROM events WHERE id = 4",
         "INSERT INTO events SELECT 9, study, run, kind, round, request, work, status, event, reserved_at"
         " FROM events WHERE id = 1",
+        "INSERT INTO events SELECT 0, study, run, kind, round, 'free', work, status, event, reserved_at"
+        " FROM events WHERE id = 1",
+        "INSERT INTO events SELECT -5, study, run, kind, round, 'free', NULL, status, event, reserved_at"
+        " FROM events WHERE id = 1",
+        "INSERT INTO journal SELECT -5, entry, head FROM journal WHERE id = 1",
+        "UPDATE journal SET id = -id",
+        "UPDATE events SET id = -id",
     ],
 )
 def test_what_another_process_changed_in_old_rows_stops_the_next_charge(
@@ -99,3 +106,17 @@ def test_a_state_that_was_replaced_under_a_running_node_stops_it(
     copy.replace(file)
     with pytest.raises(IntegrityError, match="replaced"):
         reserve(ledger, "next")
+
+
+def test_a_charge_below_the_first_row_is_no_charge_that_a_new_node_finds(
+    ledger: Ledger, file: Path
+) -> None:
+    change(
+        file,
+        "INSERT INTO events SELECT -5, study, run, kind, round, 'free', NULL, 'reserved', event,"
+        " reserved_at FROM events WHERE id = 1",
+    )
+    for opened in (ledger, open_ledger(file)):  # it would be worked on, and cost nothing
+        assert opened.find("free") is not None
+        with pytest.raises(IntegrityError, match="not those of its chain"):
+            opened.confirm()

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from solblom_client.keys import NodeKeys
 from solblom_client.ledger import STATE_FILE
-from solblom_client.log_file import connect, first_of, pruned_to, size_of
+from solblom_client.log_file import connect, first_of, pruned_to, size_of, touch
 from solblom_client.log_memory import (
     LogMemory,
     Noted,
@@ -234,6 +234,10 @@ class DecisionLog:
             IntegrityError: SB-406, the log was cut or cannot be written; there is no charge then, unless the disk
                 failed after it, and then the state has the entries, and the next append puts them in.
         """
+        if not all(path.exists() for path in self._place.checkpoints):
+            self.append(
+                now=now
+            )  # signs what there is, even nothing: entries without a checkpoint stop the node
         # Synced with the charge, and once is enough: after a power failure the state has what the log lacks.
         with self._writing(synced=False) as database:
             published = self._settle(database)
@@ -324,7 +328,9 @@ class DecisionLog:
             database.execute("COMMIT")
             return
         note = self._signed(database)
-        if size != before:
+        if size == before:
+            touch(database)
+        else:
             self._memory.write(note, self._unpublished(database, published), self._copied())
         database.execute("COMMIT")
         self._publish(note)

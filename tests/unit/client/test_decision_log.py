@@ -278,6 +278,33 @@ def test_entries_of_a_charge_that_a_crash_kept_out_are_put_in_again(
     assert problems(place) == ()
 
 
+def test_a_charge_that_is_the_first_entry_lets_the_node_go_on(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    state = VaultState(place.state or Path())
+    charge(log, state)  # whoever approved the study died before that was logged
+    state.close()
+    log.append(Decision("paused"), now=NOW)
+    events = [json.loads(entry)["event"] for entry in read_entries(place)]
+    assert events == ["received", "reserved", "paused"]
+    assert problems(place) == ()
+
+
+def test_entries_of_a_charge_are_synced_before_a_checkpoint_signs_them(
+    log: DecisionLog, place: LogPlace
+) -> None:
+    fill(log, 3)
+    state = VaultState(place.state or Path())
+    charge(log, state)  # its own commit is not synced
+    journal = place.folder / f"{LOG_FILE}-wal"
+    before = journal.stat().st_size
+    assert DecisionLog(place, KEY).prune(NOW - dt.timedelta(days=9), now=NOW) == 0
+    note = place.checkpoints[0].read_text("utf-8")
+    assert read_checkpoint(note, place.origin, KEY.public_key()).size == 5
+    assert journal.stat().st_size > before  # SQLite syncs no commit that writes nothing
+    state.close()
+
+
 @pytest.mark.parametrize("kept", [1, 2])
 def test_a_cut_below_what_was_published_stops_the_node_after_a_charge_too(
     log: DecisionLog, place: LogPlace, kept: int

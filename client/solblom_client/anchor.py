@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
+from solblom_protocol.durable_file import PUBLIC, write_whole
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import Digest, Message, parse_message
 
@@ -82,6 +83,11 @@ class Anchor:
                 there = self.read()
                 if there is not None and there.count > head.count:
                     return  # another writer came first, with a later charge
+                if (
+                    there is None
+                ):  # its name must outlast a power failure: its absence stops the node
+                    write_whole(self._path, data.payload(), mode=PUBLIC)
+                    return
                 with partial.open("wb") as file:
                     file.write(data.payload())
                     file.flush()

@@ -1,14 +1,16 @@
 """The anchor outside the state folder: a ledger that was rolled back or altered stops the node."""
 
+import os
 import shutil
 import sqlite3
+import stat
 import threading
 from pathlib import Path
 
 import pytest
 
 from lab import LabHospital, study_document
-from solblom_client.anchor import Anchor, LedgerHead
+from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.result import Refusal, Result
 
@@ -96,3 +98,21 @@ def test_an_older_head_never_replaces_a_newer_one(tmp_path: Path) -> None:
     anchor.write(newer)
     anchor.write(LedgerHead(1, "sha256:" + "1" * 64))
     assert anchor.read() == newer
+
+
+def test_the_first_anchor_stands_under_its_name_after_a_power_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, sync = list[bool](), os.fsync
+
+    def noting(handle: int) -> None:
+        folders.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    anchor = Anchor(tmp_path / "anchor" / "anchor.json")
+    anchor.write(LedgerHead(0, EMPTY_HEAD))
+    assert folders == [False, True]
+    anchor.write(LedgerHead(1, "sha256:" + "1" * 64))  # without its name, the one before stands
+    assert folders == [False, True, False]
+    assert anchor.read() == LedgerHead(1, "sha256:" + "1" * 64)

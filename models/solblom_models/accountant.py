@@ -110,6 +110,8 @@ def calibrate_noise(
     Raises:
         ValueError: no noise multiplier up to 100,000 is enough.
     """
+    if not (epsilon > 0 and 0 < delta < 1):  # also what is no number
+        raise ValueError(f"no noise reaches epsilon {epsilon} at delta {delta}")
     rate = exact_decimal(sampling_rate)
 
     def cost(units: int) -> float:
@@ -150,10 +152,10 @@ def _units_by_crossing(cost: Callable[[int], float], epsilon: float, *, probe: i
         costs[probe] = cost(probe)
         sides.append(costs[probe] <= epsilon)
         low, high = (low, probe) if sides[-1] else (probe, high)
-        if len(sides) > 2 and len(set(sides[-3:])) == 1:  # three times from one side: halve instead
+        place = _crossing((low, costs[low]), (high, costs[high]), epsilon)
+        thrice = len(sides) > 2 and len(set(sides[-3:])) == 1  # from one side
+        if thrice or not math.isfinite(place):  # halve instead
             place = math.sqrt(low * high)
-        else:
-            place = _crossing((low, costs[low]), (high, costs[high]), epsilon)
         probe = min(max(math.ceil(place), low + 1), high - 1)
     return high
 
@@ -162,7 +164,8 @@ def _crossing(low: tuple[int, float], high: tuple[int, float], epsilon: float) -
     """Return where the cost is likely to be epsilon, between two places or a little beyond the one known."""
     (less, dear), (more, cheap) = low, high
     if math.isfinite(dear) and cheap > 0:
-        share = math.log(dear / epsilon) / math.log(dear / cheap)
+        fall = math.log(dear / cheap)
+        share = math.log(dear / epsilon) / fall if fall else 0.5
         return less * math.exp(share * math.log(more / less))
     if math.isfinite(dear):
         return 1.01 * less * dear / epsilon

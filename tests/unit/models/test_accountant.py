@@ -165,6 +165,27 @@ def test_a_promise_that_no_noise_can_keep_is_refused() -> None:
         calibrate_noise(1e-7, 1e-15, sampling_rate=1.0, steps=10)
 
 
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan])
+def test_a_promise_that_is_none_is_refused(epsilon: float) -> None:
+    with pytest.raises(ValueError, match="no noise reaches epsilon"):
+        calibrate_noise(epsilon, DELTA, steps=1)
+
+
+@pytest.mark.parametrize("epsilon", [1e-305, 5e-324])
+def test_a_promise_that_delta_alone_can_keep_is_kept(epsilon: float) -> None:
+    noise = calibrate_noise(epsilon, DELTA, steps=1)
+    assert pld_epsilon([event("1", noise, 1)], DELTA) <= epsilon
+
+
+@pytest.mark.parametrize("dear", [2.0, 1e308, math.inf, math.nan])
+@pytest.mark.parametrize("cheap", [math.nextafter(2.0, 0), 5e-324, 0.0])
+def test_the_search_ends_whatever_two_costs_there_are(dear: float, cheap: float) -> None:
+    units = _units_by_crossing(
+        lambda asked: dear if asked < 70_001 else cheap, math.nextafter(2.0, 0), probe=9_000
+    )
+    assert units == 70_001
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.7, 6.0])
 @pytest.mark.parametrize("floor", [0.0, 0.4])
 @pytest.mark.parametrize("probe", [MIN_NOISE_UNITS, 21_519, MAX_NOISE_UNITS])

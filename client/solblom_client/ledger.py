@@ -89,6 +89,7 @@ class Ledger:
         self._state = state
         self._anchor = anchor
         self._chain = LedgerChain(state)
+        self._newest: LedgerHead | None = None  # that this process put on disk
 
     @staticmethod
     def initial_meta(policy: PolicyTable) -> dict[str, str]:
@@ -191,7 +192,7 @@ class Ledger:
             if beside is not None:
                 beside(self._state)
         # Written after the charge: a crash in between leaves the ledger ahead, which is no rollback.
-        self._anchor.write(after)
+        self._keep(after)
         return Reservation(row, request.digest, None, "reserved")
 
     def bind(self, reservation: Reservation, work: str) -> Reservation:
@@ -202,7 +203,7 @@ class Ledger:
             before = self.check_anchor()
             self._state.execute("UPDATE events SET work = ? WHERE id = ?", (work, reservation.id))
             after = self._append(before, ["bind", reservation.id, work])
-        self._anchor.write(after)
+        self._keep(after)
         return Reservation(reservation.id, reservation.request, work, reservation.status)
 
     def confirm(self) -> None:
@@ -225,15 +226,21 @@ class Ledger:
         count = len(heads) - 1
         if anchored is None and count and self._anchor.exists_for_sure:
             raise IntegrityError("SB-402", "The ledger's anchor is gone")
-        if anchored is not None and anchored.count > count:
-            raise IntegrityError(
-                "SB-402",
-                f"The ledger has {counted(count, 'entry', 'entries')}, its anchor {anchored.count}: "
-                "it was rolled back",
-            )
-        if anchored is not None and anchored.head != heads[anchored.count]:
-            raise IntegrityError("SB-402", "The ledger is not the one that its anchor knows")
+        for known, who in ((anchored, "its anchor"), (self._newest, "what this process put there")):
+            if known is not None and known.count > count:
+                raise IntegrityError(
+                    "SB-402",
+                    f"The ledger has {counted(count, 'entry', 'entries')}, {who} {known.count}: "
+                    "it was rolled back",
+                )
+            if known is not None and known.head != heads[known.count]:
+                raise IntegrityError("SB-402", f"The ledger is not the one of {who}")
         return LedgerHead(count, heads[-1])
+
+    def _keep(self, head: LedgerHead) -> None:
+        """Remember a head that is on disk, here and in the anchor, which a node may lack."""
+        self._newest = head
+        self._anchor.write(head)
 
     def _charge_entry(self, row: int) -> list[Any]:
         values = self._state.query(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from solblom_client.anchor import Anchor
 from solblom_client.ledger import Ledger
 from solblom_client.state import VaultState, create_state
 from solblom_protocol.errors import IntegrityError
@@ -120,3 +121,33 @@ def test_a_charge_below_the_first_row_is_no_charge_that_a_new_node_finds(
         assert opened.find("free") is not None
         with pytest.raises(IntegrityError, match="not those of its chain"):
             opened.confirm()
+
+
+def without_anchor(file: Path) -> Ledger:
+    return Ledger(VaultState(file), Anchor(None))
+
+
+@pytest.mark.parametrize("charges_since", [1, 3])
+def test_a_state_that_was_set_back_in_its_place_stops_a_running_node_without_an_anchor(
+    file: Path, charges_since: int
+) -> None:
+    ledger = without_anchor(file)
+    reserve(ledger, "first")
+    backup = file.read_bytes()
+    for number in range(charges_since):
+        reserve(ledger, f"since-{number}", study="another")
+    file.write_bytes(backup)
+    with pytest.raises(IntegrityError, match="rolled back"):
+        reserve(ledger, "next")
+
+
+def test_a_state_that_was_set_back_and_charged_otherwise_stops_a_running_node(file: Path) -> None:
+    ledger = without_anchor(file)
+    reserve(ledger, "first")
+    backup = file.read_bytes()
+    reserve(ledger, "since", study="another")
+    file.write_bytes(backup)
+    for number in range(2):
+        reserve(without_anchor(file), f"otherwise-{number}", study="another")
+    with pytest.raises(IntegrityError, match="not the one of what this process put there"):
+        reserve(ledger, "next")

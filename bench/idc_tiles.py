@@ -197,15 +197,18 @@ def fit(
     *,
     sites: int,
     noise: np.random.Generator,
+    quieter: float = 1.0,
 ) -> Floats:
     """Return the mean of the second half of the heads of a training over all these patients.
+
+    Noise is multiplied by `quieter`, by which privacy is lost: for questions about what noise costs.
 
     Every hospital takes every patient in every step and divides by a public number, so that the mean of their updates
     is one step on the sum over all.
     """
     owners = owners_of(patients)
     multiplier = recipe.noise_multiplier
-    deviation = recipe.clipping * multiplier * (1.0 if recipe.shared else sites**0.5)
+    deviation = quieter * recipe.clipping * multiplier * (1.0 if recipe.shared else sites**0.5)
     shares = loss_weights(labels, owners, recipe)[:, None]
     of_patient = np.asarray(owners.sum(axis=0)).ravel()
     weights, moving, kept = np.zeros(features.shape[1]), np.zeros(features.shape[1]), []

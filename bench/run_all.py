@@ -50,6 +50,7 @@ BENCHES = {
     "mil": "about 30 minutes",
     "slides": "about 5 minutes",
     "idc_tiles": "about 10 minutes",
+    "idc_dev": "about 5 minutes",
     "idc_sites": "about 12 minutes",
     "idc_cnn": "about 20 minutes",
 }

@@ -83,9 +83,8 @@ class Anchor:
                 there = self.read()
                 if there is not None and there.count > head.count:
                     return  # another writer came first, with a later charge
-                if (
-                    there is None
-                ):  # its name must outlast a power failure: its absence stops the node
+                if there is None:
+                    # Its name must outlast a power failure, too: its absence stops the node.
                     write_whole(self._path, data.payload(), mode=PUBLIC)
                     return
                 with partial.open("wb") as file:

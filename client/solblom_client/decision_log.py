@@ -235,9 +235,8 @@ class DecisionLog:
                 failed after it, and then the state has the entries, and the next append puts them in.
         """
         if not all(path.exists() for path in self._place.checkpoints):
-            self.append(
-                now=now
-            )  # signs what there is, even nothing: entries without a checkpoint stop the node
+            # Signs what there is, even nothing: entries without a checkpoint stop the node.
+            self.append(now=now)
         # Synced with the charge, and once is enough: after a power failure the state has what the log lacks.
         with self._writing(synced=False) as database:
             published = self._settle(database)

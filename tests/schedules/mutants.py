@@ -16,7 +16,7 @@ from solblom_client.store import Store
 from solblom_client.vault import Vault
 from solblom_protocol.study import StudyDocument
 
-FIND, RESERVE, ENTRIES, DERIVE = Ledger.find, Ledger.reserve, Ledger.entries, answers_module.derive
+FIND, RESERVE, SPENT, DERIVE = Ledger.find, Ledger.reserve, Ledger._spent, answers_module.derive
 INIT, STORED, WORK, PASS = (
     Vault.__init__,
     Store.stored_reply,
@@ -104,8 +104,8 @@ def _fresh_noise(root: bytes, purpose: Any, work: str) -> bytes:
     return os.urandom(32) if purpose == "noise" else DERIVE(root, purpose, work)
 
 
-def _entries_of_no_study(self: Ledger, study: str | None = None) -> Any:
-    return [] if study is not None else ENTRIES(self)
+def _nothing_of_a_study(self: Ledger, study: str | None = None) -> Any:
+    return [] if study is not None else SPENT(self)
 
 
 def _cheap(self: Ledger, request: Any, **kwargs: Any) -> Any:
@@ -134,7 +134,7 @@ MUTANTS = (
     ),
     Mutant(
         "the study's budget starts anew with each round",
-        (CAPS,), Ledger, "entries", _entries_of_no_study,
+        (CAPS,), Ledger, "_spent", _nothing_of_a_study,
     ),
     Mutant("noise follows from the study alone", (NOISE,), answers_module, "derive", _one_noise),
     Mutant("coins follow from the study alone", (NOISE,), answers_module, "derive", _one_lot_of_coins),

@@ -239,7 +239,7 @@ def test_a_release_slipped_into_the_log_lets_nothing_out(
     database = sqlite3.connect(place.folder / "decisions.sqlite")
     with database:
         seq = size_of(database)
-        _add(database, Decision("manual-release", work=record.work, by=BY), NOW)
+        _add(database, Decision("manual-release", work=record.work, by=BY), now=NOW)
     database.close()
     assert len(read_entries(place)) == seq + 1
     assert isinstance(careful.ask(careful.order(study, attempt=3)), Refusal)

@@ -6,14 +6,13 @@ node.
 """
 
 import fcntl
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from solblom_protocol.durable_file import PUBLIC, write_whole
+from solblom_protocol.durable_file import PUBLIC, exchange, rewrite, write_whole
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.messages import Digest, Message, parse_message
 
@@ -87,10 +86,7 @@ class Anchor:
                     # Its name must outlast a power failure, too: its absence stops the node.
                     write_whole(self._path, data.payload(), mode=PUBLIC)
                     return
-                with partial.open("wb") as file:
-                    file.write(data.payload())
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(self._path)
+                rewrite(partial, data.payload(), mode=PUBLIC)
+                exchange(partial, self._path)  # the older anchor's place on disk is the next one's
         except OSError:
             raise IntegrityError("SB-402", "The ledger's anchor cannot be written") from None

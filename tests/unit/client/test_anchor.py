@@ -11,6 +11,7 @@ import pytest
 
 from lab import LabHospital, study_document
 from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
+from solblom_protocol import durable_file
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.result import Refusal, Result
 
@@ -110,9 +111,35 @@ def test_the_first_anchor_stands_under_its_name_after_a_power_failure(
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(os, "fdatasync", noting)
     anchor = Anchor(tmp_path / "anchor" / "anchor.json")
     anchor.write(LedgerHead(0, EMPTY_HEAD))
     assert folders == [False, True]
     anchor.write(LedgerHead(1, "sha256:" + "1" * 64))  # without its name, the one before stands
     assert folders == [False, True, False]
     assert anchor.read() == LedgerHead(1, "sha256:" + "1" * 64)
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_each_head_stands_whole_whether_or_not_names_can_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(durable_file, "_renameat2", lambda: None)
+    anchor = Anchor(tmp_path / "anchor.json")
+    for count in (1, 9, 10, 99_999, 100_000):  # longer than the one whose place on disk it takes
+        anchor.write(LedgerHead(count, "sha256:" + f"{count:064x}"))
+        assert Anchor(tmp_path / "anchor.json").read() == LedgerHead(
+            count, "sha256:" + f"{count:064x}"
+        )
+
+
+def test_a_link_in_the_place_of_the_next_anchor_is_not_followed(tmp_path: Path) -> None:
+    anchor, elsewhere = Anchor(tmp_path / "anchor.json"), tmp_path / "elsewhere"
+    anchor.write(LedgerHead(1, "sha256:" + "1" * 64))
+    elsewhere.write_bytes(b"kept")
+    (tmp_path / "anchor.partial").unlink(missing_ok=True)
+    (tmp_path / "anchor.partial").symlink_to(elsewhere)
+    with pytest.raises(IntegrityError, match="cannot be written"):
+        anchor.write(LedgerHead(2, "sha256:" + "2" * 64))
+    assert elsewhere.read_bytes() == b"kept"

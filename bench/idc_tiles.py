@@ -24,10 +24,9 @@ Local noise has twice the deviation of shared noise here; with the shared recipe
 epsilon 3. A recipe of its own was then chosen on development patients, among about 2,400 configurations, and lost .013
 on the test patients. About 700 more were then tried on development patients: preconditioners from public, generated and
 (to learn what could be had) development tiles, losses, weights of hospitals by size, steps, clipping, scales. Chosen is
-kind `contrast-heads` with `balanced`, 5 rounds: .897 on development patients under draws and noise that no choice had
-seen, where the recipe before has .888, shared noise in this one .899, the noise left out .900, no privacy .912; noise
-scaled by 77/160. Public preconditioners gave nothing, nor did weights by size (.897). It was run on the test patients
-once: the fourth look at them by private recipes. Epsilon 1 and 8 keep the shared recipes.
+kind `contrast-heads` with `balanced`, 5 rounds; idc_dev.py has what it and the recipe before reach on development
+patients. Public preconditioners gave nothing, nor did weights by size. It was run on the test patients once: the fourth
+look at them by private recipes. Epsilon 1 and 8 keep the shared recipes.
 
 Draws of folds and hospitals are rotated: in each ten every patient is in the smallest hospital once. 20 of them for
 the federated model, the first 5 for all else. Three other draws were seen first; the number of draws was fixed after.

@@ -1,18 +1,13 @@
 """What a replay reads, made by real vaults and by the coordinator's own round loop, without the rest of an artefact."""
 
-import hashlib
-import itertools
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from safetensors.numpy import save
 
+from fixed_secrets import fixed_secrets
 from lab import LabHospital
 from solblom_client.keys import NodeKeys, is_test_patient, read_node_keys
 from solblom_client.replay import ReplayedRound, replay_round
@@ -94,18 +89,6 @@ def record(number: int, base: str, receipts: Any) -> Any:
     from solblom_models.artefact import RoundRecord
 
     return RoundRecord(number, base, "", "", "", receipts, {}, [])
-
-
-@contextmanager
-def fixed_secrets(seed: str) -> Iterator[None]:
-    """Let secrets follow from a seed: tests of noise must draw the same noise every time."""
-    count = itertools.count()
-
-    def urandom(size: int) -> bytes:
-        return hashlib.shake_256(f"{seed}-{next(count)}".encode()).digest(size)
-
-    with mock.patch.object(os, "urandom", urandom):
-        yield
 
 
 @dataclass

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from fixed_secrets import fixed_secrets
 from lab import LabHospital, patient_rows, study_document
-from replay_lab import LabRun, fixed_secrets
+from replay_lab import LabRun
 from security.permit_lab import DAY, LabIssuer, PermitLab
 from solblom_client import replay as replay_module
 from solblom_client.approval import revoke

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,15 +169,6 @@ def test_the_verdict_as_json_is_what_the_command_prints(
     assert main([str(artefact), "--json"]) == 0
     expected = verdict_json(builder.verify(artefact), artefact, trust_path)
     assert json.loads(capsys.readouterr().out) == expected
-
-
-def test_the_command_answers_within_a_second(artefact: Path) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert run(artefact).returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1
 
 
 def test_the_command_imports_neither_torch_nor_a_network_client() -> None:

@@ -15,7 +15,7 @@ from solblom_client.consent_rules import AgeRules, Reason, Rule, decide
 from solblom_client.consent_sources.fhir_consent import FhirSettings
 from solblom_client.consent_sources.record import Snapshot
 from solblom_client.consent_sources.source_file import parse_source, read_source_file
-from solblom_models.patient_id import patient_id
+from solblom_models.patient_id import loose_id, patient_id
 from solblom_protocol.errors import DataError
 from solblom_verify.canonical import canonical_json
 from solblom_verify.wording import counted
@@ -34,6 +34,7 @@ class ConsentState:
         excluded: patients who may not, by their records or by what is known of them.
         reasons: why, for each of them.
         made: the oldest of what the source says of its own time, and the file's.
+        nearly: what a spreadsheet leaves of the ids of those who may not (`loose_id`).
         min_age_years: where there is one, a patient of unknown age is excluded under either rule.
     """
 
@@ -43,6 +44,7 @@ class ConsentState:
     reasons: Mapping[str, Reason] = field(default_factory=dict, repr=False)
     made: dt.datetime | None = None
     min_age_years: int | None = None
+    nearly: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def takes_in_the_absent(self) -> bool:
@@ -57,14 +59,17 @@ class ConsentState:
         """Tell it of an id that stands in its one spelling already."""
         if patient in self.excluded:
             return False
-        return patient in self.allowed or self.takes_in_the_absent
+        if patient in self.allowed:
+            return True
+        # Who has no record of their own takes part; but a reservation whose id lost its zeros is somebody's.
+        return self.takes_in_the_absent and loose_id(patient) not in self.nearly
 
     def reason(self, patient: str) -> Reason | Literal["no-record"] | None:
         """Return why a patient takes no part now; None where they may."""
         spelt = patient_id(patient)
         if self.includes_spelt(spelt):
             return None
-        return self.reasons.get(spelt, "no-record")
+        return self.reasons.get(spelt, "unclear" if self.takes_in_the_absent else "no-record")
 
     def counts(self) -> dict[str, int]:
         """Return how many patients of the source are excluded, by reason."""
@@ -94,10 +99,20 @@ def read_consent(
     snapshot = parse_source(kind, file.data, fhir)
     made = _check_fresh(snapshot, file.changed, max_age_hours=max_age_hours, now=now)
     allowed, reasons = decide(snapshot, ages, now=now)
-    if rule == "opt-out":  # no record, but known: old enough where an age is asked for
-        allowed |= snapshot.people.keys() - reasons.keys()
+    nearly: frozenset[str] = frozenset()
+    if rule == "opt-out":
+        nearly = frozenset(map(loose_id, reasons))
+        absent = snapshot.people.keys() - reasons.keys() - allowed
+        # No record, but known: old enough where an age is asked for.
+        allowed |= {patient for patient in absent if loose_id(patient) not in nearly}
     return ConsentState(
-        rule, frozenset(allowed), frozenset(reasons), reasons, made, ages.min_age_years
+        rule,
+        frozenset(allowed),
+        frozenset(reasons),
+        reasons,
+        made,
+        ages.min_age_years,
+        nearly,
     )
 
 

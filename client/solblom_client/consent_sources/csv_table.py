@@ -15,6 +15,7 @@
 import csv
 import datetime as dt
 import io
+import re
 from collections.abc import Callable, Iterator
 
 from solblom_client.consent_sources.record import (
@@ -28,13 +29,14 @@ from solblom_client.consent_sources.record import (
     end_of,
     start_of,
 )
-from solblom_models.patient_id import patient_id
+from solblom_models.patient_id import is_rounded, patient_id
 from solblom_protocol.errors import DataError
 
 COLUMNS = ("patient_id", "status", "valid_until")
 MORE_COLUMNS = ("valid_from", "deceased", "birth_date", "given_by_guardian", "guardian_until_age")
 _GUARDIAN = {"yes": True, "no": False, "": False}
 MAX_AGE_YEARS = 150
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is space
 
 
 def read_csv(data: bytes) -> Snapshot:
@@ -83,12 +85,20 @@ def _read_rows(reader: Iterator[list[str]], more: tuple[str, ...]) -> Snapshot:
                 "SB-308", "The consent source has a row of another length than its header"
             )
         text = "".join(row)
-        if "\n" in text or "\r" in text:
+        if not text.isprintable() and _CONTROL.search(text):
             # A quote that was left open takes the next row into its cell, and that may be a withdrawal.
-            raise DataError("SB-308", "The consent source has a cell with a line break")
+            raise DataError(
+                "SB-308", "The consent source has a cell with a line break or a control character"
+            )
         patient = patient_id(row[0])
         if not patient:
             raise DataError("SB-308", "The consent source has a row without a patient")
+        if is_rounded(patient):
+            raise DataError(
+                "SB-308",
+                "The consent source has a patient's id that a spreadsheet rounded, such as 1.0E+10",
+                "Export it anew, with the column of ids as text",
+            )
         if len(records) >= MAX_RECORDS:
             raise DataError("SB-308", f"The consent source has over {MAX_RECORDS:,} records")
         verdict, ends = _status(row[1]), None

@@ -165,8 +165,14 @@ def test_a_byte_order_mark_of_a_spreadsheet_is_read_over(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["ola ,withdrawn,", " ola,withdrawn,", ",withdrawn,", "ola,nordmann,withdrawn,"],
-    ids=["space-after", "space-before", "no-id", "one-cell-too-many"],
+    [
+        "ola ,withdrawn,",
+        " ola,withdrawn,",
+        ",withdrawn,",
+        "ola,nordmann,withdrawn,",
+        "ola\0,withdrawn,",
+    ],
+    ids=["space-after", "space-before", "no-id", "one-cell-too-many", "nul"],
 )
 def test_under_opt_out_a_withdrawal_that_is_not_clean_never_leaves_the_patient_in(
     path: Path, line: str
@@ -184,6 +190,74 @@ def test_messages_about_the_source_name_no_patient(path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_again(path)
     assert "SECRET" not in f"{error.value} {error.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "ola\u200bnordmann-1",
+        "\ufeffola nordmann-1",
+        "ola\u00a0nordmann-1",
+        "ola  nordmann-1",
+        "ola nordmann\u20111",
+        "ola nordmann\u20131",
+        "ola nordmann-1\ufe0f",
+        "o\u034fla nordmann-1",
+        "\uff4f\uff4c\uff41 nordmann-1",
+    ],
+    ids=[
+        "zero-width-space-in-the-place-of-a-space",
+        "byte-order-mark-of-joined-files",
+        "no-break-space",
+        "two-spaces",
+        "no-break-hyphen",
+        "dash",
+        "variation-selector",
+        "grapheme-joiner",
+        "full-width",
+    ],
+)
+def test_a_withdrawal_that_looks_like_the_patients_id_is_theirs(path: Path, written: str) -> None:
+    state = read(path, f"{written},withdrawn,", rule="opt-out")
+    assert not state.includes("ola nordmann-1")
+    assert state.includes("kari nordmann-1")
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["1019012345", "1019012345.0", '="01019012345"', "'01019012345", "010190 12345"],
+    ids=["zero-lost", "decimal", "formula", "apostrophe", "space"],
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_a_reservation_whose_id_a_spreadsheet_changed_leaves_its_patient_out(
+    path: Path, written: str, known: bool
+) -> None:
+    lines = [f"{written},withdrawn,,1990-01-01", "11019012345,granted,,1990-01-01"]
+    if known:  # by a record that says nothing for or against
+        lines = [*lines, "01019012345,granted,2020-01-01,1990-01-01"]
+    path.write_text("\n".join([f"{HEADER},birth_date", *lines]) + "\n", encoding="utf-8")
+    state = read_again(path, rule="opt-out")
+    assert not state.includes("01019012345")
+    assert state.includes("11019012345")
+    assert state.includes("21019012345")
+
+
+def test_a_record_of_ones_own_outweighs_anothers_that_looks_like_it(path: Path) -> None:
+    state = read(path, "0012,granted,", "12,withdrawn,", rule="opt-out")
+    assert state.includes("0012")
+    assert not state.includes("12")
+    assert not state.includes("012")
+    assert state.reason("012") == "unclear"
+
+
+@BOTH_RULES
+@pytest.mark.parametrize("written", ["1.01901E+10", '"1,01901e+10"'])
+def test_an_id_that_a_spreadsheet_rounded_stops_the_round(
+    path: Path, rule: Rule, written: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        read(path, f"{written},withdrawn,", rule=rule)
+    assert error.value.code == "SB-308"
 
 
 # --- What the receipt's digest covers

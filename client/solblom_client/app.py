@@ -14,8 +14,14 @@ app = ClientApp()
 
 @lru_cache(maxsize=256)
 def open_vault(path: str) -> Vault:
-    """Open a vault once per process."""
+    """Open a vault once per process, and again when its hospital has changed the rules."""
     return Vault.open(Path(path))
+
+
+def _vault_of_today(path: str) -> Vault:
+    if open_vault(path).rules.others_are_ready:
+        open_vault.cache_clear()
+    return open_vault(path)
 
 
 @app.train()
@@ -24,7 +30,7 @@ def train(message: Message, context: Context) -> Message:
     try:
         # Not through `array_records`: that view is a cycle, and would hold the order's bytes on.
         sealed = cast(ArrayRecord, message.content["solblom"])["sealed"].data
-        reply = open_vault(str(context.node_config["node-config"])).process(sealed)
+        reply = _vault_of_today(str(context.node_config["node-config"])).process(sealed)
     except Exception:
         # Stock Flower sends an exception's text to the server; a code is all that may leave.
         return Message(Error(code=0, reason="SB-214"), reply_to=message)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,7 +243,11 @@ def exchange(
     try:
         while True:
             try:
-                with stopped_by_a_pause(config, lambda: vault.at_work):
+                if vault.rules.others_are_ready:  # the hospital has changed node.toml
+                    config = load_node_config(node)
+                    vault.close()
+                    vault = Vault(config)
+                with stopped_by_a_pause(config, partial(attrgetter("at_work"), vault)):
                     report = exchange_once(config, vault, again=again)
             except ConfigurationError as error:
                 if watch_seconds is None:

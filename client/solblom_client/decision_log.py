@@ -18,7 +18,7 @@ import fcntl
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -28,7 +28,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from solblom_client.keys import NodeKeys
 from solblom_client.ledger import STATE_FILE
-from solblom_client.log_file import connect, first_of, pruned_to, size_of, touch
+from solblom_client.log_file import (
+    connect,
+    file_identity,
+    first_of,
+    pruned_to,
+    reading,
+    size_of,
+    time_of,
+    touch,
+)
 from solblom_client.log_memory import (
     LogMemory,
     Noted,
@@ -167,6 +176,7 @@ class DecisionLog:
     ) -> None:
         self._place, self._key, self._memory = place, key, LogMemory(place.state, state)
         self._database: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None  # which file that is
 
     def close(self) -> None:
         """Let go of the file."""
@@ -185,10 +195,10 @@ class DecisionLog:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (folder / LOCK_FILE).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not (folder / LOG_FILE).exists():
-                    self.close()  # what is open is not what stands there any more
+                self._check_same(folder / LOG_FILE)
                 if self._database is None:
                     self._database = connect(folder / LOG_FILE)
+                    self._opened = file_identity(folder / LOG_FILE)
                 self._database.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
                 self._database.execute("BEGIN IMMEDIATE")
                 try:
@@ -204,6 +214,18 @@ class DecisionLog:
             raise IntegrityError(
                 "SB-406", f"The log of decisions cannot be written: {error.strerror}"
             ) from None
+
+    def _check_same(self, path: Path) -> None:
+        """Refuse to write where nobody reads: into a file that was replaced while it was open.
+
+        Raises:
+            IntegrityError: SB-406.
+        """
+        found = file_identity(path)
+        if found is None:
+            self.close()  # it is gone: whether there may be a new one is asked of what was signed
+        elif self._database is not None and found != self._opened:
+            raise IntegrityError("SB-406", "The log of decisions was replaced while it was open")
 
     def append(self, *decisions: Decision, now: dt.datetime, often: bool = False) -> None:
         """Put decisions on disk and sign the new head; with `often`, the same again within an hour is counted.
@@ -276,7 +298,7 @@ class DecisionLog:
             before_size = size_of(database)
             first = keep = first_of(database)
             for seq, entry in database.execute("SELECT seq, entry FROM entries ORDER BY seq"):
-                if f'"time":"{timestamp(before)}"' <= _time_of(entry):
+                if f'"time":"{timestamp(before)}"' <= time_of(entry):
                     break
                 keep = seq + 1
             if keep == first:
@@ -375,7 +397,7 @@ def read_entries(place: LogPlace, *, after: int = -1, last: int | None = None) -
     """
     if not (place.folder / LOG_FILE).is_file():
         return []
-    with reading(place) as database:
+    with reading(place.folder / LOG_FILE) as database:
         if last is not None:
             rows = database.execute(
                 "SELECT entry FROM entries ORDER BY seq DESC LIMIT ?", (last,)
@@ -474,22 +496,3 @@ def _is_new(database: sqlite3.Connection, decision: Decision, now: dt.datetime) 
     left = decision.event == "again"
     about = decision.request if left else decision.order
     return is_new(database, decision.event, decision.code, about, always=left, now=now)
-
-
-def _time_of(entry: str) -> str:
-    start = entry.index('"time":"')
-    return entry[start : entry.index('"', start + 8) + 1]
-
-
-@contextmanager
-def reading(place: LogPlace) -> Iterator[sqlite3.Connection]:
-    """Open the file to read.
-
-    Raises:
-        IntegrityError: SB-406.
-    """
-    try:
-        with closing(connect(place.folder / LOG_FILE)) as database:
-            yield database
-    except (sqlite3.Error, ValueError, OverflowError):
-        raise IntegrityError("SB-406", "The log of decisions cannot be read") from None

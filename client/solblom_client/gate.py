@@ -72,6 +72,15 @@ def check_times(
         RefusedError: SB-206.
     """
     check_order_times(header, now=now, latest=latest)
+    check_ends(document, now=now)
+
+
+def check_ends(document: StudyDocument, *, now: dt.datetime) -> None:
+    """Refuse a study after its last day.
+
+    Raises:
+        RefusedError: SB-206.
+    """
     if now.date() > document.study.study.ends:
         raise RefusedError("SB-206", f"The study ended on {document.study.study.ends}")
 

@@ -17,9 +17,8 @@ from solblom_client.decision_log import (
     is_required,
     noted_of,
     read_head,
-    reading,
 )
-from solblom_client.log_file import first_of, pruned_to, size_of
+from solblom_client.log_file import first_of, pruned_to, reading, size_of
 from solblom_client.log_memory import Noted, has_charges
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.merkle import leaf_hash, node_hash
@@ -77,7 +76,7 @@ def verify_log(place: LogPlace, public: Ed25519PublicKey) -> LogReport:
             problems += _absent(place, signed)
             empty = Head(0, root_from(0, nothing)).text
             return LogReport(0, 0, empty, signed.size, None, tuple(problems))
-        with reading(place) as database:
+        with reading(place.folder / LOG_FILE) as database:
             first, size, said = first_of(database), size_of(database), pruned_to(database)
             nodes = _recomputed(database, first, problems)
             rows = database.execute("SELECT level, place, hash FROM nodes").fetchall()
@@ -195,7 +194,7 @@ def is_logged(place: LogPlace, event: Event, work: str) -> bool:
     """
     if not (place.folder / LOG_FILE).is_file():
         return False
-    with reading(place) as database:
+    with reading(place.folder / LOG_FILE) as database:
         size, node = size_of(database), node_of(database)
         head = Head(size, root_from(size, node))
         rows = database.execute(

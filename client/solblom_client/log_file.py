@@ -2,9 +2,12 @@
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from solblom_protocol import tree_file
+from solblom_protocol.errors import IntegrityError
 
 _MORE = """
 CREATE TABLE IF NOT EXISTS repeats (
@@ -17,6 +20,15 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file."""
     return tree_file.connect(path, more=_MORE)
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name, device and inode; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def size_of(database: sqlite3.Connection) -> int:
@@ -51,3 +63,23 @@ def touch(database: sqlite3.Connection) -> None:
     database.execute(
         "INSERT INTO facts VALUES ('touched', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
     )
+
+
+def time_of(entry: str) -> str:
+    """Return the time of an entry as it stands there, with its name."""
+    start = entry.index('"time":"')
+    return entry[start : entry.index('"', start + 8) + 1]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file to read.
+
+    Raises:
+        IntegrityError: SB-406.
+    """
+    try:
+        with closing(connect(path)) as database:
+            yield database
+    except (sqlite3.Error, ValueError, OverflowError):
+        raise IntegrityError("SB-406", "The log of decisions cannot be read") from None

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.order import NamedRelease
-from solblom_protocol.toml_file import parse, read_toml
+from solblom_protocol.toml_file import parse, parse_toml, read_text
 from solblom_verify.wording import counted
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -199,6 +199,18 @@ class NodeConfig(_Table):
     encoder: tuple[EncoderTable, ...] = ()
 
     _folder: Path = PrivateAttr(default=Path())
+    _file: Path | None = PrivateAttr(default=None)
+    _text: bytes = PrivateAttr(default=b"")
+
+    @property
+    def file(self) -> Path | None:
+        """The file that was read; None for a configuration that was made otherwise."""
+        return self._file
+
+    @property
+    def text(self) -> bytes:
+        """The bytes of the file, as they were read."""
+        return self._text
 
     def path(self, text: str) -> Path:
         """Return a path of the file, relative to the file's folder."""
@@ -232,6 +244,7 @@ def load_node_config(path: Path) -> NodeConfig:
         ConfigurationError: SB-101, SB-102 or SB-103.
     """
     file = path / "node.toml" if path.is_dir() else path
-    config = parse(NodeConfig, read_toml(file), source=file.name)
-    config._folder = file.parent
+    text = read_text(file)
+    config = parse(NodeConfig, parse_toml(text, source=file), source=file.name)
+    config._folder, config._file, config._text = file.parent, file, text
     return config

@@ -20,7 +20,7 @@ from solblom_models.metrics import auroc_with_interval
 from solblom_models.ranking import ranks_of
 from solblom_models.task import DescribingTask, RankingTask, Task, Units
 from solblom_protocol.contracts import RANK_CELLS
-from solblom_protocol.counts import LARGEST_COUNT, pack_release
+from solblom_protocol.counts import LARGEST_COUNT, pack_release, pack_values
 from solblom_protocol.errors import RefusedError
 from solblom_protocol.order import NamedRelease, Order
 from solblom_protocol.study import StudyDocument
@@ -105,7 +105,9 @@ def site_auroc(task: Task, model: torch.nn.Module, units: Units) -> tuple[float,
     found = auroc_with_interval(labels, np.nan_to_num(task.scores(model, units)))
     if found.value is None or found.low is None or found.high is None:
         return (0.0, 0.0, 0.0)
-    return (round(found.value, 3), round(found.low, 3), round(found.high, 3))
+    # Adding nothing turns -0.0 into 0.0: one value, one spelling.
+    low, high = round(found.low, 3) + 0.0, round(found.high, 3) + 0.0
+    return (round(found.value, 3) + 0.0, low, high)
 
 
 def export_release(release: Release, *, cells: int) -> bytes:
@@ -117,7 +119,8 @@ def export_release(release: Release, *, cells: int) -> bytes:
     counts = release.counts
     if counts.shape != (cells,) or counts.dtype != np.int64:
         raise RefusedError("SB-213", f"A release must have {cells} whole numbers")
-    if int(np.abs(counts).max(initial=0)) > LARGEST_COUNT:
+    # Not by their absolute value: of the least number of 64 bits it is negative.
+    if int(counts.max(initial=0)) > LARGEST_COUNT or int(counts.min(initial=0)) < -LARGEST_COUNT:
         raise RefusedError("SB-213", "A count of a release is out of range")
     check_named(release.named, release.values)
     return pack_release(counts, release.values)
@@ -131,7 +134,9 @@ def check_named(named: tuple[NamedRelease, ...], values: tuple[float, ...]) -> N
     """
     if len(values) != VALUES_OF_A_NAME * len(named):
         raise RefusedError("SB-213", "A named release has another number of values than its name")
-    if not all(0.0 <= value <= 1.0 and value == round(value, 3) for value in values):
+    # Compared as bytes: -0.0 equals 0.0, and would be a bit more.
+    spelt = np.array([abs(round(value, 3)) for value in values], dtype="<f8").tobytes()
+    if not all(0.0 <= value <= 1.0 for value in values) or spelt != pack_values(values):
         raise RefusedError(
             "SB-213", "A named release is not a number from 0 to 1 in three decimals"
         )

@@ -17,7 +17,7 @@ from solblom_client.answers import Answer, Answers
 from solblom_client.approval import Approval, check_permit, read_approval
 from solblom_client.approval_record import approval_folder, end_expired
 from solblom_client.arrivals import Arrivals
-from solblom_client.clock import pass_clock
+from solblom_client.clock import check_clock, pass_clock
 from solblom_client.cohort import Cohort, check_consent_holds, join_cohort, units_of
 from solblom_client.cohort_record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
@@ -40,6 +40,7 @@ from solblom_client.outbox import Outbox, held_answer
 from solblom_client.permits import check_cohort
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import exact_counts
+from solblom_client.rules_in_force import RulesInForce
 from solblom_client.secure_answer import check_one_masked_answer
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
@@ -83,6 +84,7 @@ class Vault:
         self._clock = clock
         self._keys = read_node_keys(config.state)
         self._node = key_id(self._keys.signing.public_key())
+        self.rules = RulesInForce.of(config)
         self._coordinator = PublicKeys.read(config.path(config.coordinator.key))
         self._state = VaultState(config.state / STATE_FILE)
         self._store = Store(self._state)
@@ -158,6 +160,7 @@ class Vault:
                 sealed, key=self._keys.sealing, coordinator=self._coordinator.signing
             )
             self._study = order.header.study
+            self.rules.check()
             is_witness = order.header.kind == "witness"
             return self._answer_as_witness(order) if is_witness else self._answer(order)
         except Exception as error:  # whatever it is, its text stays here
@@ -398,14 +401,18 @@ class Vault:
 
         Raises:
             DataError: SB-308.
-            RefusedError: SB-203, SB-217 or SB-218; outside SB-209, as everything after rows were read.
+            RefusedError: SB-203, SB-206, SB-217 or SB-218; outside SB-209, as everything after rows were read.
+            WaitingError: SB-219, the hospital has changed its rules.
         """
-        approved = read_approval(self._config, self._keys, work.order.header.study)
+        now, header = self._clock(), work.order.header
+        self.rules.check()
+        check_clock(self._state, now)
+        gate.check_ends(work.approval.document, now=now)
+        approved = read_approval(self._config, self._keys, header.study)
         if approved.record != work.approval.record:
             raise RefusedError("SB-203", "The study was approved anew while an order was worked on")
-        check_consent_holds(self._config, work.units, now=self._clock())
-        header, approval = work.order.header, work.approval
-        check_permit(self._config, self._state, header, approval, now=self._clock())
+        check_consent_holds(self._config, work.units, now=now)
+        check_permit(self._config, self._state, header, work.approval, now=self._clock())
 
     def _release(self, work: Work, answer: Answer) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""

@@ -44,6 +44,8 @@ STOP_SECONDS = 4.0
 PERMITS_SECONDS = 600.0
 """How long an order at work may still take once the process is asked to stop."""
 HUNG_STATUS = 75  # EX_TEMPFAIL: whoever supervises starts the process again
+OUTDATED_STATUS = HUNG_STATUS  # node.toml has changed: it is opened anew
+LOOK_SECONDS = 1.0
 FALLBACK_SECONDS = 30.0
 """After this much more, a task that lets no other thread run is ended by a thread outside Python."""
 _Serving = health_pb2.HealthCheckResponse
@@ -187,10 +189,11 @@ def serve(
     """Answer calls until `stop` is set; `on_ready` is called once orders are taken.
 
     Raises:
+        SystemExit: OUTDATED_STATUS, the hospital has changed its rules.
         ConfigurationError: SB-109 no keys; SB-610 the socket cannot be made.
         IntegrityError: SB-402 the ledger, or SB-406 the log cannot be trusted.
     """
-    service, checks = VaultService(config, isolation), health.HealthServicer()
+    service, checks, status = VaultService(config, isolation), health.HealthServicer(), 0
     server = _start(service, checks, place)
     ended = threading.Event()
     watchdog = threading.Thread(target=service.end_when_hung, args=(ended,), daemon=True)
@@ -204,7 +207,10 @@ def serve(
         threading.Thread(target=_end_permits, args=(vault, ended), daemon=True).start()
         _set_health(checks, _Serving.SERVING)
         on_ready()
-        stop.wait()
+        while not stop.wait(LOOK_SECONDS):
+            if not service.is_at_work() and vault.rules.others_are_ready:
+                status = OUTDATED_STATUS
+                break
     finally:
         _set_health(checks, _Serving.NOT_SERVING)
         server.stop(STOP_SECONDS).wait(STOP_SECONDS + 1)
@@ -215,8 +221,10 @@ def serve(
         from solblom_client.ledger import STATE_FILE
 
         hold_writes(config.state / STATE_FILE, seconds=STOP_SECONDS)
-        os._exit(0)
+        os._exit(status)
     vault.close()
+    if status:
+        raise SystemExit(status)
 
 
 def _start(service: VaultService, checks: health.HealthServicer, place: SocketPlace) -> grpc.Server:

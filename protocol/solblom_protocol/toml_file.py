@@ -25,16 +25,36 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: the file is missing, too large or not TOML (SB-101).
     """
+    return parse_toml(read_text(path), source=path)
+
+
+def read_text(path: Path) -> bytes:
+    """Return the file's bytes.
+
+    Raises:
+        ConfigurationError: the file is missing or too large (SB-101).
+    """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigurationError("SB-101", f"{path} is larger than {MAX_FILE_BYTES} bytes")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except OSError as error:
         raise ConfigurationError("SB-101", f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse_toml(text: bytes, *, source: Path) -> dict[str, Any]:
+    """Return the tables that a file's bytes hold.
+
+    Raises:
+        ConfigurationError: they are not TOML (SB-101).
+    """
+    try:
+        # A text file of any system: its line ends are one.
+        return tomllib.loads(text.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n"))
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
-        raise ConfigurationError("SB-101", f"{path} is not valid TOML: {error}") from None
+        raise ConfigurationError("SB-101", f"{source} is not valid TOML: {error}") from None
     except RecursionError:
-        raise ConfigurationError("SB-101", f"{path} is nested too deep") from None
+        raise ConfigurationError("SB-101", f"{source} is nested too deep") from None
 
 
 def parse(model: type[Model], value: Any, *, source: str) -> Model:

@@ -118,11 +118,12 @@ def test_without_privacy_the_grid_and_the_norm_bound_what_a_float_can_carry(
         Release(np.arange(10_000, dtype=np.int64)),
         Release(np.arange(20, dtype=np.float64)),  # type: ignore[arg-type]
         Release(np.full(20, 2**62, dtype=np.int64)),
+        Release(np.full(20, -(2**63), dtype=np.int64)),
         Release(np.zeros((4, 5), dtype=np.int64)),
         Release(np.zeros(20, dtype=np.int64), (), (float("nan"),)),
         Release(np.zeros(20, dtype=np.int64), (), (float("inf"), 0.1, 0.2)),
     ],
-    ids=["one more", "10,000", "floats", "huge", "a table", "nan", "infinite"],
+    ids=["one more", "10,000", "floats", "huge", "the least", "a table", "nan", "infinite"],
 )
 def test_a_release_is_so_many_whole_numbers_and_no_other(release: Release) -> None:
     with pytest.raises(RefusedError) as error:
@@ -131,7 +132,15 @@ def test_a_release_is_so_many_whole_numbers_and_no_other(release: Release) -> No
 
 
 @pytest.mark.parametrize(
-    "values", [(0.5,) * 4, (0.5,), (0.1234567, 0.0, 1.0), (17.0, 0.1, 0.2), (-0.1, 0.0, 0.0)]
+    "values",
+    [
+        (0.5,) * 4,
+        (0.5,),
+        (0.1234567, 0.0, 1.0),
+        (17.0, 0.1, 0.2),
+        (-0.1, 0.0, 0.0),
+        (-0.0, 0.0, 1.0),
+    ],
 )
 def test_a_named_release_is_three_numbers_of_three_decimals(values: tuple[float, ...]) -> None:
     with pytest.raises(RefusedError) as error:

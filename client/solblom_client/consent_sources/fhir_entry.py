@@ -17,6 +17,8 @@ _HARMLESS = (
     "information",
     "warning",
 )  # a tuple, which compares: a list in the place of a word has no hash
+# With the underscore: FHIR's way to say that somebody died, and that the day is not known.
+_DIED = ("deceasedDateTime", "_deceasedDateTime", "_deceasedBoolean")
 
 
 def read_entry(entry: Any, settings: FhirSettings) -> tuple[Said | None, bool]:
@@ -57,10 +59,11 @@ def _read_patient(resource: dict[str, Any], url: Any, settings: FhirSettings) ->
     text = resource.get("id")
     logical = patient_id(text) if isinstance(text, str) else ""
     identifiers = identifiers_of(resource.get("identifier"))
-    dead, died = resource.get("deceasedBoolean", False), resource.get("deceasedDateTime", False)
+    dead = resource.get("deceasedBoolean", False)
+    died = any(name in resource for name in _DIED)
     born = resource.get("birthDate")
     known = person(
-        dead is not False or died is not False,  # a date, true, or what nobody can read
+        dead is not False or died,  # a date, known or not, true, or what nobody can read
         birth_date(born) if isinstance(born, str) else None,
     )
     # An address has a colon, and a logical id has none.

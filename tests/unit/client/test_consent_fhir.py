@@ -28,6 +28,11 @@ from lab import NOW
 from solblom_client.consent_rules import AgeRules
 from solblom_client.consent_sources.fhir_consent import FhirSettings
 
+ABSENT = {
+    "url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason",
+    "valueCode": "unknown",
+}
+
 # --- What lets a patient in
 
 
@@ -276,8 +281,14 @@ def test_one_patient_in_two_ways_stops(tmp_path: Path) -> None:
 @BOTH_RULES
 @pytest.mark.parametrize(
     "died",
-    [{"deceasedBoolean": True}, {"deceasedDateTime": "2026-01-01"}, {"deceasedBoolean": "no idea"}],
-    ids=["boolean", "date", "unreadable"],
+    [
+        {"deceasedBoolean": True},
+        {"deceasedDateTime": "2026-01-01"},
+        {"deceasedBoolean": "no idea"},
+        {"_deceasedDateTime": {"extension": [ABSENT]}},
+        {"_deceasedBoolean": {"extension": [ABSENT]}},
+    ],
+    ids=["boolean", "date", "unreadable", "day-unknown", "said-by-extension"],
 )
 def test_the_dead_take_no_part_unless_node_toml_keeps_them(
     tmp_path: Path, died: Resource, rule: Rule

@@ -58,7 +58,9 @@ def read_consent_now(config: NodeConfig, *, now: dt.datetime) -> ConsentState:
         max_age_hours=table.max_age_hours,
         now=now,
         kind=table.kind,
-        fhir=FhirSettings(frozenset(table.purpose), table.identifier_system),
+        fhir=FhirSettings(
+            frozenset(table.purpose), table.identifier_system, config.policy.time_zone
+        ),
         ages=AgeRules(table.deceased, table.min_age_years, table.guardian_until_age),
     )
 

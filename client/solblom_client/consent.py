@@ -98,7 +98,7 @@ def read_consent(
     file = read_source_file(path)
     snapshot = parse_source(kind, file.data, fhir)
     made = _check_fresh(snapshot, file.changed, max_age_hours=max_age_hours, now=now)
-    allowed, reasons = decide(snapshot, ages, now=now)
+    allowed, reasons = decide(snapshot, ages, now=now, zone=fhir.zone)
     nearly: frozenset[str] = frozenset()
     if rule == "opt-out":
         nearly = frozenset(map(loose_id, reasons))

@@ -7,6 +7,7 @@ about another purpose. What is known of the person (death, age) outweighs all of
 import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 from solblom_client.consent_sources.record import BirthDate, ConsentRecord, Person, Snapshot
 
@@ -40,12 +41,14 @@ class AgeRules:
 
 
 def decide(
-    snapshot: Snapshot, ages: AgeRules, *, now: dt.datetime
+    snapshot: Snapshot, ages: AgeRules, *, now: dt.datetime, zone: str = "UTC"
 ) -> tuple[set[str], dict[str, Reason]]:
     """Return the patients who may take part by their records, and why others may not.
 
-    Patients without a record are in neither, unless what is known of them excludes them.
+    Patients without a record are in neither, unless what is known of them excludes them. Birthdays are those of a
+    time zone.
     """
+    today = now.astimezone(ZoneInfo(zone)).date()
     allowed: set[str] = set()
     excluded: dict[str, Reason] = {}
     elsewhere: set[str] = set()
@@ -56,7 +59,7 @@ def decide(
         if verdict == "granted" and holds and not guardian:
             allowed.add(patient)  # the common case, without a call: there are many
             continue
-        reason = against_record(record, people.get(patient), ages, now=now)
+        reason = against_record(record, people.get(patient), ages, now=now, today=today)
         if reason is None:
             allowed.add(patient)
         elif reason == _WEAK:
@@ -66,7 +69,7 @@ def decide(
     for patient, person in people.items():
         if simple and not person.deceased:
             continue  # the common case too
-        reason = against_person(person, ages, today=now.date())
+        reason = against_person(person, ages, today=today)
         if reason is not None:
             _exclude(excluded, patient, reason)
     if not simple:
@@ -84,7 +87,12 @@ def _exclude(excluded: dict[str, Reason], patient: str, reason: Reason) -> None:
 
 
 def against_record(
-    record: ConsentRecord, person: Person | None, ages: AgeRules, *, now: dt.datetime
+    record: ConsentRecord,
+    person: Person | None,
+    ages: AgeRules,
+    *,
+    now: dt.datetime,
+    today: dt.date,
 ) -> Reason | None:
     """Return why a record lets its patient take no part now; None where it does."""
     if record.verdict != "granted":
@@ -95,12 +103,12 @@ def against_record(
         return "expired"
     if not record.guardian:
         return None
-    born = None if person is None else _born(person.born, now.date())
+    born = None if person is None else _born(person.born, today)
     if born is None:
         return "age-unknown"
     limit = record.guardian_until_age or ages.guardian_until_age
     # The earliest day on which the patient may have come of age: from then on it is their own to give.
-    return "guardian-ended" if now.date() >= _birthday(born.earliest, limit, late=False) else None
+    return "guardian-ended" if today >= _birthday(born.earliest, limit, late=False) else None
 
 
 def against_person(person: Person, ages: AgeRules, *, today: dt.date) -> Reason | None:

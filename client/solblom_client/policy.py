@@ -87,7 +87,7 @@ class PolicyTable(_Table):
     hours: Annotated[str, Field(pattern=HOURS)] | None = (
         None  # orders are worked on between these times of day only
     )
-    time_zone: str = "Europe/Oslo"  # of `hours`
+    time_zone: str = "Europe/Oslo"  # of `hours`, and of the days in consents
     allow_privacy_off: bool = False
 
     @field_validator("time_zone")

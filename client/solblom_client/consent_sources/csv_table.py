@@ -39,8 +39,8 @@ MAX_AGE_YEARS = 150
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is space
 
 
-def read_csv(data: bytes) -> Snapshot:
-    """Return what a consent table says.
+def read_csv(data: bytes, zone: str = "UTC") -> Snapshot:
+    """Return what a consent table says; its days are those of a time zone.
 
     Raises:
         DataError: SB-308, not that table; a row whose patient is not sure might be somebody's withdrawal.
@@ -49,7 +49,7 @@ def read_csv(data: bytes) -> Snapshot:
         # A byte-order mark of a spreadsheet is read over.
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         more = _more_columns(next(reader, []))
-        return _read_rows(reader, more)
+        return _read_rows(reader, more, zone)
     except (UnicodeDecodeError, csv.Error):
         raise DataError("SB-308", "The consent source cannot be read") from None
 
@@ -72,7 +72,7 @@ def _more_columns(header: list[str]) -> tuple[str, ...]:
     return more
 
 
-def _read_rows(reader: Iterator[list[str]], more: tuple[str, ...]) -> Snapshot:
+def _read_rows(reader: Iterator[list[str]], more: tuple[str, ...], zone: str) -> Snapshot:
     width = len(COLUMNS) + len(more)
     records: list[ConsentRecord] = []
     people: dict[str, Person] = {}
@@ -103,10 +103,10 @@ def _read_rows(reader: Iterator[list[str]], more: tuple[str, ...]) -> Snapshot:
             raise DataError("SB-308", f"The consent source has over {MAX_RECORDS:,} records")
         verdict, ends = _status(row[1]), None
         if row[2]:
-            ends = _day(row[2], end_of)
+            ends = _day(row[2], end_of, zone)
             verdict = verdict if ends is not None else _doubt(verdict)
         record = ConsentRecord(patient, verdict, None, ends)
-        records.append(_with_more(record, row, cell) if more else record)
+        records.append(_with_more(record, row, cell, zone) if more else record)
         if "deceased" in cell or "birth_date" in cell:
             add_person(people, patient, _person(row, cell))
     return Snapshot(tuple(records), people)
@@ -125,17 +125,21 @@ def _doubt(verdict: Verdict) -> Verdict:
     return "unclear" if verdict == "granted" else verdict
 
 
-def _day(text: str, bound: Callable[[str], dt.datetime | None]) -> dt.datetime | None:
+def _day(
+    text: str, bound: Callable[[str, str], dt.datetime | None], zone: str
+) -> dt.datetime | None:
     """Return a bound of a whole day, YYYY-MM-DD; None where the text is something else."""
-    return bound(text) if len(text) == len("YYYY-MM-DD") else None
+    return bound(text, zone) if len(text) == len("YYYY-MM-DD") else None
 
 
-def _with_more(record: ConsentRecord, row: list[str], cell: dict[str, int]) -> ConsentRecord:
+def _with_more(
+    record: ConsentRecord, row: list[str], cell: dict[str, int], zone: str
+) -> ConsentRecord:
     """Return a record with what the columns after the third say."""
     verdict, starts, until = record.verdict, None, None
     from_text = row[cell["valid_from"]] if "valid_from" in cell else ""
     if from_text:
-        starts = _day(from_text, start_of)
+        starts = _day(from_text, start_of, zone)
         verdict = verdict if starts is not None else _doubt(verdict)
     guardian = _GUARDIAN.get(row[cell["given_by_guardian"]] if "given_by_guardian" in cell else "")
     until_text = row[cell["guardian_until_age"]] if "guardian_until_age" in cell else ""

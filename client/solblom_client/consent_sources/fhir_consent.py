@@ -82,10 +82,12 @@ class FhirSettings:
         purposes: codes of provision.purpose, or `system|code`, one of which a consent must name; empty: any.
         identifier_system: of the identifier that is the patient's id in the hospital's own tables; None: the
             Patient's logical id and every identifier count.
+        zone: the time zone of days; of a table's, too.
     """
 
     purposes: frozenset[str] = frozenset()
     identifier_system: str | None = None
+    zone: str = "UTC"
 
 
 class FhirConsent(NamedTuple):
@@ -198,10 +200,10 @@ def _verdict(
         return "unclear", None, None
     if not _NARROWING.isdisjoint(provision):
         return "narrowed", None, None
-    starts, ends, clear = _period(provision.get("period"))
+    starts, ends, clear = _period(provision.get("period"), settings.zone)
     made = resource.get("dateTime")
     if made is not None:
-        signed = start_of(made) if isinstance(made, str) else None
+        signed = start_of(made, settings.zone) if isinstance(made, str) else None
         clear = clear and signed is not None
         if signed is not None:
             starts = signed if starts is None else max(starts, signed)
@@ -282,15 +284,15 @@ def _names_one(codings: Any, wanted: frozenset[str]) -> bool:
     return False
 
 
-def _period(value: Any) -> tuple[dt.datetime | None, dt.datetime | None, bool]:
+def _period(value: Any, zone: str) -> tuple[dt.datetime | None, dt.datetime | None, bool]:
     """Return both ends of a Period, and whether it could be read; an end that is missing is open."""
     if value is None:
         return None, None, True
     if not isinstance(value, dict) or not value.keys() <= _PERIOD:
         return None, None, False
     start, end = value.get("start"), value.get("end")
-    starts = start_of(start) if isinstance(start, str) else None
-    ends = end_of(end) if isinstance(end, str) else None
+    starts = start_of(start, zone) if isinstance(start, str) else None
+    ends = end_of(end, zone) if isinstance(end, str) else None
     clear = (start is None or starts is not None) and (end is None or ends is not None)
     return starts, ends, clear
 

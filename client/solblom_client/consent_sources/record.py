@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple
+from zoneinfo import ZoneInfo
 
 Verdict = Literal["granted", "withdrawn", "not-active", "other-purpose", "narrowed", "unclear"]
 """What one record says of the study's purpose, whatever the day. Doubt is `unclear`, and excludes."""
@@ -92,22 +93,22 @@ def birth_date(text: str) -> BirthDate | None:
 
 
 @lru_cache(maxsize=_CACHED_DATES)
-def start_of(text: str) -> dt.datetime | None:
+def start_of(text: str, zone: str = "UTC") -> dt.datetime | None:
     """Return the first moment of a date or an instant (FHIR dateTime); None where it is neither.
 
-    Days are days of UTC.
+    A day begins when it does in the time zone.
     """
     days = _days(text)
-    return _instant(text) if days is None else _midnight(days[0])
+    return _instant(text) if days is None else _midnight(days[0], zone)
 
 
 @lru_cache(maxsize=_CACHED_DATES)
-def end_of(text: str) -> dt.datetime | None:
+def end_of(text: str, zone: str = "UTC") -> dt.datetime | None:
     """Return the first moment after a date or an instant, which is part of the period; None where it is neither."""
     days = _days(text)
     try:
         if days is not None:
-            return _midnight(days[1] + dt.timedelta(days=1))
+            return _midnight(days[1] + dt.timedelta(days=1), zone)
         instant = _instant(text)
         return None if instant is None else instant + dt.timedelta(seconds=1)
     except OverflowError:  # the last day of the year 9999
@@ -143,5 +144,10 @@ def _instant(text: str) -> dt.datetime | None:
         return None
 
 
-def _midnight(day: dt.date) -> dt.datetime:
-    return dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
+def _midnight(day: dt.date, zone: str) -> dt.datetime:
+    """Return when a day begins, in UTC; where summer time leaves midnight out, the moment that it would have been."""
+    here = dt.datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone))
+    try:
+        return here.astimezone(dt.UTC)
+    except OverflowError:  # the first day of the year 1
+        return dt.datetime.min.replace(tzinfo=dt.UTC)

@@ -96,7 +96,7 @@ def _parse(kind: str, data: bytes, settings: FhirSettings, before: FhirBundle | 
         DataError: SB-308.
     """
     if kind == "csv":
-        return _Parsed(kind, settings, data, read_csv(data), None)
+        return _Parsed(kind, settings, data, read_csv(data, settings.zone), None)
     bundle = read_bundle(data, settings, before)
     return _Parsed(kind, settings, data, bundle.snapshot, bundle)
 

@@ -1,5 +1,6 @@
 """Who takes part: patients meet their consents in one spelling, whatever task read them."""
 
+import datetime as dt
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from lab import LabHospital, study_document
 from solblom_client.approval import read_approval
-from solblom_client.cohort import Cohort, join_cohort, split_ids
+from solblom_client.cohort import Cohort, join_cohort, read_consent_now, split_ids
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
@@ -208,3 +209,12 @@ class TestGroups:
         with pytest.raises(DataError, match="splits by family") as caught:
             split_ids(units, units.ids, "family")
         assert caught.value.code == "SB-310"
+
+
+def test_a_hospitals_days_are_those_of_its_own_clock_on_the_wall(hospital: LabHospital) -> None:
+    patient = hospital.rows[0]["patient_id"]
+    hospital.clock.now = dt.datetime(2026, 6, 30, 21, 59, tzinfo=dt.UTC)
+    hospital.write_consent([f"{patient},granted,2026-06-30"])
+    assert read_consent_now(hospital.config, now=hospital.clock()).includes(patient)
+    hospital.clock.advance(minutes=1)  # midnight in Oslo
+    assert not read_consent_now(hospital.config, now=hospital.clock()).includes(patient)

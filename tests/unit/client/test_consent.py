@@ -9,6 +9,8 @@ import pytest
 
 from lab import NOW
 from solblom_client.consent import ConsentState, read_consent
+from solblom_client.consent_rules import AgeRules
+from solblom_client.consent_sources.fhir_consent import FhirSettings
 from solblom_protocol.errors import DataError
 
 Rule = Literal["opt-in", "opt-out"]
@@ -97,6 +99,52 @@ def test_consent_holds_until_the_end_of_its_last_day(
 ) -> None:
     until = (NOW + dt.timedelta(days=days)).date()
     assert read(path, f"ola,granted,{until}", rule=rule).includes("ola") is included
+
+
+@pytest.mark.parametrize(
+    ("zone", "moment", "included"),
+    [
+        ("Europe/Oslo", "2026-06-30T21:59:59", True),
+        ("Europe/Oslo", "2026-06-30T22:00:00", False),
+        ("UTC", "2026-06-30T23:59:59", True),
+        ("America/Anchorage", "2026-07-01T07:59:59", True),
+        ("America/Anchorage", "2026-07-01T08:00:00", False),
+    ],
+)
+@BOTH_RULES
+def test_a_consent_ends_at_midnight_of_the_hospital(
+    path: Path, rule: Rule, zone: str, moment: str, included: bool
+) -> None:
+    now = dt.datetime.fromisoformat(moment).replace(tzinfo=dt.UTC)
+    path.write_text(f"{HEADER}\nola,granted,2026-06-30\n", encoding="utf-8")
+    os.utime(path, (now.timestamp(), now.timestamp()))
+    state = read_consent(path, rule=rule, max_age_hours=24, now=now, fhir=FhirSettings(zone=zone))
+    assert state.includes("ola") is included
+
+
+@pytest.mark.parametrize(("hour", "by_guardian"), [(21, True), (22, False)])
+def test_a_birthday_begins_at_midnight_of_the_hospital(
+    path: Path, hour: int, by_guardian: bool
+) -> None:
+    now = dt.datetime(2026, 6, 29, hour, tzinfo=dt.UTC)  # Oslo is two hours ahead
+    columns = f"{HEADER},birth_date,given_by_guardian"
+    path.write_text(f"{columns}\nola,granted,,2010-06-30,yes\nkari,granted,,2008-06-30,\n", "utf-8")
+    os.utime(path, (now.timestamp(), now.timestamp()))
+    oslo, ages = FhirSettings(zone="Europe/Oslo"), AgeRules(min_age_years=18)
+    children = read_consent(path, rule="opt-in", max_age_hours=24, now=now, fhir=oslo)
+    assert children.includes("ola") is by_guardian
+    adults = read_consent(path, rule="opt-in", max_age_hours=24, now=now, fhir=oslo, ages=ages)
+    assert adults.includes("kari") is not by_guardian
+
+
+def test_days_at_both_ends_of_time_are_read(path: Path) -> None:
+    path.write_text(f"{HEADER},valid_from\nola,granted,9999-12-31,0001-01-01\n", "utf-8")
+    os.utime(path, (NOW.timestamp(), NOW.timestamp()))
+    for zone in ("Asia/Tokyo", "America/Anchorage"):
+        state = read_consent(
+            path, rule="opt-in", max_age_hours=24, now=NOW, fhir=FhirSettings(zone=zone)
+        )
+        assert state.includes("ola")
 
 
 @BOTH_RULES

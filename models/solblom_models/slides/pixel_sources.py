@@ -7,6 +7,8 @@ read first. Decoders are C libraries that meet files from outside: see client/so
 import contextlib
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from solblom_protocol.errors import ConfigurationError
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 LARGEST_SIDE = 1_000_000
+LARGEST_PIECE = 2**26  # pixels of a tile or strip, which is decoded as a whole: 256 MiB in RGBA
+MOST_IMAGES = 1024  # in a TIFF
 IDENTIFYING = (
     "date",
     "time",
@@ -35,6 +39,7 @@ IDENTIFYING = (
 IDENTIFYING_TIFF = ("Artist", "HostComputer", "DateTime", "DocumentName", "Copyright")
 _CM, _INCH = 3, 2  # ResolutionUnit of TIFF 6.0
 _CONTIGUOUS = 1  # PlanarConfiguration of TIFF 6.0: a pixel's colours side by side
+_TOO_LARGE = "it claims an image beyond a million pixels a side"
 _COLOURS = (2, 6)  # PhotometricInterpretation of TIFF 6.0: RGB and YCbCr
 
 
@@ -56,17 +61,21 @@ def open_pixels(path: Path) -> Pixels:
     start = _start(path)
     if start.startswith(ZIP):
         raise SlideError("it is a zip archive, whatever its name says")
-    kinds: tuple[str, ...] = ()
-    if start.startswith(TIFF):
-        kinds = _check_tiff(path)
+    tiff = _check_tiff(path) if start.startswith(TIFF) else None
     try:
-        return OpenSlidePixels(openslide.OpenSlide(path), kinds)
+        slide = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:
-        if start.startswith(TIFF):
-            return TiffPixels(path, kinds)
+        if tiff is not None:
+            return TiffPixels(path, tiff.kinds)
         raise SlideError("it is no slide of a known kind") from None
     except openslide.OpenSlideError:
         raise SlideError("OpenSlide cannot read it: it is damaged or cut short") from None
+    try:
+        _check_levels(slide, tiff)
+        return OpenSlidePixels(slide, () if tiff is None else tiff.kinds)
+    except SlideError:
+        slide.close()
+        raise
 
 
 class OpenSlidePixels:
@@ -124,11 +133,13 @@ class TiffPixels:
             self._file = unless_whole.enter_context(tifffile.TiffFile(path))
             self._pages = [level.keyframe for level in self._file.series[0].levels]
             first = self._pages[0]
-            largest = _largest(self._file)
+            largest = _largest(_images(self._file))
             if first.index != largest.index:
                 raise SlideError("its first image is not its largest")
             for page in self._pages:
                 _check_page(page, path.stat().st_size)
+                wide, high = _piece(page)
+                _check_piece(wide, high)
             self.levels = tuple(
                 Level(p.imagewidth, p.imagelength, first.imagewidth / p.imagewidth)
                 for p in self._pages
@@ -159,9 +170,7 @@ class TiffPixels:
         self, page: Any, x0: int, y0: int, x1: int, y1: int
     ) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         """Give each decoded segment that meets the rectangle, with its place."""
-        wide = page.tilewidth if page.is_tiled else page.imagewidth
-        high = page.tilelength if page.is_tiled else page.rowsperstrip
-        high = min(high, page.imagelength) if not page.is_tiled else high
+        wide, high = _piece(page)
         across = -(-page.imagewidth // wide)
         down = -(-page.imagelength // high)
         handle = self._file.filehandle
@@ -187,8 +196,21 @@ def _start(path: Path) -> bytes:
         raise SlideError("it cannot be read") from None
 
 
-def _check_tiff(path: Path) -> tuple[str, ...]:
-    """Check the largest image of a TIFF by its tags; return kinds of tags that may identify.
+@dataclass(frozen=True)
+class _Tiff:
+    """What the tags of a TIFF say.
+
+    Attributes:
+        kinds: of tags that may identify.
+        odd: why a tiled image cannot be read, by its width and height.
+    """
+
+    kinds: tuple[str, ...]
+    odd: dict[tuple[int, int], str]
+
+
+def _check_tiff(path: Path) -> _Tiff:
+    """Check the largest image of a TIFF by its tags, and say what is odd about others.
 
     Raises:
         SlideError: it is damaged or cut short, or its pixels are not 8-bit RGB.
@@ -199,17 +221,53 @@ def _check_tiff(path: Path) -> tuple[str, ...]:
         logging.CRITICAL
     )  # its words hold places of the file; ours are enough
     with _damaged(), tifffile.TiffFile(path) as file:
-        _check_page(_largest(file), path.stat().st_size)
-        if any(name in page.keyframe.tags for page in file.pages for name in IDENTIFYING_TIFF):
-            return ("tags that may identify",)
-    return ()
+        size, images = path.stat().st_size, _images(file)
+        _check_page(_largest(images), size)
+        odd = {}
+        for image in images:
+            try:
+                _check_page(image, size)
+            except SlideError as error:
+                if image.is_tiled:
+                    odd[image.imagewidth, image.imagelength] = str(error)
+        told = any(name in image.tags for image in images for name in IDENTIFYING_TIFF)
+    return _Tiff(("tags that may identify",) if told else (), odd)
 
 
-def _largest(file: Any) -> Any:
+def _check_levels(slide: Any, tiff: _Tiff | None) -> None:
+    """Refuse levels that OpenSlide would read otherwise than they are, or that would end the process.
+
+    Raises:
+        SlideError: one has pixels of another kind, is too large, or lies in files that nobody follows.
+    """
+    # Hamamatsu's VMS and VMU name further files, which no digest of a slide would cover (slide_files.py).
+    if tiff is None and slide.properties.get("openslide.vendor") == "hamamatsu":
+        raise SlideError("it is spread over files that are not followed: only NDPI of this scanner")
+    for number, (width, height) in enumerate(slide.level_dimensions):
+        if max(width, height) > LARGEST_SIDE:
+            raise SlideError(_TOO_LARGE)
+        if tiff is not None and (width, height) in tiff.odd:
+            raise SlideError(f"level {number} of it: {tiff.odd[width, height]}")
+        name = f"openslide.level[{number}].tile-"
+        sides = [slide.properties.get(name + side, "0") for side in ("width", "height")]
+        _check_piece(int(sides[0]), int(sides[1]))
+
+
+def _images(file: Any) -> list[Any]:
+    """Return the images of a TIFF.
+
+    Raises:
+        SlideError: there is no end of them.
+    """
+    found = [page.keyframe for page in islice(file.pages, MOST_IMAGES + 1)]
+    if len(found) > MOST_IMAGES:
+        raise SlideError(f"it names more than {MOST_IMAGES:,} images, or goes round in a circle")
+    return found
+
+
+def _largest(images: list[Any]) -> Any:
     """Return the first of a TIFF's largest images."""
-    return max(
-        (page.keyframe for page in file.pages), key=lambda page: page.imagewidth * page.imagelength
-    )
+    return max(images, key=lambda page: page.imagewidth * page.imagelength)
 
 
 def _check_page(page: Any, size: int) -> None:
@@ -219,7 +277,7 @@ def _check_page(page: Any, size: int) -> None:
         SlideError: it is cut short or too large, or its pixels are not 8-bit RGB.
     """
     if max(page.imagewidth, page.imagelength) > LARGEST_SIDE:
-        raise SlideError("it claims an image beyond a million pixels a side")
+        raise SlideError(_TOO_LARGE)
     if page.samplesperpixel != 3:
         raise SlideError(f"it has {page.samplesperpixel} channels: only RGB slides are read")
     bits = page.bitspersample
@@ -229,6 +287,8 @@ def _check_page(page: Any, size: int) -> None:
         raise SlideError("its colours are neither RGB nor YCbCr")
     if page.planarconfig != _CONTIGUOUS:
         raise SlideError("it has each colour in a plane of its own, which is not read")
+    if page.is_tiled:  # whole strips are nobody's but ours to decode: see TiffPixels
+        _check_piece(page.tilewidth, page.tilelength)
     ends = zip(page.dataoffsets, page.databytecounts, strict=True)
     if len(page.dataoffsets) < _segments(page) or any(o + n > size for o, n in ends):
         raise SlideError("it is cut short")
@@ -236,10 +296,28 @@ def _check_page(page: Any, size: int) -> None:
 
 def _segments(page: Any) -> int:
     """Return how many tiles or strips an image of one plane needs."""
-    if not page.is_tiled:
-        return -(-int(page.imagelength) // int(page.rowsperstrip))
-    across, down = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-    return int(across * down)
+    wide, high = _piece(page)
+    return int(-(-page.imagewidth // wide) * -(-page.imagelength // high))
+
+
+def _piece(page: Any) -> tuple[int, int]:
+    """Return width and height of a tile or strip."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)
+
+
+def _check_piece(width: int, height: int) -> None:
+    """Refuse what would be decoded as a whole and take the memory for it.
+
+    Raises:
+        SlideError: it is larger than LARGEST_PIECE.
+    """
+    if width * height > LARGEST_PIECE:
+        raise SlideError(
+            f"it is cut into pieces of {width * height / 1e6:,.0f} million pixels, which are decoded as a whole; "
+            f"at most {LARGEST_PIECE / 1e6:.0f} are read: save it in tiles"
+        )
 
 
 @contextlib.contextmanager

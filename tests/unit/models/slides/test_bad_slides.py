@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -175,3 +176,108 @@ def test_a_damaged_tile_in_the_middle(
     data[start : start + count] = damage(bytes(data[start : start + count]))
     path.write_bytes(data)
     assert "damaged" in refusal(path)
+
+
+def claim(path: Path, image: int = 0, **tags: int) -> Path:
+    """Let an image of a TIFF claim other sizes than it has."""
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name, value in tags.items():
+            file.pages[image].tags[name].overwrite(value, dtype="I")
+    return path
+
+
+def write_levels(path: Path, smaller: Any, **changes: Any) -> Path:
+    """Write a slide with a second, smaller level of any kind."""
+    kind = "minisblack" if smaller.ndim == 2 else "rgb"
+    with tifffile.TiffWriter(path) as file:
+        for level, picture in enumerate((np.tile(PICTURE, (2, 2, 1)), smaller)):
+            file.write(
+                picture,
+                photometric=kind if level else "rgb",
+                tile=changes.get("tile", (128, 128)) if level else (128, 128),
+                compression="deflate",
+                subfiletype=level,
+                metadata=None,
+                **HALF_MICRON,
+            )
+    return path
+
+
+def test_a_tile_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """OpenSlide ends the process where 14 GB for one tile are not there: nothing of it could be caught."""
+    huge = {"ImageWidth": 60_000, "ImageLength": 60_000, "TileWidth": 60_016, "TileLength": 60_016}
+    path = claim(write(tmp_path / NAME, tile=(512, 640)), **huge)
+    assert refusal(path).startswith("it is cut into pieces of 3,602 million pixels")
+
+
+def test_a_smaller_level_with_such_a_tile_is_refused(tmp_path: Path) -> None:
+    path = write_levels(tmp_path / NAME, PICTURE, tile=(512, 640))
+    path = claim(path, 1, TileWidth=60_016, TileLength=60_016)
+    assert "it is cut into pieces of 3,602 million pixels" in refusal(path)
+
+
+def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    """A few bytes of zeros become gigabytes, once more for each tile that is read of it."""
+    path = write(tmp_path / NAME, tile=None, rowsperstrip=512, compression="deflate")
+    path = claim(path, ImageWidth=60_000, ImageLength=60_000, RowsPerStrip=60_000)
+    assert refusal(path).startswith("it is cut into pieces of 3,600 million pixels")
+
+
+@pytest.mark.parametrize(
+    ("smaller", "said"),
+    [(PICTURE.astype(np.uint16) * 256, "not 8-bit"), (PICTURE[..., 0], "1 channels")],
+    ids=["16-bit", "grey"],
+)
+def test_a_smaller_level_of_another_kind_is_not_taken_for_rgb(
+    tmp_path: Path, smaller: Any, said: str
+) -> None:
+    """OpenSlide would show it as colour, and the tissue mask is made from such levels."""
+    assert said in refusal(write_levels(tmp_path / NAME, smaller))
+
+
+def test_images_that_follow_each_other_in_a_circle_come_to_an_end(
+    tmp_path: Path, whole: Path
+) -> None:
+    data = bytearray(whole.read_bytes())
+    first = struct.unpack_from("<I", data, 4)[0]
+    after = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
+    struct.pack_into("<I", data, after, first)
+    (tmp_path / NAME).write_bytes(data)
+    assert refusal(tmp_path / NAME).startswith("it names more than 1,024 images")
+
+
+class ForeignSlide:
+    """What OpenSlide says of a file that is no TIFF: made up, since no such file is at hand."""
+
+    def __init__(self, vendor: str, side: int, tile: int) -> None:
+        self.level_dimensions = ((side, side),)
+        self.level_downsamples = (1.0,)
+        self.associated_images: dict[str, Any] = {}
+        self.properties = {
+            "openslide.vendor": vendor,
+            "openslide.mpp-x": "0.5",
+            "openslide.mpp-y": "0.5",
+            "openslide.level[0].tile-width": str(tile),
+            "openslide.level[0].tile-height": str(tile),
+        }
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("vendor", "side", "tile", "said"),
+    [
+        ("dicom", 1_000, 65_535, "it is cut into pieces of 4,295 million pixels"),
+        ("dicom", 2_000_000, 256, "beyond a million pixels"),
+        ("hamamatsu", 1_000, 256, "spread over files that are not followed"),
+    ],
+)
+def test_what_is_no_tiff_has_the_same_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, side: int, tile: int, said: str
+) -> None:
+    import openslide
+
+    (tmp_path / NAME).write_bytes(b"no TIFF")
+    monkeypatch.setattr(openslide, "OpenSlide", lambda path: ForeignSlide(vendor, side, tile))
+    assert said in refusal(tmp_path / NAME)

@@ -5,6 +5,7 @@ load as a plugin.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from solblom_protocol.errors import ConfigurationError, DataError
 
 FILTERS = frozenset({1, 2, 3, 32000})
 """Deflate, shuffle, checksum and LZF (HDF5's registered numbers): built into HDF5 and h5py, so nothing is loaded."""
+MOST_BYTES = 4 * 1024**3  # of a table: 100,000 tiles of 8,192 features of float32 and more
+MOST_INFLATED = 1100  # bytes that a stored one can become: deflate's own bound is 1032
+TEXT_BYTES = 2**30  # of labels, read at once
+MOST_TEXT = 256  # bytes of a label
 
 
 @dataclass(frozen=True)
@@ -51,24 +56,34 @@ def read_bag(path: Path, *, dim: int, recipe: str | None = None) -> SlideTiles:
     """
     with _opened(path) as file:
         _check_recipe(file, recipe)
-        features = _array(file, "features", required=True)
-        if features.ndim == 3 and features.shape[0] == 1:  # TRIDENT writes (1, N, D)
-            features = features[0]
-        if features.ndim != 2 or features.shape[1] != dim:
+        found = _dataset(file, "features")
+        tiles = _rows(found, dim)
+        if tiles is None:
             raise BagFileError(f"features are not of shape (tiles, {dim})")
-        if features.dtype.kind != "f":
+        if found.dtype.kind != "f":
             raise BagFileError("features are not floating-point numbers")
-        values = np.asarray(features, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+            values = np.asarray(found[()], dtype=np.float32).reshape(tiles, dim)
         if not bool(np.isfinite(values).all()):
             raise BagFileError("a feature is not a finite number")
-        coords = _array(file, "coords", required=False)
-        if coords is None:
-            return SlideTiles(values, None)
-        if coords.ndim == 3 and coords.shape[0] == 1:
-            coords = coords[0]
-        if coords.shape != (len(values), 2) or coords.dtype.kind not in "iu":
-            raise BagFileError("coords are not one pair of whole numbers for each tile")
-        return SlideTiles(values, np.asarray(coords, dtype=np.int64))
+        coords = _dataset(file, "coords") if "coords" in file else None
+        return SlideTiles(values, None if coords is None else _places(coords, tiles))
+
+
+def _rows(table: Any, width: int) -> int | None:
+    """Return n of a table (n, width), or (1, n, width) as TRIDENT writes it; None of another."""
+    shape = table.shape
+    if len(shape) == 3 and shape[0] == 1:
+        shape = shape[1:]
+    return int(shape[0]) if len(shape) == 2 and shape[1] == width else None
+
+
+def _places(coords: Any, tiles: int) -> NDArray[np.int64]:
+    if _rows(coords, 2) == tiles and coords.dtype.kind in "iu":
+        found = coords[()].reshape(tiles, 2)
+        if not tiles or int(found.max()) < 2**62:
+            return np.asarray(found, dtype=np.int64)
+    raise BagFileError("coords are not one pair of whole numbers for each tile")
 
 
 def read_labels(path: Path, name: str, *, tiles: int) -> tuple[str, ...]:
@@ -79,14 +94,22 @@ def read_labels(path: Path, name: str, *, tiles: int) -> tuple[str, ...]:
         ConfigurationError: SB-118, h5py is not installed.
     """
     with _opened(path) as file:
-        values = _array(file, name, required=True)
-    if values.shape != (tiles,):
-        raise BagFileError("its labels are not one for each tile")
-    if values.dtype.kind in "iu":
-        return tuple(str(int(value)) for value in values)
-    if values.dtype.kind == "O" and all(isinstance(value, bytes) for value in values):
-        return tuple(value.decode("utf-8", "replace") for value in values)
-    raise BagFileError("its labels are neither whole numbers nor texts")
+        found = _dataset(file, name)
+        if found.shape != (tiles,):
+            raise BagFileError("its labels are not one for each tile")
+        if found.dtype.kind in "iu":
+            return tuple(str(int(value)) for value in found[()])
+        if found.dtype.kind != "O":
+            raise BagFileError("its labels are neither whole numbers nor texts")
+        # Texts are references, and many may name one: none is longer than the file.
+        step = max(TEXT_BYTES // max(path.stat().st_size, 1), 1)
+        texts: list[str] = []
+        for start in range(0, tiles, step):
+            part = found[start : start + step]
+            if any(not isinstance(text, bytes) or len(text) > MOST_TEXT for text in part):
+                raise BagFileError("its labels are neither whole numbers nor short texts")
+            texts += [text.decode("utf-8", "replace") for text in part]
+    return tuple(texts)
 
 
 def read_pixels(path: Path, *, tile_px: int, recipe: str | None = None) -> NDArray[np.uint8]:
@@ -98,13 +121,13 @@ def read_pixels(path: Path, *, tile_px: int, recipe: str | None = None) -> NDArr
     """
     with _opened(path) as file:
         _check_recipe(file, recipe)
-        values = _array(file, "imgs", required=True)
-    if values.ndim != 4 or values.shape[1:] != (tile_px, tile_px, 3):
-        raise BagFileError(f"imgs are not of shape (tiles, {tile_px}, {tile_px}, 3)")
-    if values.dtype != np.uint8:
-        raise BagFileError("imgs are not bytes")
-    found: NDArray[np.uint8] = values
-    return found
+        found = _dataset(file, "imgs")
+        if len(found.shape) != 4 or found.shape[1:] != (tile_px, tile_px, 3):
+            raise BagFileError(f"imgs are not of shape (tiles, {tile_px}, {tile_px}, 3)")
+        if found.dtype != np.uint8:
+            raise BagFileError("imgs are not bytes")
+        values: NDArray[np.uint8] = found[()]
+    return values
 
 
 def write_bag(
@@ -147,9 +170,11 @@ def read_facts(path: Path) -> dict[str, Any]:
         text = file.attrs.get(FACTS)
     try:
         found = json.loads(text)
-    except (TypeError, ValueError):
-        raise BagFileError("it says nothing of its slide") from None
-    return dict(found)
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BagFileError("it says nothing of its slide")
+    return found
 
 
 def tile_count(path: Path, *, name: str = "features") -> int:
@@ -204,17 +229,11 @@ def _check_recipe(file: Any, recipe: str | None) -> None:
         raise BagFileError("another encoder, or other settings than the study's, made its features")
 
 
-def _array(file: Any, name: str, *, required: bool) -> Any:
-    if not required and name not in file:
-        return None
-    return _dataset(file, name)[()]
-
-
 def _dataset(file: Any, name: str) -> Any:
-    """Return a data set that lies in the file itself.
+    """Return a data set that lies in the file itself, and whose size is one that the file can hold.
 
     Raises:
-        BagFileError: it is missing, or its data lie elsewhere.
+        BagFileError: it is missing, its data lie elsewhere, or it claims more than there is.
     """
     import h5py
 
@@ -232,6 +251,14 @@ def _dataset(file: Any, name: str) -> Any:
     used = {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}
     if not used <= FILTERS:
         raise BagFileError(f"{name} is compressed with a filter that is not built in")
+    if found.shape is None:
+        raise BagFileError(f"{name} has no numbers")
+    # What was never written reads as zeros, so a small file can claim any size.
+    claimed, stored = math.prod(found.shape) * found.dtype.itemsize, found.id.get_storage_size()
+    if claimed > min(MOST_BYTES, MOST_INFLATED * stored):
+        raise BagFileError(
+            f"{name} claims {claimed:,} bytes; it holds {stored:,}, and at most {MOST_BYTES:,} are read"
+        )
     return found
 
 

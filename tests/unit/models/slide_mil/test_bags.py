@@ -1,5 +1,6 @@
 """Bags: a patient's slides are one bag, a file from outside is not trusted, and nothing is dropped silently."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import pytest
 
 from bag_lab import DIM, contract, write_bag, write_index, write_patients
 from solblom_models.slide_mil import bags
-from solblom_models.slide_mil.bag_file import BagFileError, read_bag, tile_count
+from solblom_models.slide_mil.bag_file import (
+    BagFileError,
+    read_bag,
+    read_facts,
+    read_labels,
+    tile_count,
+)
 from solblom_models.slide_mil.bags import BagIndex, BagUnits, read_bags, standardised
 from solblom_protocol.errors import ConfigurationError, DataError
 
@@ -83,6 +90,88 @@ def test_a_file_that_is_no_bag_is_refused(tmp_path: Path, make: Any, why: str) -
         make(file)
     with pytest.raises(BagFileError, match=why):
         read_bag(tmp_path / "a.h5", dim=DIM)
+
+
+def claimed(file: Any, shape: tuple[int, ...], name: str = "features", **more: Any) -> None:
+    file.create_dataset(name, shape=shape, dtype="f4", **more)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda f: claimed(f, (10**12, DIM), chunks=(1000, DIM)), "claims"),
+        (lambda f: claimed(f, (2**63 - 1, DIM), chunks=(1000, DIM)), "claims"),
+        (lambda f: claimed(f, (5 * 10**8, DIM), chunks=(1000, DIM), compression="gzip"), "claims"),
+        (lambda f: claimed(f, (5 * 10**8, DIM)), "claims"),
+        (lambda f: f.create_dataset("features", data=h5py.Empty("f4")), "no numbers"),
+        (lambda f: f.create_dataset("features", data=[["a"] * DIM]), "floating-point"),
+        (lambda f: f.create_dataset("features", data=np.ones((2, 4, DIM))), "not of shape"),
+        (lambda f: f.create_dataset("features", data=np.full((2, DIM), 1e300)), "not a finite"),
+    ],
+)
+def test_what_a_file_claims_is_looked_at_before_it_is_read(
+    tmp_path: Path, make: Any, why: str
+) -> None:
+    """A few hundred bytes may claim terabytes: HDF5 gives zeros for what was never written."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        make(file)
+    tracemalloc.start()
+    with pytest.raises(BagFileError, match=why):
+        read_bag(tmp_path / "a.h5", dim=DIM)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**22
+    assert refusal(write_index(tmp_path, [("x", "a.h5", "1")])).code == "SB-307"
+
+
+def test_many_equal_tiles_are_no_false_claim(tmp_path: Path) -> None:
+    same = np.zeros((200_000, DIM), dtype=np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("features", data=same, compression="gzip", compression_opts=9)
+    assert tile_count(tmp_path / "a.h5") == len(same)
+    assert len(read_bag(tmp_path / "a.h5", dim=DIM).features) == len(same)
+
+
+@pytest.mark.parametrize(
+    "coords",
+    [
+        np.full((4, 2), 2**63 + 5, dtype=np.uint64),
+        np.array([["a", "b"]] * 4, dtype=object),
+        np.full((4, 2), 0.5),
+    ],
+)
+def test_coordinates_that_are_no_places_are_refused(tmp_path: Path, coords: Any) -> None:
+    write_bag(tmp_path / "a.h5", features(4), coords=coords)
+    with pytest.raises(BagFileError, match="coords"):
+        read_bag(tmp_path / "a.h5", dim=DIM)
+
+
+def test_labels_that_all_name_one_long_text_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """Texts are references: 2,000 of them to one of 8 MB would be 16 GB."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        kind = h5py.string_dtype()
+        labels = file.create_dataset("label", (2_000,), dtype=kind)
+        labels[0] = "x" * 2**23
+    data, one = path.read_bytes(), None
+    with h5py.File(path) as file:
+        offset = file["label"].id.get_offset()
+        one = data[offset : offset + 16]
+    path.write_bytes(data[:offset] + one * 2_000 + data[offset + 16 * 2_000 :])
+    tracemalloc.start()
+    with pytest.raises(BagFileError, match="labels"):
+        read_labels(path, "label", tiles=2_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**30 + 2**25
+
+
+@pytest.mark.parametrize("facts", ["[" * 100_000, "[1]", "null", "{", "7"])
+def test_facts_that_are_none_are_one_error(tmp_path: Path, facts: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        file.attrs["solblom_facts"] = facts
+    with pytest.raises(BagFileError, match="says nothing"):
+        read_facts(tmp_path / "a.h5")
 
 
 def test_coordinates_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,13 @@ from typing import Any
 
 from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_client.slides.pool import Job, Setup, run_jobs
-from solblom_models.slide_mil.bag_file import BagFileError, read_facts
+from solblom_models.slide_mil.bag_file import (
+    BagFileError,
+    read_bag,
+    read_facts,
+    read_labels,
+    read_pixels,
+)
 from solblom_models.slide_mil.bags import (
     FILE_COLUMN,
     SCANNER_COLUMN,
@@ -33,6 +39,7 @@ from solblom_protocol.bag_contract import BagContract, Encoder
 from solblom_protocol.errors import ConfigurationError
 
 BAGS = "bags"
+MOST_SAID = 300  # letters of why a slide cannot be used
 ANNOTATIONS_COLUMN = "annotations"
 
 
@@ -115,7 +122,8 @@ def make_bags(
     (folder / BAGS).mkdir(parents=True, exist_ok=True, mode=0o750)
     problems = {row.line: reason for row in rows if (reason := _missing(row, labelled_tiles))}
     outs = _outs(rows, problems, folder / BAGS, contract)
-    facts = {line: known for line, out in outs.items() if (known := _known(out)) is not None}
+    looked = {out: _known(out, contract, labelled_tiles=labelled_tiles) for out in outs.values()}
+    facts = {line: known for line, out in outs.items() if (known := looked[out]) is not None}
     before = len(facts)
     # Two rows may name the same slide: it is read once.
     asked = {outs[row.line]: row for row in rows if row.line in outs and row.line not in facts}
@@ -125,10 +133,12 @@ def make_bags(
         if line in facts:
             continue
         answer = answers[out]
-        if "problem" in answer:
-            problems[line] = str(answer["problem"])
-        else:
+        try:
             facts[line] = SlideFacts.from_json(answer["facts"])
+        except (KeyError, TypeError, ValueError):  # a problem, or a reader that a file took over
+            told = str(answer.get("problem"))
+            said = "problem" in answer and told.isprintable() and len(told) <= MOST_SAID
+            problems[line] = told if said else "what read it gave no facts"
     index = folder / contract.features_index
     _write_index(index, dataset, contract, [row for row in rows if row.line in facts], outs)
     bags = {line: outs[line] for line in facts}
@@ -210,15 +220,24 @@ def _digest(slide: Path, annotations: Path | None, contract: BagContract) -> str
     return state.hexdigest()
 
 
-def _known(out: Path) -> SlideFacts | None:
-    """Return the facts of a slide whose features are there and whole; a damaged file is made again."""
+def _known(out: Path, contract: BagContract, *, labelled_tiles: bool) -> SlideFacts | None:
+    """Return the facts of a slide whose features are there and whole; what the vault would refuse is made again."""
     if not out.is_file():
         return None
     try:
-        return SlideFacts.from_json(read_facts(out))
+        facts, encoder = SlideFacts.from_json(read_facts(out)), contract.encoder
+        if encoder.kind == "pixels":
+            rows = len(read_pixels(out, tile_px=encoder.tile_px, recipe=contract.recipe))
+        else:
+            rows = len(read_bag(out, dim=encoder.dim, recipe=contract.recipe).features)
+        if labelled_tiles:
+            read_labels(out, contract.target.column, tiles=rows)
+        if rows != facts.tiles * contract.cutting.views:
+            raise ValueError("it has another number of tiles than it says")
     except (BagFileError, ValueError, TypeError, KeyError):
         out.unlink()
         return None
+    return facts
 
 
 def _setup(config: NodeConfig, contract: BagContract) -> Setup:

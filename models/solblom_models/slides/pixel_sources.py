@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.slides.slide import Level, Pixels
+from solblom_models.slides.slide import CARRIED, Level, Pixels
 from solblom_models.slides.slide_error import SlideError
 from solblom_protocol.errors import ConfigurationError
 
@@ -93,11 +93,10 @@ class OpenSlidePixels:
         said = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
         self.microns_per_pixel = _both(said)
         names = [name.lower() for name in slide.properties if not name.startswith("openslide.")]
-        found = [
-            f"a {name} image" for name in ("label", "macro") if name in slide.associated_images
-        ]
+        images = zip(("label", "macro"), CARRIED, strict=False)
+        found = [kind for name, kind in images if name in slide.associated_images]
         if any(word in name for name in names for word in IDENTIFYING):
-            found.append("tags that may identify")
+            found.append(CARRIED[2])
         self.kinds = tuple(dict.fromkeys((*found, *kinds)))
 
     def region(self, left: int, top: int, level: int, width: int, height: int) -> Any:
@@ -231,7 +230,7 @@ def _check_tiff(path: Path) -> _Tiff:
                 if image.is_tiled:
                     odd[image.imagewidth, image.imagelength] = str(error)
         told = any(name in image.tags for image in images for name in IDENTIFYING_TIFF)
-    return _Tiff(("tags that may identify",) if told else (), odd)
+    return _Tiff(CARRIED[2:] if told else (), odd)
 
 
 def _check_levels(slide: Any, tiff: _Tiff | None) -> None:

@@ -18,6 +18,8 @@ MOST_DRIFT = 0.6  # pixels at the far edge, below which they are taken as they a
 SLACK = 0.1  # a scan this much coarser than asked for is still enlarged; beyond, nothing could bring detail back
 BILINEAR, BOX = 2, 4  # Pillow's Resampling; Pillow is an extra
 REDUCING_GAP = 2.0  # Pillow averages whole squares first where it shrinks by twice this or more
+CARRIED = ("a label image", "a macro image", "tags that may identify")
+"""What a file may carry that leads to a person, by kind: all that is ever said of it."""
 BLOCK_PX = 1024  # of an overview, read at once: bounds memory
 
 

@@ -5,6 +5,7 @@ memory grows with the number of tiles and of views: 4 bytes a feature, three tim
 a model sees pixels, the tiles themselves.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_models.slide_mil.bags import evenly
-from solblom_models.slides.slide import Slide
+from solblom_models.slides.slide import CARRIED, Slide
 from solblom_models.slides.slide_error import SlideError
 from solblom_models.slides.stain_normalisation import (
     GLASS,
@@ -69,9 +70,18 @@ class SlideFacts:
         """Return facts that were written as JSON.
 
         Raises:
-            TypeError: they are others.
+            TypeError, ValueError, KeyError: they are others; they would be printed, so no text is taken but ours.
         """
-        return cls(**{**found, "carries": tuple(found["carries"])})
+        facts = cls(**{**found, "carries": tuple(found["carries"])})
+        for count in (facts.tiles, facts.blurred):
+            if type(count) is not int or count < 0:
+                raise ValueError("a count is no whole number")
+        measured = facts.tissue_mm2, facts.ink, facts.microns_per_pixel
+        if not all(map(math.isfinite, (*measured, facts.haematoxylin, facts.eosin))):
+            raise ValueError("a measurement is not finite")
+        if not set(facts.carries) <= set(CARRIED):
+            raise ValueError("a slide carries something unknown")
+        return facts
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from bag_lab import bag_study
@@ -25,6 +26,7 @@ from slide_hospital_lab import (
 )
 from solblom_client.connectors.sources import open_source
 from solblom_client.policy import load_node_config
+from solblom_client.slides import bags
 from solblom_client.slides.pool import DIED, Job, Setup, _Worker
 from solblom_client.slides.stain_table import stain_table
 from solblom_models.slide_mil.bags import BagIndex, read_bags
@@ -114,6 +116,51 @@ def test_a_damaged_bag_is_made_again(hospital: LabHospital) -> None:
     again = made(hospital, slide_study())
     assert again.known == 2
     assert read_bags(BagIndex(again.index), slide_contract()).notes["slides"] == 3
+
+
+def spoilt(file: h5py.File, what: str) -> None:
+    """Change one thing of features that were made before."""
+    if what == "a number that is none":
+        file["features"][0, 0] = np.nan
+    elif what == "the recipe":
+        file.attrs["solblom_recipe"] = "0" * 64
+    elif what == "no features":
+        del file["features"]
+    else:
+        facts = json.loads(file.attrs["solblom_facts"])
+        changed = {
+            "facts of other kinds": {"tiles": "many"},
+            "a name": {"carries": ["Olsen, 1944"]},
+        }
+        file.attrs["solblom_facts"] = json.dumps(facts | changed[what])
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a number that is none", "the recipe", "no features", "facts of other kinds", "a name"],
+)
+def test_features_that_somebody_changed_are_made_again(hospital: LabHospital, what: str) -> None:
+    """The vault would refuse them for ever, or their facts would be printed."""
+    whole = made(hospital, slide_study()).bags[3]
+    before = whole.read_bytes()
+    with h5py.File(whole, "r+") as file:
+        spoilt(file, what)
+    again = made(hospital, slide_study())
+    assert again.known == 2
+    assert not again.problems
+    assert whole.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"problem": "\x1b[2J hidden"}, {"problem": "x" * 400}, {"facts": {"tiles": -1}}, {}],
+)
+def test_a_reader_that_a_file_took_over_is_not_repeated(
+    hospital: LabHospital, monkeypatch: pytest.MonkeyPatch, answer: dict[str, object]
+) -> None:
+    monkeypatch.setattr(bags, "run_jobs", lambda jobs, *_, **__: [answer] * len(jobs))
+    found = made(hospital, slide_study(contract=slide_contract(slides={"min_tissue": 0.4})))
+    assert set(found.problems.values()) == {"what read it gave no facts"}
 
 
 def test_slides_that_cannot_be_used_are_counted_by_line_and_left_out(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """Encoders as a contract names them: the built-in one, or a file of weights with the digest that all hospitals share.
 
-An encoder file is code that somebody else made: TorchScript may read and write files, so it is loaded only where the
-hospital has listed it, from bytes whose digest was compared, and by a process without a network
-(client/solblom_client/slides/worker.py). Nothing of it is unpickled as Python: torch.jit reads TorchScript's own types,
-and onnxruntime a graph whose weights must lie in the file itself: it looks for others in an empty folder only, for by
-itself it would take them from the current one, and the digest would pin the graph without its weights.
+An encoder file is code that somebody else made, so it is loaded only where the hospital has listed it, from bytes whose
+digest was compared, and by a process without a network (client/solblom_client/slides/worker.py); TorchScript only if it
+calls nothing that reaches files (torchscript_file.py). Nothing of it is unpickled as Python: torch.jit reads
+TorchScript's own types, and onnxruntime a graph whose weights must lie in the file itself: it looks for others in an
+empty folder only, for by itself it would take them from the current one, and the digest would pin the graph without its
+weights.
 """
 
 import hashlib
-import io
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from solblom_models.tile_encoder.encoder import encode, encoder_digest
+from solblom_models.tile_encoder.torchscript_file import TorchScriptError, checked_archive
 from solblom_protocol.bag_contract import Encoder
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """From tiles (B, P, P, 3) of bytes to features (B, own_dim)."""
+SAME = 1e-3  # of the largest feature: how far rounding may move one
 _OUTSIDE = "session.model_external_initializers_file_folder_path"
 """Where onnxruntime looks for weights outside of a graph; it refuses paths that lead out of there (1.32)."""
 
@@ -112,7 +114,9 @@ def _torchscript(data: bytes, encoder: Encoder, device: str) -> Encode:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch 2.13 still reads it
-            net = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
+            net = torch.jit.load(checked_archive(data), map_location=device)  # type: ignore[no-untyped-call]
+    except TorchScriptError as error:
+        raise _not_loaded(encoder, f"TorchScript: {error}") from None
     except Exception:  # whatever torch says of a file from outside
         raise _not_loaded(encoder, "TorchScript") from None
     net.eval()
@@ -158,23 +162,34 @@ def _onnx(data: bytes, encoder: Encoder) -> Encode:
 
 
 def _try(run: Encode, encoder: Encoder) -> None:
-    """Encode two empty tiles.
+    """Encode three tiles, the same in another order, and one alone.
 
     Raises:
-        ConfigurationError: SB-119, it fails, or what it gives is not (2, own_dim) of finite numbers.
+        ConfigurationError: SB-119, it fails, what it gives is not (n, own_dim) of finite numbers, or a tile's features
+            depend on chance, or on what was encoded before or beside it.
     """
-    tiles = np.full((2, encoder.tile_px, encoder.tile_px, 3), 255, dtype=np.uint8)
+    side = encoder.tile_px
+    tiles = np.full((3, side, side, 3), 255, dtype=np.uint8)
+    tiles[1:] = np.random.default_rng(0).integers(0, 256, size=(2, side, side, 3), dtype=np.uint8)
     try:
         found: Any = run(tiles)
+        again: Any = np.concatenate([run(tiles[::-1])[::-1], run(tiles[1:2])])
     except Exception:
         raise ConfigurationError(
             "SB-119", f"The encoder {encoder.name} fails on a tile of {encoder.tile_px} pixels"
         ) from None
-    if found.shape != (2, encoder.own_dim):
+    if found.shape != (3, encoder.own_dim):
         raise _wrong_size(encoder, found.shape[-1] if found.ndim == 2 else found.shape)
     if not bool(np.isfinite(found).all()):
         raise ConfigurationError(
             "SB-119", f"The encoder {encoder.name} gives numbers that are not finite"
+        )
+    apart = np.abs(again - np.concatenate([found, found[1:2]])).max()
+    if not apart <= SAME * max(float(np.abs(found).max()), SAME):
+        raise ConfigurationError(
+            "SB-119",
+            f"The encoder {encoder.name} gives the same tile other features a second time, or beside other tiles",
+            "It must have no chance, no memory and no statistics over a batch: export it for inference",
         )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 
 from solblom_models.tile_encoder.encoder import encode, encoder_digest
 from solblom_models.tile_encoder.encoder_file import open_encoder
+from solblom_models.tile_encoder.torchscript_file import TorchScriptError, checked_archive
 from solblom_protocol.bag_contract import BagContract, Encoder
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.toml_file import parse
@@ -106,6 +108,135 @@ def test_a_pinned_file_that_is_no_encoder_is_refused_by_name_and_not_run(tmp_pat
             open_encoder(encoder(kind, data), written(tmp_path, data))
         assert caught.value.code == "SB-119"
     assert not Path("pickled").exists()
+
+
+class Reads(torch.nn.Module):
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        read = torch.from_file("weights.bin", False, 3, dtype=torch.uint8)
+        return tiles.mean(dim=(2, 3)) + read.float()
+
+
+class Writes(torch.nn.Module):
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        made = torch.from_file("written", True, 3, dtype=torch.uint8).fill_(65)
+        return tiles.mean(dim=(2, 3)) + made.float()
+
+
+class Saves(torch.nn.Module):
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        torch.save(tiles, "written")
+        return tiles.mean(dim=(2, 3))
+
+
+class Prints(torch.nn.Module):
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        print(tiles)
+        return tiles.mean(dim=(2, 3))
+
+
+class WritesWhileItIsLoaded(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = torch.zeros(1)
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return self.kept, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        self.kept = torch.from_file("written", True, 3, dtype=torch.uint8).fill_(65)
+        self.training = state[1]
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        return tiles.mean(dim=(2, 3))
+
+
+class Chance(torch.nn.Module):
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        return tiles.mean(dim=(2, 3)) + torch.rand(3)
+
+
+class Memory(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return tiles.mean(dim=(2, 3)) + self.seen
+
+
+class OverTheBatch(torch.nn.Module):
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        means = tiles.mean(dim=(2, 3))
+        return means - means.mean(dim=0)
+
+
+def scripted(net: torch.nn.Module) -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(net), stream)  # type: ignore[no-untyped-call]
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("net", [Reads, Writes, Saves, Prints, WritesWhileItIsLoaded])
+def test_torchscript_that_does_more_than_tensors_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: type[torch.nn.Module]
+) -> None:
+    """torch itself would read and write any file of the user."""
+    monkeypatch.chdir(tmp_path)
+    data = scripted(net())
+    with pytest.raises(ConfigurationError, match="does not need") as caught:
+        open_encoder(encoder("torchscript", data), written(tmp_path, data))
+    assert caught.value.code == "SB-119"
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("x = ops.c10d.barrier(x)", "ops.c10d"),
+        ("x = ops.inductor._alloc_from_pool(x)", "ops.inductor"),
+        ("s : __torch__.torch.classes.dist_c10d.Store = x", "classes.dist_c10d"),
+        ("f = torch.save", "torch.save"),
+        ("def", "cannot be read"),
+        ("(" * 10_000, "cannot be read"),
+    ],
+)
+def test_other_families_of_operations_are_refused(line: str, said: str) -> None:
+    with pytest.raises(TorchScriptError, match=said):
+        checked_archive(zipped([("m/code/__torch__.py", line.encode())]))
+
+
+def test_an_archive_that_two_readers_read_differently_is_refused() -> None:
+    twice = [("m/code/__torch__.py", b"x = 1"), ("m/code/__torch__.py", b"torch.save(x)")]
+    with pytest.raises(TorchScriptError, match="one name"):
+        checked_archive(zipped(twice))
+    with pytest.raises(TorchScriptError, match="2019"):
+        checked_archive(zipped([("m/model.json", b"{}")]))
+    with pytest.raises(TorchScriptError, match="claims far more"):
+        checked_archive(zipped([("m/data/0", bytes(2**27))]))
+
+
+def zipped(members: list[tuple[str, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore", UserWarning)  # the same name twice
+        for name, content in members:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("net", [Chance, Memory, OverTheBatch])
+def test_features_that_depend_on_more_than_the_tile_are_refused(
+    tmp_path: Path, net: type[torch.nn.Module]
+) -> None:
+    data = scripted(net())
+    with pytest.raises(ConfigurationError, match="a second time") as caught:
+        open_encoder(encoder("torchscript", data), written(tmp_path, data))
+    assert caught.value.code == "SB-119"
 
 
 OUTSIDE = ["w.bin", "./w.bin", "deeper/w.bin", "../w.bin", "{folder}/w.bin"]

@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from solblom_client import (
+    bundle_cli,
     clock_cli,
     log_cli,
     outbox_cli,
@@ -54,6 +55,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(consent_app, name="consent")
 app.add_typer(cohort_app, name="cohort")
 app.add_typer(log_cli.app, name="log")
+app.add_typer(bundle_cli.app, name="bundle")
 app.add_typer(outbox_cli.app, name="outbox")
 app.registered_commands.extend(setup_cli.app.registered_commands)
 app.registered_commands.extend(checks_cli.app.registered_commands)

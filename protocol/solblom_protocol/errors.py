@@ -88,6 +88,11 @@ CODES: dict[str, ErrorCode] = {
         3,
         "List the encoder's file in node.toml under [[encoder]], with its digest",
     ),
+    "SB-120": ErrorCode(
+        "The offline bundle cannot be made",
+        3,
+        "Correct what pip says; it asks what it is set up to ask on this machine",
+    ),
     # Refusals
     "SB-201": ErrorCode(
         "The order is not signed by the pinned coordinator",

@@ -106,6 +106,21 @@ def read_fingerprints(path: Path) -> dict[str, str | None]:
     }
 
 
+def read_verification_key(path: Path) -> Ed25519PublicKey:
+    """Return the key that checks signatures, of a public-keys file or a public key in PEM form.
+
+    Raises:
+        ConfigurationError: SB-109, neither; or a private key, which nobody should carry around.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
+    if data.lstrip().startswith(b"-----"):
+        return signing_key_from_pem(data.decode("ascii", errors="replace"), source=str(path))
+    return PublicKeys.read(path).signing
+
+
 def fingerprints(keys: PublicKeys) -> dict[str, str | None]:
     """Return a participant's name and the fingerprints of both keys."""
     return {

@@ -10,6 +10,7 @@ from solblom_protocol.console import JSON_OPTION, command, print_json, read_give
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.home import HOME_OPTION, find_home
 from solblom_server import cosign_cli, notice_cli, service_cli, trust_cli
+from solblom_server.offline import bundle_cli
 from solblom_verify.wording import counted
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app.registered_commands.extend(service_cli.app.registered_commands)
 app.registered_commands.extend(notice_cli.app.registered_commands)
 app.add_typer(trust_cli.app, name="trust")
 app.registered_commands.extend(cosign_cli.app.registered_commands)
+app.registered_commands.extend(bundle_cli.app.registered_commands)
 
 
 @app.command("init")

@@ -64,14 +64,14 @@ def installed_components() -> tuple[Component, ...]:
         name = waiting.pop()
         if name in found:
             continue
-        needs = _needs(installed[name], extras=name in ours) & installed.keys()
+        needs = needs_of(installed[name], extras=name in ours) & installed.keys()
         code = code_digest((f"solblom_{ours[name]}",)) if name in ours else None
-        found[name] = _component(name, installed[name], code, tuple(sorted(needs)))
+        found[name] = component_of(name, installed[name], code=code, needs=tuple(sorted(needs)))
         waiting += needs
     return tuple(found[name] for name in sorted(found))
 
 
-def _needs(distribution: Distribution, *, extras: bool) -> set[str]:
+def needs_of(distribution: Distribution, *, extras: bool) -> set[str]:
     """Return the names that a distribution requires here; with `extras`, those of all its extras too."""
     offered = distribution.metadata.get_all("Provides-Extra") or []
     named = ["", *offered] if extras else [""]
@@ -87,9 +87,10 @@ def _needs(distribution: Distribution, *, extras: bool) -> set[str]:
     return found
 
 
-def _component(
-    name: str, distribution: Distribution, code: str | None, needs: tuple[str, ...]
+def component_of(
+    name: str, distribution: Distribution, *, code: str | None, needs: tuple[str, ...]
 ) -> Component:
+    """Return what a distribution's metadata say of it; of one with `code`, no RECORD."""
     return Component(
         name=name,
         version=distribution.version,

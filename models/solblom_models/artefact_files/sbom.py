@@ -1,15 +1,16 @@
-"""code/sbom.cdx.json: the lock as a CycloneDX bill of materials, with the licence of each component.
+"""Bills of materials (CycloneDX), with the licence of each component: of a model's lock, and of a folder of wheels.
 
-The same components give the same bytes: the serial number follows from the lock, and there is no time.
+The same components give the same bytes: the serial number follows from them, and there is no time.
 """
 
 import json
 import uuid
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from cyclonedx.contrib.license.factories import LicenseFactory
-from cyclonedx.model import Property
+from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.component import Component as BomComponent
 from cyclonedx.model.component import ComponentType
@@ -17,7 +18,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from solblom_models.artefact_files.lock import Component, lock_digest
-from solblom_verify.canonical import canonical_json
+from solblom_verify.canonical import canonical_json, digest
 
 _SPDX = {  # names that metadata use and that mean one licence of the SPDX list
     "Apache 2.0": "Apache-2.0",
@@ -39,13 +40,49 @@ def bill_of_materials(components: tuple[Component, ...], *, name: str, version: 
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=f"model:{name}@{version}",
     )
-    parts = {component.name: _part(component) for component in components}
+    needed = [component.name for component in components if component.is_ours]
+    return _written(model, components, needed=needed, serial=f"lock:{lock_digest(components)}")
+
+
+def bill_of_wheels(
+    components: tuple[Component, ...], wheels: Mapping[str, str], *, name: str, version: str
+) -> bytes:
+    """Return the bill of materials of a folder of wheels, canonical JSON (CycloneDX 1.6).
+
+    Args:
+        components: one a wheel, by their metadata.
+        wheels: component's name → SHA-256 of its wheel, hexadecimal.
+        name: of what is installed from the folder; needs the components that begin with it.
+        version: of what is installed from the folder.
+    """
+    application = BomComponent(
+        name=name,
+        version=version,
+        type=ComponentType.APPLICATION,
+        bom_ref=f"application:{name}@{version}",
+    )
+    needed = [c.name for c in components if c.name.startswith("solblom-")]
+    listed = canonical_json(dict(sorted(wheels.items())))
+    return _written(
+        application, components, needed=needed, serial=f"wheels:{digest(listed)}", wheels=wheels
+    )
+
+
+def _written(
+    whole: BomComponent,
+    components: tuple[Component, ...],
+    *,
+    needed: Iterable[str],
+    serial: str,
+    wheels: Mapping[str, str] | None = None,
+) -> bytes:
+    parts = {c.name: _part(c, None if wheels is None else wheels[c.name]) for c in components}
     bom = Bom(
-        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"urn:solblom:lock:{lock_digest(components)}"),
-        metadata=BomMetaData(component=model),
+        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"urn:solblom:{serial}"),
+        metadata=BomMetaData(component=whole),
         components=parts.values(),
     )
-    bom.register_dependency(model, [parts[c.name] for c in components if c.is_ours])
+    bom.register_dependency(whole, [parts[name] for name in needed])
     for component in components:
         bom.register_dependency(parts[component.name], [parts[n] for n in component.needs])
     value: Any = json.loads(JsonV1Dot6(bom).output_as_string())
@@ -53,7 +90,7 @@ def bill_of_materials(components: tuple[Component, ...], *, name: str, version: 
     return canonical_json(value)
 
 
-def _part(component: Component) -> BomComponent:
+def _part(component: Component, wheel: str | None) -> BomComponent:
     kept = {"record-sha256": component.record, "code-sha256": component.code}
     return BomComponent(
         name=component.name,
@@ -62,6 +99,7 @@ def _part(component: Component) -> BomComponent:
         bom_ref=f"{component.name}@{component.version}",
         purl=PackageURL("pypi", name=component.name, version=component.version),
         licenses=[_licence(component.licence)],
+        hashes=[] if wheel is None else [HashType(alg=HashAlgorithm.SHA_256, content=wheel)],
         properties=[
             Property(name=f"solblom:{key}", value=value.removeprefix("sha256:"))
             for key, value in kept.items()

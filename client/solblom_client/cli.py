@@ -25,6 +25,7 @@ from solblom_client import (
 from solblom_client.checks import cli as checks_cli
 from solblom_client.consent_cli import cohort_app, consent_app
 from solblom_client.slides import cli as slides_cli
+from solblom_client.support import cli as support_cli
 from solblom_protocol.console import (
     JSON_OPTION,
     command,
@@ -63,6 +64,7 @@ app.registered_commands.extend(start_cli.app.registered_commands)
 app.registered_commands.extend(clock_cli.app.registered_commands)
 app.registered_commands.extend(vault_cli.app.registered_commands)
 app.registered_commands.extend(unit_cli.app.registered_commands)
+app.registered_commands.extend(support_cli.app.registered_commands)
 app.registered_commands.extend(recalibration_cli.app.registered_commands)
 app.registered_commands.extend(replay_cli.app.registered_commands)
 app.registered_commands.extend(slides_cli.app.registered_commands)

@@ -82,6 +82,7 @@ Event = Literal[
     "counted",  # how often a decision repeated within an hour
     "witnessed",  # a new head of the coordinator's log, which only grew since the last one
     "cosigned",  # a signature on such a head left
+    "support-bundle",  # a person had a file made for help from outside
     "log-accepted",  # a person says that the log that stands is the one to go on from
 ]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -92,6 +93,7 @@ _SHAPES: dict[str, re.Pattern[str]] = {
     "work": _DIGEST,
     "receipt": _DIGEST,
     "head": _DIGEST,
+    "file": _DIGEST,
     "run": re.compile(r"[a-z0-9][a-z0-9-]{0,94}"),
     "kind": re.compile(r"[a-z]{1,16}"),
     "what": re.compile(r"[a-z-]{1,16}"),
@@ -125,6 +127,7 @@ class Decision:
     to: str | None = None  # the coordinator's key
     entries: int | None = None  # of the coordinator's log
     head: str | None = None  # root over them
+    file: str | None = None  # a file that was made for outside
     first: int | None = None  # number of the oldest entry that is kept
 
     def to_json(self) -> dict[str, Any]:

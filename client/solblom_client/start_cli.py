@@ -1,5 +1,6 @@
 """`solblom node start`, `link`, `status`, `pause`, `resume` and `leave`: the node as a service."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from solblom_protocol.console import JSON_OPTION, command, may_ask, out, print_json, say
-from solblom_protocol.errors import EXIT_CHECK_SAID_NO, EXIT_UNREACHABLE
+from solblom_protocol.errors import EXIT_CHECK_SAID_NO, EXIT_UNREACHABLE, ConfigurationError
 
 if TYPE_CHECKING:
     from solblom_client.policy import NodeConfig
@@ -146,8 +147,8 @@ def leave(
 
 
 def node_status(config: "NodeConfig") -> dict[str, Any]:
-    """Return what vault and link say of themselves."""
-    from solblom_client.link_process import pause_file, read_status
+    """Return what vault and link say of themselves; `paused` is None where this user may not see the link's folder."""
+    from solblom_client.link_process import is_paused, read_status
     from solblom_client.vault_client import VaultClient, VaultUnavailableError
 
     said = read_status(config)
@@ -155,6 +156,9 @@ def node_status(config: "NodeConfig") -> dict[str, Any]:
     link = {"state": said["state"] if fresh else "not running"}
     for name in ("code", "trouble", "last_contact", "orders", "replies", "working_on"):
         link[name] = said.get(name)
+    paused: bool | None = None
+    with contextlib.suppress(ConfigurationError):
+        paused = is_paused(config)
     client = VaultClient(config.path(config.vault.socket))
     try:
         described = client.describe()
@@ -170,7 +174,7 @@ def node_status(config: "NodeConfig") -> dict[str, Any]:
     return {
         "site": config.node.site,
         "coordinator": config.coordinator.url,
-        "paused": pause_file(config).exists(),
+        "paused": paused,
         "link": link,
         "vault": vault,
     }

@@ -1,0 +1,1 @@
+"""A file for whoever helps from outside: a fixed list of harmless facts, shown before it is written."""

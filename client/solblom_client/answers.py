@@ -94,7 +94,8 @@ def make_update(
         RefusedError: SB-213, the export gate.
     """
     document, task = approval.document, approval.task
-    net, settings = build_model(approval, model, local), TrainingSettings.of(document)
+    net = build_model(approval, model, local)
+    settings = TrainingSettings.of(document, site=approval.record.site)
     coins = KeyStream(derive(approval.root, "sampling", work))
     trace = train(task, net, units, settings, coins=coins, noise=noise, look=look)
     stays = task.local_parameters(document)

@@ -157,6 +157,7 @@ def prepare(
     granted = _check_permit(config, keys, document, permit, code=node_code_digest(task), now=now)
     check_policy(document, config.policy)
     check_roster(document, site=config.node.site, node=key_id(keys.signing.public_key()))
+    document.study.training.divisor_of(config.node.site)  # raises where the study names no number
     check_promise(document)
     choose_path(task, task.build(document))
     expected = forecast(config, document)  # before a row is read
@@ -168,6 +169,7 @@ def prepare(
         permit=granted,
         code=node_code_digest(task),
         before=last_approved(config, keys, document.study.study.name),
+        site=config.node.site,
     )
     summary = summarise(document, task, dataset, cohort, expected, about, lang=lang)
     return Prepared(document, envelope, task, dataset, summary, granted)

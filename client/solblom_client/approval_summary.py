@@ -17,7 +17,12 @@ from solblom_protocol.key_files import fingerprint
 from solblom_protocol.permit import SignedPermit, moment
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.study import StudyDocument
+from solblom_protocol.study_checks import ROBUST
 from solblom_verify.wording import format_delta
+
+OTHER_SIZE = (
+    2.0  # a hospital that is smaller or larger than the study says by more than this factor is told
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class About:
     permit: SignedPermit | None
     code: str
     before: ApprovedBefore | None
+    site: str
 
 
 def summarise(
@@ -129,6 +135,7 @@ def summarise(
     """Return the summary of a study that passed every check."""
     study = document.study
     promised = promise(study.privacy.epsilon, study.privacy.delta, lang=lang)
+    about_divisor = _other_size(document, about.site, len(cohort.training.ids), lang)
     return ApprovalSummary(
         study=document.digest,
         title=study.study.title,
@@ -153,7 +160,7 @@ def summarise(
         lifetime_after=format_epsilon(expected.epsilon_after),
         rounds_to_come=expected.rounds_to_come,
         rounds_that_fit=expected.rounds_that_fit,
-        warnings=tuple(_warnings(document, expected, lang)),
+        warnings=tuple(_warnings(document, expected, lang) + about_divisor),
         secure_sum=tuple(_secure_sum(document, lang)),
         reading=tuple(f"{count:,} {what}" for what, count in cohort.notes.items()),
         permit=() if about.permit is None else tuple(_permit(about.permit, lang)),
@@ -291,6 +298,17 @@ def _secure_sum(document: StudyDocument, lang: Lang) -> list[str]:
             epsilon=format_epsilon(two_hospitals_epsilon(training, delta))
         ),
     ]
+
+
+def _other_size(document: StudyDocument, site: str, patients: int, lang: Lang) -> list[str]:
+    """Return a warning where updates are compared and this hospital is of quite another size than the study says."""
+    training, rate = document.study.training, document.study.privacy.sampling_rate
+    if training.strategy not in ROBUST:
+        return []
+    divisor, expected = training.divisor_of(site), rate * patients
+    if divisor / OTHER_SIZE <= expected <= divisor * OTHER_SIZE:
+        return []
+    return [text(lang, "other size").format(divisor=f"{divisor:g}", expected=f"{expected:.0f}")]
 
 
 def _warnings(document: StudyDocument, expected: Forecast, lang: Lang) -> list[str]:

@@ -131,6 +131,13 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "Alle runder får plass i levetidsbudsjettet på {budget}, men ikke alle utgivelser etter dem: "
         "de vil bli avvist (SB-204)",
     ),
+    "other size": (
+        "The study compares hospitals' updates and divides your sums by {divisor} patients; about {expected} of "
+        "yours are in a step. Your update will look smaller or larger than it is: tell the researcher",
+        "Studien sammenligner sykehusenes oppdateringer og deler deres summer på {divisor} pasienter; omtrent "
+        "{expected} av deres er med i et steg. Oppdateringen vil se mindre eller større ut enn den er: si fra til "
+        "forskeren",
+    ),
     "privacy off": (
         "Privacy is off: this study uses up the lifetime budget for good, and no study with "
         "privacy can follow",

@@ -39,13 +39,15 @@ class NoiseResidual:
     _first: list[torch.Tensor] = field(default_factory=list, repr=False)
 
     @classmethod
-    def of(cls, document: StudyDocument, model: OrderedModel, task: Task) -> "NoiseResidual":
+    def of(
+        cls, document: StudyDocument, model: OrderedModel, task: Task, *, site: str
+    ) -> "NoiseResidual":
         """Begin to look.
 
         Raises:
             RunError: SB-441, the noise is as small as the grid on which updates travel.
         """
-        found = cls(TrainingSettings.of(document), [])
+        found = cls(TrainingSettings.of(document, site=site), [])
         if found.deviation < MIN_GRID_STEPS * 2.0**-FIXED_POINT_BITS:
             raise RunError("SB-441", "The round's noise is too small against the grid of updates")
         trained = [n for n, p in model.net.named_parameters() if p.requires_grad]

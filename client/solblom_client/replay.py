@@ -219,7 +219,10 @@ class _Replay:
                 "The round's work had other inputs: its roster, its data set or parameters that stay here are not "
                 "the same (privacy.md rule 3)",
             )
-        seen = NoiseResidual.of(approval.document, model, approval.task) if look else None
+        seen = None
+        if look:
+            document, task, site = approval.document, approval.task, approval.record.site
+            seen = NoiseResidual.of(document, model, task, site=site)
         made = make_update(
             approval,
             model,

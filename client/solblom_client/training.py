@@ -39,8 +39,12 @@ class TrainingSettings:
     proximal: float = 0.0  # FedProx: pull towards the round's first model
 
     @classmethod
-    def of(cls, document: StudyDocument) -> "TrainingSettings":
-        """Return the settings of a signed study."""
+    def of(cls, document: StudyDocument, *, site: str = "") -> "TrainingSettings":
+        """Return the settings of a signed study at one hospital.
+
+        Raises:
+            ConfigurationError: SB-103, the study gives each hospital its own divisor, and this one none.
+        """
         training, event = document.study.training, document.round_event
         return cls(
             steps=event.steps,
@@ -48,7 +52,7 @@ class TrainingSettings:
             clipping_norm=document.study.privacy.clipping_norm,
             noise_multiplier=event.noise_multiplier,
             sampling_rate=event.sampling_rate,
-            expected_batch_size=training.expected_batch_size,
+            expected_batch_size=training.divisor_of(site),
             proximal=training.proximal if training.strategy == "fedprox" else 0.0,
         )
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.aggregation.fold import Fold
 from solblom_models.aggregation.opened_sum import mean_update
 from solblom_models.aggregation.optimisers import ServerState, step
+from solblom_models.aggregation.robust import round_of, rule_in_words
 from solblom_models.replay_files import GRADE_A, INITIAL, sum_name, update_name
 from solblom_protocol.errors import IntegrityError, RunError
 from solblom_protocol.layout import Float32, Layout, pack, unpack
@@ -49,6 +49,7 @@ class Replayed:
         rounds: how many were added up again.
         updates: how many updates, or opened sums where `masked`.
         releases: how many released evaluations name the replayed weights.
+        rule: by which each round's updates became one.
     """
 
     rounds: int
@@ -56,6 +57,7 @@ class Replayed:
     masked: bool
     final_model: str
     releases: int
+    rule: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Recording:
         return unpack(data, self.layout).copy()
 
     def mean(self, number: int, claim: JsonObject) -> NDArray[np.float64]:
-        """Return the mean update of a round, from what is stored of it.
+        """Return what a round moves the model by, from what is stored of it.
 
         Raises:
             DifferenceError: SB-442, names the hospital whose stored update it is.
@@ -127,7 +129,7 @@ class Recording:
             data = self._read(sum_name(number), 8 * self.layout.size, number=number)
             opened = np.frombuffer(data, dtype="<i8").astype(np.int64)
             return mean_update(self.document, opened, hospitals=len(updates.members))
-        fold = Fold(self.layout.size)
+        fold = round_of(self.document.study.training, self.layout.size)
         for site in sorted(updates.members):
             data = self._read(update_name(number, site), 4 * self.layout.size, number, site)
             if digest(data) != updates.digest(site):
@@ -140,7 +142,10 @@ class Recording:
                 fold.add(unpack(data, self.layout).astype(np.float32))
             except IntegrityError as error:
                 raise DifferenceError(error.message, number=number, site=site) from None
-        return fold.mean()
+        try:
+            return fold.result()
+        except (RunError, ValueError) as error:  # fewer updates than the study's rule needs
+            raise DifferenceError(str(error), number=number) from None
 
     def _read(
         self, name: str, size: int, number: int | None = None, site: str | None = None
@@ -210,7 +215,8 @@ def _replay(recording: Recording) -> Replayed:
         raise DifferenceError("the rounds lead to other weights than model/weights.safetensors")
     masked = recording.document.secure_sum is not None
     updates = sum(1 if masked else len(claim.object("updates").members) for claim in rounds)
-    return Replayed(len(rounds), updates, masked, name, _releases(recording, name))
+    rule = rule_in_words(training)
+    return Replayed(len(rounds), updates, masked, name, _releases(recording, name), rule)
 
 
 def _weights(recording: Recording) -> bytes:

@@ -40,6 +40,7 @@ def replay_model(
         f"grade A: {counted(found.rounds, 'round')} and {what} lead to the model's weights, bit for bit",
         markup=False,
     )
+    console.print(f"rule: {found.rule}", markup=False)
     console.print(f"model.final_model of the manifest: {found.final_model}", markup=False)
     if found.releases:
         console.print(

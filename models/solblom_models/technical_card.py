@@ -6,13 +6,24 @@ made up. Which section is meant for which point of the annexes is our reading, n
 
 from typing import Any
 
+from solblom_models.aggregation.robust import rule_in_words
 from solblom_models.card_text import bullets, code, plain, table, to_fill
 from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.contract import Contract, NumberVariable
 from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_protocol.study import StudyDocument
+from solblom_protocol.study_checks import ROBUST
 from solblom_verify.wording import counted
 
+MEANS = {
+    "median": "Each weight moves by the median of the hospitals' updates: fewer than half of the hospitals cannot move "
+    "it beyond what the others sent.",
+    "trimmed-mean": "Each weight moves by the mean of the hospitals' updates without the smallest and the largest: as "
+    "many hospitals as are left out at one end cannot move it beyond what the others sent.",
+    "krum": "In each round the model moves by one hospital's update, the one nearest to the others; the others' are "
+    "not used, and its noise is not averaged.",
+}
+"""What a rule that compares hospitals does, for readers of a card."""
 MOST_VARIABLES = 60  # of a table in a card; the contract has them all
 SPECIFICATIONS = (
     "RFC 8785 (canonical JSON), RFC 8032 (Ed25519), DSSE and in-toto Statement v1 (signatures)",
@@ -134,6 +145,7 @@ def _made(manifest: dict[str, Any], document: StudyDocument) -> str:
             f"clipped to norm {privacy.clipping_norm:g}; noise {_noise(document)}",
         ),
         ("sampling", f"each patient with probability {privacy.sampling_rate:g} at a step"),
+        ("sums divided by", _divisor(document)),
         ("aggregation", f"{manifest['training']['aggregation']['rule']}"),
         ("arithmetic of the sum", manifest["training"]["aggregation"]["arithmetic"]),
         ("averaging", training.averaging),
@@ -145,10 +157,28 @@ def _made(manifest: dict[str, Any], document: StudyDocument) -> str:
         ((plain(p["role"]), code(p["digest"])) for p in manifest["parents"]),
     )
     return (
-        f"{table(('setting', 'value'), rows)}\n{parents}\n"
+        f"{table(('setting', 'value'), rows)}\n{parents}\n{_compared(document)}"
         "Design: divisors, weights, standardisation and sampling are public constants of the study, never statistics "
         "of patients; `training/study.toml` has every setting. "
         f"{to_fill('alternatives that were considered, and computing time and energy')}\n"
+    )
+
+
+def _divisor(document: StudyDocument) -> str:
+    batch = document.study.training.expected_batch_size
+    if not isinstance(batch, dict):
+        return f"{batch:g} at every hospital"
+    return ", ".join(f"{plain(site)} {number:g}" for site, number in sorted(batch.items()))
+
+
+def _compared(document: StudyDocument) -> str:
+    """Return what the rule means where hospitals' updates are compared; nothing for sums."""
+    training = document.study.training
+    if training.strategy not in ROBUST:
+        return ""
+    return (
+        f"Rule: {rule_in_words(training)}. {MEANS[training.strategy]} It bounds what wrong updates can do; it does "
+        "not tell a false hospital from one whose patients are unlike the others'.\n\n"
     )
 
 
@@ -234,14 +264,32 @@ def _variables(document: StudyDocument) -> str:
 def _biases(manifest: dict[str, Any], document: StudyDocument) -> str:
     bands = {band for entry in manifest["sites"].values() for band in entry["patients"]}
     lines = [
-        "Sums of patients are divided by one public number: each patient counts alike, and a large hospital more than "
-        "a small one.",
+        *_weighting(document),
         "Clipping, where it takes anything, takes most from patients whose gradients are largest: those whom the model "
         "fits worst.",
         f"Hospitals' training sets lie in the bands {', '.join(sorted(bands, key=_lower)) or 'that no receipt names'}.",
         to_fill("groups that are missing or rare in these hospitals, and how labels may be wrong"),
     ]
     return bullets(lines)
+
+
+def _weighting(document: StudyDocument) -> list[str]:
+    training = document.study.training
+    if training.strategy not in ROBUST:
+        return [
+            "Sums of patients are divided by one public number: each patient counts alike, and a large hospital more "
+            "than a small one."
+        ]
+    own = isinstance(training.expected_batch_size, dict)
+    return [
+        "Hospitals' updates are compared, and what lies far out is left out: what only a few hospitals' patients show "
+        "may be missing from this model, honest or not.",
+        "Each hospital's sums are divided by its own public number: hospitals count alike, and a patient of a small "
+        "hospital more than one of a large."
+        if own
+        else "All hospitals' sums are divided by one public number: an update's size shows how many patients a "
+        "hospital has, so the largest and the smallest hospitals are left out first.",
+    ]
 
 
 def _lower(band: str) -> int:

@@ -6,6 +6,7 @@ from solblom_protocol.phenotype_contract import PhenotypeContract
 from solblom_protocol.study_tables import Study, TrainingTable
 
 ADAPTIVE = ("fedadam", "fedyogi")  # strategies whose coordinator scales each weight's step
+ROBUST = ("median", "trimmed-mean", "krum")  # strategies that compare hospitals' updates
 MAX_DELTA = 0.01  # delta is a probability of total failure: never more than one in a hundred
 
 
@@ -42,6 +43,7 @@ def check_study(study: Study, contract: AnyContract) -> None:
         )
     _check_steps(study)
     _check_server_steps(study.training)
+    _check_robust(study)
     _check_releases(study, contract)
     if study.task.target != contract.target.name:
         raise ConfigurationError(
@@ -65,6 +67,13 @@ def _check_shared_noise(study: Study) -> None:
         return
     if privacy.epsilon == "off":
         raise ConfigurationError("SB-105", "privacy.epsilon is off: there is no noise to share")
+    if training.strategy in ROBUST:  # architecture.md: robust rules exclude masking, and say so
+        raise ConfigurationError(
+            "SB-103",
+            f"training.strategy is {training.strategy}, which compares single hospitals' updates; with "
+            "shared noise only their sum is ever opened, and nobody sees one of them",
+            'Use noise = "local", or a strategy of sums such as fedavg',
+        )
     # With local steps a node's later gradients see its own share only, so the sum's noise does not
     # cover them: ten steps at sigma 6, read as .87, cost 2.11 (rule 7).
     if training.local_steps != 1:
@@ -136,6 +145,64 @@ def _check_server_steps(training: TrainingTable) -> None:
             f"training.server_momentum is {training.server_momentum:g}; the momentum of "
             f"{training.strategy} is beta_1",
             "Remove server_momentum",
+        )
+
+
+def updates_needed(training: TrainingTable) -> int:
+    """Return how many updates a round needs before its rule means anything; 1 for strategies of sums.
+
+    * median: 3. Of two it is the mean, which one of them moves anywhere.
+    * trimmed-mean: 2k + 1, else nothing is left between the k smallest and the k largest (Yin et al. 2018,
+      arXiv:1803.01498, Definition 2: k / n below one half).
+    * krum: 2f + 3 (Blanchard et al. 2017, arXiv:1703.02757, Proposition 1: 2f + 2 < n).
+    """
+    tolerated = training.tolerated or 0
+    return {"median": 3, "trimmed-mean": 2 * tolerated + 1, "krum": 2 * tolerated + 3}.get(
+        training.strategy, 1
+    )
+
+
+def _check_robust(study: Study) -> None:
+    """Refuse a rule that would protect from nobody, and settings of such rules elsewhere.
+
+    Raises:
+        ConfigurationError: SB-103.
+    """
+    training, cohort = study.training, study.cohort
+    name, counts = training.strategy, training.strategy in ("trimmed-mean", "krum")
+    if counts != (training.tolerated is not None):
+        raise ConfigurationError(
+            "SB-103",
+            f"training.strategy {name} needs tolerated: how many hospitals' updates may be anything"
+            if counts
+            else f"training.tolerated belongs to strategy trimmed-mean or krum, not {name}",
+            "tolerated = 1 needs a quorum of 3 with trimmed-mean, of 5 with krum",
+        )
+    batch = training.expected_batch_size
+    if name not in ROBUST:
+        if isinstance(batch, dict):  # docs/adr/0004: sums add up under one divisor only
+            raise ConfigurationError(
+                "SB-103",
+                "training.expected_batch_size has a number for each hospital, which belongs to median, "
+                f"trimmed-mean and krum; {name} adds up sums, which have one divisor",
+                "Give one number",
+            )
+        return
+    needed = updates_needed(training)
+    if cohort.quorum < needed:
+        tolerated = "" if training.tolerated is None else f" with tolerated = {training.tolerated}"
+        raise ConfigurationError(
+            "SB-103",
+            f"training.strategy {name}{tolerated} needs {needed} updates in every round; cohort.quorum "
+            f"is {cohort.quorum}",
+            f"Set quorum and min_nodes to {needed} or more"
+            + ("" if training.tolerated in (None, 1) else ", or tolerate fewer"),
+        )
+    if isinstance(batch, dict) and len(batch) < cohort.min_nodes:
+        raise ConfigurationError(
+            "SB-103",
+            f"training.expected_batch_size names {len(batch)} hospitals; cohort.min_nodes is "
+            f"{cohort.min_nodes}",
         )
 
 

@@ -11,12 +11,15 @@ from pydantic import (
     model_serializer,
 )
 
+from solblom_protocol.errors import ConfigurationError
+from solblom_protocol.messages import SiteName
 from solblom_protocol.order import NamedRelease
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+BySite = Annotated[dict[SiteName, Positive], Field(min_length=1, max_length=1000)]
 
 
 class Table(BaseModel):
@@ -49,11 +52,17 @@ class TrainingTable(Table):
     """How the rounds go. All of it public."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)]
-    strategy: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    strategy: Literal[
+        "fedavg", "fedprox", "fedadam", "fedyogi", "median", "trimmed-mean", "krum"
+    ] = "fedavg"
+    tolerated: Annotated[int, Field(ge=1, le=1000)] | None = (
+        None  # trimmed-mean and krum: hospitals whose updates may be anything
+    )
     proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # fedprox: its mu
     local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     learning_rate: Positive
-    expected_batch_size: Positive  # divisor of every noisy sum, the same at every hospital
+    # Divisor of every noisy sum: one for all, or each hospital's own where updates are compared.
+    expected_batch_size: Positive | BySite
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # fedadam and fedyogi need all three, others have none: nothing that changes a result is implied.
@@ -69,9 +78,41 @@ class TrainingTable(Table):
     def _as_signed(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what a study of before lacks: it keeps its digest, and promises nothing new."""
         members: dict[str, Any] = write(self)
-        if self.keep_updates is None:
-            members.pop("keep_updates", None)
+        for name in ("keep_updates", "tolerated"):
+            if members.get(name) is None:
+                members.pop(name, None)
         return members
+
+    def divisor_of(self, site: str) -> float:
+        """Return the public number by which a hospital divides its noisy sums, in patients.
+
+        Raises:
+            ConfigurationError: SB-103, the study gives each hospital its own, and this one none.
+        """
+        batch = self.expected_batch_size
+        if not isinstance(batch, dict):
+            return batch
+        if site not in batch:
+            raise ConfigurationError(
+                "SB-103",
+                f"training.expected_batch_size has {len(batch)} hospitals' numbers, and none for "
+                f"{site or 'a hospital without a name'}",
+                "Ask the researcher to name this hospital in the study",
+            )
+        return batch[site]
+
+    @property
+    def common_divisor(self) -> float:
+        """The one divisor of all hospitals, in patients.
+
+        Raises:
+            ConfigurationError: SB-103, each has its own: their sums cannot be added up.
+        """
+        if isinstance(self.expected_batch_size, dict):
+            raise ConfigurationError(
+                "SB-103", "training.expected_batch_size is not one number for all hospitals"
+            )
+        return self.expected_batch_size
 
 
 class PrivacyTable(Table):

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from solblom_protocol.errors import ConfigurationError
 
 _TRIED = re.compile(r"(constrained-)?(float|int|str|bool|date)|literal\[.*\]")
+_TABLE = re.compile(r"dict\[.*\]")  # tried beside a single value
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -102,7 +103,7 @@ def _lines(model: type[BaseModel], details: list[ErrorDetails]) -> list[str]:
 
 def _place(detail: ErrorDetails) -> tuple[int | str, ...]:
     """Return where an error is; pydantic adds which of several kinds it tried, which nobody typed."""
-    place = detail["loc"]
+    place = tuple(part for part in detail["loc"] if not _TABLE.fullmatch(str(part)))
     return place[:-1] if len(place) > 1 and _TRIED.fullmatch(str(place[-1])) else place
 
 

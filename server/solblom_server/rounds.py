@@ -6,9 +6,9 @@ Whatever dies, the run resumes at its open round.
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_models.aggregation.fold import Fold
 from solblom_models.aggregation.opened_sum import mean_update
 from solblom_models.aggregation.optimisers import ServerState, step
+from solblom_models.aggregation.robust import round_of
 from solblom_models.flat import flatten, layout_of
 from solblom_models.task import find_task
 from solblom_protocol.layout import Layout, pack, unpack
@@ -81,7 +81,7 @@ def _kept(context: RunContext) -> KeptUpdates:
 def _exchange_round(
     context: RunContext, number: int, model: bytes, keys: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], int]:
-    """Return the mean of all updates of one round, and of how many.
+    """Return what all updates of one round move the model by, and how many they are.
 
     Raises:
         RunError: SB-501.
@@ -99,7 +99,7 @@ def _exchange_round(
         opened = ask_for_sum(context, question, closed)
         kept.keep_sum(number, opened)
         return mean_update(context.document, opened, hospitals=count), count
-    fold = Fold(context.layout.size)
+    fold = round_of(context.document.study.training, context.layout.size)
 
     def take(site: str, update: bytes | memoryview) -> None:
         fold.add(unpack(update, context.layout).astype(np.float32))
@@ -112,4 +112,4 @@ def _exchange_round(
     # Who answered before a crash and not again is not in this fold: neither receipt nor update of it counts.
     context.database.set_late(context.run, number, besides=collection.results)
     kept.close(number, collection.results)
-    return fold.mean(), fold.count
+    return fold.result(), fold.count

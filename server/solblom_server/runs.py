@@ -115,6 +115,9 @@ def _create_run(
     sites = sorted(reached)
     if document.secure_sum is not None:  # others that are enrolled have no part in it
         sites = sorted(document.secure_sum.roster.keys)
+    batch = document.study.training.expected_batch_size
+    if isinstance(batch, dict):  # who is not named has no divisor, and would refuse
+        sites = [site for site in sites if site in batch]
     needed = document.study.cohort.min_nodes
     if len(sites) < needed:
         raise RunError(

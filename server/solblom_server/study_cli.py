@@ -227,6 +227,7 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
             "task": f"{study.task.name}, {study.task.model.get('kind', '')}",
             "ends": study.study.ends.isoformat(),
             "rounds": _rounds(document),
+            **_rule(document),
             "privacy": f"epsilon {cost} at delta {delta} for each patient",
             "noise multiplier": document.noise_multiplier or "0 (privacy is off)",
             "hospitals": f"at least {study.cohort.min_nodes}, quorum {study.cohort.quorum}",
@@ -247,6 +248,24 @@ def _rounds(document: "StudyDocument") -> str:
     steps = counted(training.local_steps, "step")
     each = "" if training.rounds == 1 else " each"
     return f"{counted(training.rounds, 'round')} of {steps}{each}"
+
+
+def _rule(document: "StudyDocument") -> dict[str, str]:
+    """Return by which rule hospitals are compared and what each one's sums are divided by, where they are."""
+    from solblom_models.aggregation.robust import rule_in_words
+    from solblom_protocol.study_checks import ROBUST, updates_needed
+
+    training = document.study.training
+    if training.strategy not in ROBUST:
+        return {}
+    batch = training.expected_batch_size
+    divisors = (
+        ", ".join(f"{site} {number:g}" for site, number in sorted(batch.items()))
+        if isinstance(batch, dict)
+        else f"{batch:g} for all: fits hospitals of about one size (docs/concepts/robust.md)"
+    )
+    needed = f"at least {counted(updates_needed(training), 'update')} in a round"
+    return {"rule": f"{rule_in_words(training)}; {needed}", "sums divided by": divisors}
 
 
 def _carries(document: "StudyDocument") -> str:
@@ -324,10 +343,11 @@ def _suggestion(document: "StudyDocument") -> str:
     preset = preset_in_rhythm(study)
     if preset is None:
         return ""
+    batch = study.training.expected_batch_size
     good = preset.rule.rate(
         document.round_event.alone_noise_multiplier or document.noise_multiplier,  # one hospital's
         clipping_norm=study.privacy.clipping_norm,
-        expected_batch_size=study.training.expected_batch_size,
+        expected_batch_size=min(batch.values()) if isinstance(batch, dict) else batch,
     )
     return f"  (by the rule of {preset.name}: {good:g})"
 

@@ -211,7 +211,10 @@ def _train_all_rounds(
     dimension = len(members)
     axes = np.nonzero(members)[0]
     units = CanaryUnits(tuple(f"canary-{axis}" for axis in axes), axes, dimension)
-    settings = TrainingSettings.of(document)
+    batch = document.study.training.expected_batch_size
+    # Where hospitals have their own divisors, any will do: the noise is on the sum before it.
+    site = min(batch) if isinstance(batch, dict) else ""
+    settings = TrainingSettings.of(document, site=site)
     moved: list[NDArray[np.float64]] = []
     for number in range(1, document.study.training.rounds + 1):
         net = torch.nn.Linear(dimension, 1, bias=False)

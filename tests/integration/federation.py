@@ -131,7 +131,7 @@ def study(home: Path, *, quorum: int, training: dict[str, Any] | None = None) ->
     changes: dict[str, dict[str, Any]] = {
         "training": {"local_steps": 2} | (training or {}),
         "privacy": PRIVACY,
-        "cohort": {"quorum": quorum},
+        "cohort": {"quorum": quorum, "min_nodes": max(3, quorum)},
     }
     changed = {
         table: getattr(written, table).model_copy(update=change)

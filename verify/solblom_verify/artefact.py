@@ -41,6 +41,7 @@ _NOT_SUBJECTS = frozenset({ATTESTATION, CHECKPOINT, INCLUSION})  # they vouch fo
 _WEIGHTS = "model/weights.safetensors"
 _RECEIPTS = "training/receipts/"
 
+_RULE = re.compile(r"[ -~]{1,200}")  # shown in a terminal: printable ASCII
 _VERSION = re.compile(r"v[1-9][0-9]*")
 _NUMBER = r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
 _EPSILON = re.compile(rf"{_NUMBER}|inf|off")
@@ -284,7 +285,14 @@ def _check_rounds(artefact: Artefact) -> str:
         updates = {site: result.digest("update") for site, result in results}
         same(f"updates of round {number}", updates, dict(claim.object("updates").members))
         previous = entry.digest("result")
-    return counted(len(rounds), "round")
+    return counted(len(rounds), "round") + _rule(artefact.manifest.object("training"))
+
+
+def _rule(training: JsonObject) -> str:
+    """Give the rule by which updates were put together, as the manifest claims it."""
+    if "aggregation" not in training.members:
+        return ""
+    return f"; stated rule: {training.object('aggregation').text('rule', like=_RULE)}"
 
 
 def _check_privacy(artefact: Artefact) -> str:

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.study import StudyDocument
+from solblom_protocol.study_checks import ROBUST
 
 
 def mean_update(
@@ -16,11 +17,15 @@ def mean_update(
     vectors it has of what each would have sent with local noise. All divisors are public (rule 2).
 
     Raises:
-        ConfigurationError: SB-103, the study has no secure sum.
+        ConfigurationError: SB-103, the study has no secure sum, or a strategy that compares single updates.
     """
     plan, training = document.secure_sum, document.study.training
     if plan is None:
         raise ConfigurationError("SB-103", "The study has no secure sum")
-    divisor = hospitals * training.expected_batch_size
+    if training.strategy in ROBUST:  # refused with the study; never a mean under a robust name
+        raise ConfigurationError(
+            "SB-103", f"A sum cannot be opened into a {training.strategy} of its parts"
+        )
+    divisor = hospitals * training.common_divisor
     moved: NDArray[np.float64] = np.ldexp(opened.astype(np.float64), -plan.fractional_bits)
     return moved * (-training.learning_rate / divisor)

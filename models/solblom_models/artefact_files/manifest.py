@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import Any
 
+from solblom_models.aggregation.robust import rule_in_words
 from solblom_models.artefact_files.contents import ArtefactContents, RoundRecord
 from solblom_models.artefact_files.lineage import parents_of, superseded
 from solblom_protocol.bag_contract import BagContract
@@ -133,7 +134,8 @@ def _encoder(document: StudyDocument) -> dict[str, Any]:
 def _aggregation(document: StudyDocument) -> dict[str, str]:
     plan, table = document.secure_sum, document.study.secure_sum
     if plan is None or table is None:
-        return {"rule": "plain mean", "arithmetic": "int64 fixed point, 24 bits"}
+        rule = rule_in_words(document.study.training)
+        return {"rule": rule, "arithmetic": "int64 fixed point, 24 bits"}
     return {
         "rule": f"secure sum of {len(plan.roster.members)} hospitals, plain mean",
         "arithmetic": f"integers modulo 2^{table.ring_bits}, {plan.fractional_bits} fractional bits",

@@ -7,6 +7,7 @@ from solblom_protocol.errors import SolblomError
 from solblom_protocol.privacy_event import PrivacyEvent
 from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.study import StudyDocument, open_study, study_payload, study_signatures
+from solblom_protocol.study_tables import TrainingTable
 from solblom_server.steward.blocks import (
     Badge,
     Block,
@@ -123,7 +124,7 @@ def _settings(scene: Scene, document: StudyDocument) -> Facts:
         (texts("study.task"), Code(study.task.name)),
         (texts("study.model"), Code(", ".join(f"{k} = {v}" for k, v in study.task.model.items()))),
         (texts("study.rounds"), str(training.rounds)),
-        (texts("study.strategy"), Code(training.strategy)),
+        (texts("study.strategy"), Code(_strategy(training))),
         (texts("study.target"), target_text(scene, document)),
         (texts("study.clipping"), str(privacy.clipping_norm)),
         (texts("study.noise"), texts(f"study.noise_{privacy.noise}",
@@ -133,6 +134,11 @@ def _settings(scene: Scene, document: StudyDocument) -> Facts:
         (texts("study.min_patients"), str(study.cohort.min_patients)),
         (texts("study.releases"), str(study.evaluation.releases)),
     ))  # fmt: skip
+
+
+def _strategy(training: TrainingTable) -> str:
+    tolerated = training.tolerated
+    return training.strategy + ("" if tolerated is None else f", tolerated = {tolerated}")
 
 
 def target_text(scene: Scene, document: StudyDocument) -> str:

@@ -123,7 +123,7 @@ def test_a_study_with_an_empty_list_of_legal_bases_is_refused(tmp_path: Path) ->
         ("training", {"expected_batch_size": 0.0}),
         ("training", {"server_momentum": 1.0}),
         ("training", {"seed": -1}),
-        ("training", {"strategy": "krum"}),
+        ("training", {"strategy": "bulyan"}),
         ("privacy", {"epsilon": "none"}),
         ("privacy", {"clipping_norm": float("nan")}),
         ("privacy", {"sampling_rate": 0.0}),

@@ -35,6 +35,7 @@ from solblom_models.accountant import format_epsilon, pld_epsilon
 from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
 from solblom_protocol.messages import Digest, Message, parse_message, timestamp
+from solblom_protocol.public_keys import PublicKeys
 from solblom_protocol.result import Receipt
 
 FOLDER = "outbox"
@@ -288,7 +289,8 @@ def _check_there(config: NodeConfig, held: HeldAnswer) -> None:
     """
     state = VaultState(config.state / STATE_FILE)
     try:
-        stored = Store(state).stored_reply(held.request)
+        coordinator = PublicKeys.read(config.path(config.coordinator.key))
+        stored = Store(state).stored_reply(held.request, recipient=coordinator.sealing)
         charge = open_ledger(config, state).find(held.request)
     finally:
         state.close()
@@ -299,7 +301,8 @@ def _check_there(config: NodeConfig, held: HeldAnswer) -> None:
     raise RefusedError(
         "SB-205",
         f"The bytes of {held.kind} {held.round} of {held.run} are gone, so nothing could leave",
-        "A later round was answered since, or the file was lost. Reject it: it leaves the list",
+        "A later round was answered since, the file was lost, or it is sealed to a coordinator's key of before. "
+        "Reject it: it leaves the list",
     )
 
 

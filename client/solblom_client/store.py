@@ -3,19 +3,25 @@
 import datetime as dt
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
 from solblom_client import clock
 from solblom_client.gate import RunHistory
 from solblom_client.state import VaultState
 from solblom_protocol.mailbox import MailFile, read_mail, write_mail
 from solblom_protocol.messages import timestamp
 from solblom_protocol.order import Order
+from solblom_protocol.seal import read_header, sealing_key_id
 
 REPLIES_FOLDER = "replies"
 
 
 @dataclass(frozen=True)
 class StoredReply:
-    """What a request was answered with. `sealed` is None where its file is gone or was changed."""
+    """What a request was answered with.
+
+    `sealed` is None where its file is gone or was changed, or where another coordinator than today's would open it.
+    """
 
     work: str
     sealed: bytes | None
@@ -63,12 +69,14 @@ class Store:
             (order.digest, header.run, header.kind, header.round, header.attempt, timestamp(now)),
         )
 
-    def stored_reply(self, request: str) -> StoredReply | None:
-        """Return the reply of a request that was answered."""
+    def stored_reply(self, request: str, *, recipient: X25519PublicKey) -> StoredReply | None:
+        """Return the reply of a request that was answered; `recipient` is the pinned coordinator's sealing key."""
         rows = self._state.query("SELECT work, reply FROM results WHERE request = ?", (request,))
         if not rows:
             return None
         sealed = read_mail(self._file(request, str(rows[0][1])))
+        if sealed is not None and read_header(sealed).recipient != sealing_key_id(recipient):
+            sealed = None
         return StoredReply(str(rows[0][0]), sealed)
 
     def keep_reply(

@@ -216,7 +216,7 @@ class Vault:
         masks = approval.document.secure_sum is not None
         if masks:
             check_one_masked_answer(self.ledger, request)
-        stored = self._store.stored_reply(request.digest)
+        stored = self._store.stored_reply(request.digest, recipient=self._coordinator.sealing)
         reservation = self._charged(order, request, approval)
         # From here on patient rows may be read.
         source, cohort = self._join(approval)

@@ -12,10 +12,12 @@ import pytest
 from lab import LabCoordinator, LabHospital, study_document
 from security.observer import Observer
 from solblom_client import vault as vault_module
-from solblom_client.decision_log import LOG_FILE, log_place, read_entries
-from solblom_client.outbox import Outbox
+from solblom_client.decision_log import LOG_FILE, log_place, open_decisions, read_entries
+from solblom_client.keys import read_node_keys
+from solblom_client.outbox import Outbox, release
 from solblom_client.policy import load_node_config
-from solblom_protocol.result import Refusal, Result
+from solblom_protocol.errors import RefusedError
+from solblom_protocol.result import Refusal, Result, read_reply
 from vault_process import hospital_of_today, running_vault, short_folder
 
 STUDY = study_document()
@@ -112,6 +114,38 @@ def test_rules_with_a_fault_open_no_vault_and_let_nothing_out(north: Observer) -
     path.write_bytes(honest + b"\n")
     assert hospital.vault.rules.others_are_ready
     north.assert_refused(hospital.order(STUDY), "SB-219")
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_bytes_that_are_sealed_to_a_coordinator_of_before_do_not_leave_again(
+    north: Observer, by_hand: bool
+) -> None:
+    hospital, before = north.hospital, north.hospital.coordinator
+    if by_hand:
+        north.edit_config("[policy]", '[policy]\nrelease = "manual"')
+    first = hospital.vault.process(hospital.order(STUDY))
+    hospital.coordinator = LabCoordinator()
+    (hospital.folder / "coordinator.pub").write_bytes(hospital.coordinator.public.to_bytes())
+    hospital.restart()
+    if by_hand:
+        (held,) = Outbox.of(hospital.config).all()
+        assert held.destination == before.public.key_id
+        keys = read_node_keys(hospital.config.state)
+        log = open_decisions(hospital.config, keys)
+        with pytest.raises(RefusedError, match="bytes"):
+            release(
+                hospital.config, keys, log, held.request, by="Kari Nordmann", now=hospital.clock()
+            )
+        log.close()
+        north.assert_refused(hospital.order(STUDY, attempt=2), "SB-219")
+        return
+    again = hospital.ask(hospital.order(STUDY, attempt=2))
+    assert isinstance(again, Result)
+    was = read_reply(first, key=before.sealing, node=hospital.public.signing)
+    assert isinstance(was, Result)
+    assert (
+        again.update == was.update
+    )  # the same work: the same noise, as after a reply that was lost
 
 
 # --- The log of decisions

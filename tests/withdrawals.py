@@ -5,6 +5,7 @@ The hospital's side is the product's own: a consent file on disk, `join_cohort` 
 which step somebody said no, and counts whom an update that left had used after that.
 """
 
+import datetime as dt
 import json
 import os
 import random
@@ -25,13 +26,22 @@ from solblom_protocol.study import StudyDocument
 ROUNDS = 5
 PATIENTS = 14
 # How a withdrawal is written down; each takes effect the moment the file stands there.
-CSV_WAYS = ("withdrawn", "expired", "deceased", "gone", "other-spelling")
-FHIR_WAYS = ("inactive", "deny", "expired", "deceased", "gone")
+CSV_WAYS = ("withdrawn", "expired", "deceased", "gone", "other-spelling", "unseen-sign", "tonight")
+FHIR_WAYS = ("inactive", "deny", "expired", "deceased", "gone", "tonight")
+STEP = dt.timedelta(
+    hours=1.9
+)  # the sixth, when an update leaves, lies between midnight in Oslo and in UTC
+OSLO = dt.timedelta(hours=1)  # ahead of UTC in November
 
 
 def name(number: int) -> str:
     """Return an id with a letter that has two spellings."""
     return f"p\u00e5l-{number}"
+
+
+def day_at(step: int) -> dt.date:
+    """Return the day on the hospital's wall at a step."""
+    return (NOW + step * STEP + OSLO).date()
 
 
 def units() -> TableUnits:
@@ -70,6 +80,7 @@ class Register:
     kind: str
     rule: str
     ways: dict[int, str] = field(default_factory=dict)
+    last_days: dict[int, dt.date] = field(default_factory=dict)  # of who said: until tonight
 
     def write(self) -> None:
         """Write the file anew, as fresh as the laboratory's clock, whole before it has its name."""
@@ -83,15 +94,25 @@ class Register:
         lines = ["patient_id,status,valid_until,deceased"]
         for number in range(PATIENTS):
             way = self.ways.get(number)
-            until = "2026-11-21" if way == "expired" else "2030-01-01"
+            until = self._until(number, "2030-01-01")
             status = "withdrawn" if way in ("withdrawn", "other-spelling") else "granted"
             died = "2026-11-22" if way == "deceased" else ""
             if way != "gone":
                 lines.append(f"{name(number)},{'granted' if died else status},{until},{died}")
-            if way == "other-spelling":
+            other = {
+                "other-spelling": unicodedata.normalize("NFD", name(number)),
+                "unseen-sign": f"{name(number)}\u200b",
+            }
+            if way in other:
                 lines[-1] = f"{name(number)},granted,,"
-                lines.append(f"{unicodedata.normalize('NFD', name(number))},withdrawn,,")
+                lines.append(f"{other[way]},withdrawn,,")
         return "\n".join(lines) + "\n"
+
+    def _until(self, number: int, otherwise: str) -> str:
+        """Return the last day of somebody's consent."""
+        if self.ways.get(number) == "expired":
+            return "2026-11-21"
+        return str(self.last_days.get(number, otherwise))
 
     def _fhir(self) -> dict[str, object]:
         entries: list[dict[str, object]] = []
@@ -112,7 +133,7 @@ class Register:
                 "patient": {"reference": f"Patient/id-{number}"},
                 "provision": {
                     "type": "deny" if way == "deny" else "permit",
-                    "period": {"end": "2026-11-21" if way == "expired" else "2030"},
+                    "period": {"end": self._until(number, "2030")},
                 },
             }
             if way != "gone":
@@ -154,20 +175,25 @@ def simulate(hospital: Hospital, seed: int) -> Oracle:
         for number in leaving:
             register.ways[number] = rng.choice(ways)
             oracle.withdrew_at[number] = step
+            if register.ways[number] == "tonight":
+                register.last_days[number] = day_at(step)
+                oracle.withdrew_at[number] = next(
+                    later for later in range(step, step + 99) if day_at(later) > day_at(step)
+                )
         if leaving:
             register.write()
 
     for _ in range(ROUNDS):
         time_passes()  # between rounds
         joined = cohort_module.join_cohort(
-            config, hospital.keys, hospital.document, everybody, now=NOW
+            config, hospital.keys, hospital.document, everybody, now=NOW + step * STEP
         )
         used = [int(text.rpartition("-")[2]) for text in joined.training.ids]
         present = [int(text.rpartition("-")[2]) for text in joined.everybody.ids]
         oracle.joined(present, step=step)
         time_passes()  # while it is worked on
         try:
-            cohort_module.check_consent_holds(config, joined.training, now=NOW)
+            cohort_module.check_consent_holds(config, joined.training, now=NOW + step * STEP)
         except DataError:
             oracle.dropped += 1
             continue

@@ -75,5 +75,24 @@ def named_tests(path: Path) -> set[str]:
     }
 
 
+def passed_over(path: Path) -> set[str]:
+    """Return the tests of a file that pass nothing: always skipped, or expected to fail."""
+    found = set[str]()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            marks = {ast.unparse(mark).partition("(")[0] for mark in node.decorator_list}
+            if marks & {"pytest.mark.skip", "pytest.mark.xfail"}:
+                found.add(node.name)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
+            marked = {"pytest.mark.skip", "pytest.mark.xfail"} & _names(node.value)
+            found |= named_tests(path) if marked else set()
+    return found
+
+
+def _names(value: ast.expr) -> set[str]:
+    return {ast.unparse(part) for part in ast.walk(value) if isinstance(part, ast.Attribute)}
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(read_rows()), encoding="utf-8")

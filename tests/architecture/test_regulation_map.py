@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from architecture.regulation_map import PAGE, ROOT, SOURCES, Row, named_tests, page, read_rows
+from architecture.regulation_map import (
+    PAGE,
+    ROOT,
+    SOURCES,
+    Row,
+    named_tests,
+    page,
+    passed_over,
+    read_rows,
+)
 
 ROWS = read_rows()
 CLAIM = re.compile(
@@ -37,6 +46,22 @@ def test_a_row_that_names_a_test_that_does_not_exist_is_found() -> None:
     file = "tests/unit/client/test_ledger.py"
     missing = (f"{file}::test_that_was_renamed", "tests/test_gone.py::test_x")
     assert unknown([Row("GDPR", "x", "x", "x", missing)]) == list(missing)
+
+
+@pytest.mark.parametrize("file", sorted({t.partition("::")[0] for r in ROWS for t in r.tests}))
+def test_a_named_test_is_run_and_must_pass(file: str) -> None:
+    named = {t.partition("::")[2] for r in ROWS for t in r.tests if t.startswith(f"{file}::")}
+    assert not named & passed_over(ROOT / file)
+
+
+def test_a_named_test_that_is_passed_over_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "test_x.py"
+    path.write_text(
+        "@pytest.mark.xfail(strict=False)\ndef test_a() -> None: ...\ndef test_b(): ...\n"
+    )
+    assert passed_over(path) == {"test_a"}
+    path.write_text("pytestmark = [pytest.mark.skip]\ndef test_a() -> None: ...\n")
+    assert passed_over(path) == {"test_a"}
 
 
 def test_the_page_is_what_the_table_says() -> None:

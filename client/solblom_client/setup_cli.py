@@ -69,6 +69,8 @@ name = "patients"
 connector = "table"
 path = "{data}"                      # read-only
 patient = "{patient}"
+# connector = "slides"               # whole-slide images; then path is their index: patient_id,file,label
+# features = "features"              # … and here is what `solblom node features` makes of them
 # units = {{ glucose = "mg/dL" }}      # a column's unit, where the contract accepts it beside its own
 # maps = {{ diagnosis = "icd10_to_icd11.csv" }} # from your codes to the contract's: columns from, to
 """

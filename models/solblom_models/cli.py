@@ -182,7 +182,7 @@ def predict(
     Research use.
     """
     from solblom_models.life_cycle import require_released
-    from solblom_models.predict import Wanted, predictions, show, write_receipt
+    from solblom_models.predict import Wanted, check_new_files, predictions, show, write_receipt
     from solblom_models.trusted import pinned_trust, verified_model
     from solblom_models.withdrawn import say_if_withdrawn
 
@@ -190,6 +190,7 @@ def predict(
     say_if_withdrawn(verdict, folder, pinned_trust(folder, trust)[1])
     if clinical:
         require_released(verdict)
+    check_new_files(heatmap, receipt, slides=len(slide))
     wanted = Wanted(data, id_column, phenopacket, top, recalibration, tuple(slide), encoder)
     found = predictions(folder, verdict, wanted)
     pictures = [] if heatmap is None else found.write_heatmaps(heatmap)

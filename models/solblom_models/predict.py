@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from solblom_models.slides.prediction import SlidePrediction
 
 RESEARCH = "Research use: not for clinical decisions"
+SIMULATED = "It was trained in a simulation"
 NOT_WHOLE = "Its intercept stays at each hospital: fit one first (solblom node recalibrate)"
 SHOWN_CASES = 5  # lists on a screen
 
@@ -117,7 +118,7 @@ class Predictions:
 
         if self.slides is None:
             raise ConfigurationError("SB-103", "--heatmap belongs to --slide")
-        return write_heatmaps(self.slides, self.model, file, title=self.ref)
+        return write_heatmaps(self.slides, self.model, file, ref=self.ref)
 
 
 def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
@@ -129,7 +130,7 @@ def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
     model = load(folder)
     artefact, ref = verdict.artefact or "", f"{verdict.name}@{verdict.version}"
     if wanted.slides:
-        return _slides(model, artefact, ref, wanted)
+        return slide_predictions(model, artefact, ref, wanted)
     if isinstance(model.contract, BagContract):
         raise RunError("SB-506", f"The task {model.task.name} takes --slide, and nothing else")
     ranks = isinstance(model.task, RankingTask)
@@ -147,7 +148,37 @@ def predictions(folder: Path, verdict: Verdict, wanted: Wanted) -> Predictions:
     return _probabilities(model, artefact, ref, path, wanted)
 
 
-def _slides(model: LoadedModel, artefact: str, ref: str, wanted: Wanted) -> Predictions:
+def check_new_files(heatmap: Path | None, receipt: Path | None, *, slides: int) -> None:
+    """Refuse what could not be written, before hours of reading.
+
+    Raises:
+        ConfigurationError: SB-103 a heatmap without slides, or that is no PNG; SB-113 a file exists.
+    """
+    if receipt is not None and receipt.exists():
+        raise ConfigurationError("SB-113", f"{receipt} exists already")
+    if heatmap is None:
+        return
+    from solblom_models.slides.prediction import heatmap_paths
+    from solblom_models.slides.slide_pictures import new_files
+
+    if not slides:
+        raise ConfigurationError("SB-103", "--heatmap belongs to --slide")
+    if heatmap.suffix.lower() != ".png":
+        raise ConfigurationError(
+            "SB-103",
+            f"--heatmap writes a PNG, and {heatmap} is none",
+            "Give a name that ends in .png",
+        )
+    for path in heatmap_paths(heatmap, slides):
+        new_files(path)
+
+
+def slide_predictions(model: LoadedModel, artefact: str, ref: str, wanted: Wanted) -> Predictions:
+    """Return what a model says of one patient's slides.
+
+    Raises:
+        RunError: SB-506, a slide cannot be used, or other inputs are given too.
+    """
     from solblom_models.slides.prediction import predict_slides
 
     if wanted.table or wanted.phenopackets or wanted.recalibration:
@@ -158,7 +189,8 @@ def _slides(model: LoadedModel, artefact: str, ref: str, wanted: Wanted) -> Pred
         if not path.exists():
             raise RunError("SB-506", f"{path} does not exist")
     found = predict_slides(model, wanted.slides, encoder_file=wanted.encoder)
-    warnings = (RESEARCH, *found.warnings)
+    made_up = (SIMULATED,) if model.manifest.get("simulation") else ()
+    warnings = (RESEARCH, *made_up, *found.warnings)
     return Predictions(model, artefact, ref, wanted.slides, warnings=warnings, slides=found)
 
 
@@ -288,10 +320,10 @@ def _show_slides(found: Predictions, slides: "SlidePrediction") -> None:
             f"{contract.target.meaning.en}: probability {slides.probability:.3f}", markup=False
         )
     for number, slide in enumerate(slides.as_json()["slides"], start=1):
-        facts = slide["facts"]
+        facts, half = slide["facts"], slide["tile_side"] / 2
         title = (
             f"slide {number}: {facts['tiles']:,} tiles, {facts['tissue_mm2']:.1f} mm² of tissue, "
-            f"{facts['blurred']:,} tiles out of focus"
+            f"{facts['blurred']:,} tiles out of focus, scanned at {facts['microns_per_pixel']:.3g} µm/px"
         )
         out().print(title, markup=False)
         table = Table(box=None)
@@ -299,10 +331,13 @@ def _show_slides(found: Predictions, slides: "SlidePrediction") -> None:
             table.add_column(column, justify="left" if not column else "right")
         for name in ("highest", "lowest"):
             for tile in slide[name]:
-                table.add_row(name, str(tile["x"]), str(tile["y"]), f"{tile['score']:+.3f}")
+                middle = [str(round(tile[axis] + half)) for axis in "xy"]
+                table.add_row(name, *middle, f"{tile['score']:+.3f}")
         out().print(table, markup=False)
     say(f"{found.ref}. " + ". ".join(found.warnings) + ".")
-    say("Places are pixels of the slide's largest level, from its upper left corner.")
+    say(
+        "Places are of a tile's middle, in pixels of the slide's largest level from its upper left corner."
+    )
 
 
 def _show_case(case: RankedCase) -> None:

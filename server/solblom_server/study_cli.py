@@ -143,6 +143,7 @@ def sign(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Sign a study with its contract and noise; hospitals approve exactly this."""
+    from solblom_protocol.bag_contract import BagContract
     from solblom_protocol.key_files import read_signing_key
     from solblom_protocol.study import check_dates, sign_study
 
@@ -153,7 +154,9 @@ def sign(
     if as_json:
         print_json("solblom.study.sign/1", {"path": str(target), "digest": document.digest})
     say(f"Signed {document.digest} into {target}.")
-    say(f"Next, at each hospital: solblom node approve {target} node.toml")
+    reads_slides = isinstance(document.contract, BagContract) and document.contract.recipe
+    first = f"solblom node features {target}, where it has images; then " if reads_slides else ""
+    say(f"Next, at each hospital: {first}solblom node approve {target} node.toml")
 
 
 @app.command("start")

@@ -95,6 +95,8 @@ def _report(site: str, made: "MadeBags", stains: "list[StainRow]") -> dict[str, 
 def _print(site: str, made: "MadeBags", stains: "list[StainRow]") -> None:
     from rich.table import Table
 
+    from solblom_client.slides.stain_table import resolution_in_words
+
     console = out()
     usable = [made.facts[line] for line in sorted(made.facts)]
     tiles, blurred = sum(f.tiles for f in usable), sum(f.blurred for f in usable)
@@ -107,6 +109,7 @@ def _print(site: str, made: "MadeBags", stains: "list[StainRow]") -> None:
     table = Table(
         "scanner",
         "slides",
+        "µm/px",
         "tiles a slide",
         "haematoxylin",
         "eosin",
@@ -118,6 +121,7 @@ def _print(site: str, made: "MadeBags", stains: "list[StainRow]") -> None:
         table.add_row(
             row.scanner,
             str(row.slides),
+            resolution_in_words(row),
             f"{row.tiles:.0f}",
             f"{row.haematoxylin:.2f} ± {row.haematoxylin_sd:.2f}",
             f"{row.eosin:.2f} ± {row.eosin_sd:.2f}",

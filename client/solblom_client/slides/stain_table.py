@@ -16,10 +16,12 @@ FAR = 0.8
 
 @dataclass(frozen=True)
 class StainRow:
-    """Slides of one scanner: mean and spread, over slides, of the mean optical density of each stain."""
+    """Slides of one scanner: their resolution, and mean and spread of the mean optical density of each stain."""
 
     scanner: str
     slides: int
+    finest: float  # microns per pixel of the scans
+    coarsest: float
     tiles: float
     haematoxylin: float
     haematoxylin_sd: float
@@ -38,6 +40,12 @@ def stain_table(made: MadeBags) -> list[StainRow]:
     return [_row(name, groups[name]) for name in sorted(groups)]
 
 
+def resolution_in_words(row: StainRow) -> str:
+    """Return the microns per pixel of a scanner's slides: a slide that claims another stands out."""
+    ends = f"{row.finest:.3g}", f"{row.coarsest:.3g}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
 def _row(name: str, facts: Sequence[SlideFacts]) -> StainRow:
     stains = [[f.haematoxylin for f in facts], [f.eosin for f in facts]]
     means = [statistics.fmean(values) for values in stains]
@@ -47,6 +55,8 @@ def _row(name: str, facts: Sequence[SlideFacts]) -> StainRow:
     return StainRow(
         scanner=name,
         slides=len(facts),
+        finest=round(min(f.microns_per_pixel for f in facts), 4),
+        coarsest=round(max(f.microns_per_pixel for f in facts), 4),
         tiles=statistics.fmean(f.tiles for f in facts),
         haematoxylin=round(means[0], 4),
         haematoxylin_sd=round(spreads[0], 4),

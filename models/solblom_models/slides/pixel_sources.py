@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from solblom_models.slides.slide import CARRIED, Level, Pixels
 from solblom_models.slides.slide_error import SlideError
 from solblom_protocol.errors import ConfigurationError
+from solblom_verify.wording import counted
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -278,7 +279,9 @@ def _check_page(page: Any, size: int) -> None:
     if max(page.imagewidth, page.imagelength) > LARGEST_SIDE:
         raise SlideError(_TOO_LARGE)
     if page.samplesperpixel != 3:
-        raise SlideError(f"it has {page.samplesperpixel} channels: only RGB slides are read")
+        raise SlideError(
+            f"it has {counted(page.samplesperpixel, 'channel')}: only RGB slides are read"
+        )
     bits = page.bitspersample
     if set(bits if isinstance(bits, tuple) else (bits,)) != {8}:
         raise SlideError("its pixels are not 8-bit")

@@ -16,10 +16,11 @@ from solblom_models.slides.heatmap import limits_of
 from solblom_models.slides.slide import open_slide
 from solblom_models.slides.slide_error import SlideError
 from solblom_models.slides.slide_features import SlideFeatures, slide_features
+from solblom_models.slides.slide_files import slide_files
 from solblom_models.slides.slide_pictures import KINDS, Kind, write_pictures
-from solblom_models.tile_encoder.encoder_file import open_encoder
+from solblom_models.tile_encoder.encoder_file import Encode, open_encoder
 from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.errors import RunError
+from solblom_protocol.errors import RunError, SolblomError
 from solblom_verify.wording import counted
 
 SHOWN_TILES = 5
@@ -83,12 +84,10 @@ def predict_slides(
     )
     read = []
     for number, path in enumerate(paths, start=1):
+        which = "The slide" if len(paths) == 1 else f"Slide {number} of {len(paths)}"
         try:
-            assumed = contract.cutting.assumed_microns_per_pixel
-            with open_slide(path, assumed_microns_per_pixel=assumed) as slide:
-                read.append(slide_features(slide, contract, encode))
+            read.append(_features(path, contract, encode))
         except SlideError as error:
-            which = "The slide" if len(paths) == 1 else f"Slide {number} of {len(paths)}"
             raise RunError("SB-506", f"{which} cannot be used: {error}") from None
     bags = [standardised(_numbers(found.values), encoder) for found in read]
     bag = torch.from_numpy(np.concatenate(bags))
@@ -106,13 +105,29 @@ def predict_slides(
         probability = float(max(slide.scores.max() for slide in slides))
     else:
         probability = _probability(model, bag, contract)
-    return SlidePrediction(probability, kind, slides, tuple(_warnings(slides, len(bag), contract)))
+    warnings = _warnings(slides, len(bag), contract)
+    if len({path.resolve() for path in paths}) < len(paths):
+        warnings.append("A slide is given twice, and counts twice")
+    return SlidePrediction(probability, kind, slides, tuple(warnings))
+
+
+def titles(found: SlidePrediction, ref: str, answer: str) -> list[str]:
+    """Return what stands above the pictures of each slide: the model, its answer, and which slide it is."""
+    whose = "for the patient" if found.kind == "evidence" else "in the highest tile"
+    said = f"{ref}: probability of “{answer}” {found.probability:.3f} {whose}"
+    count = len(found.slides)
+    return [said if count == 1 else f"{said} (slide {n} of {count})" for n in range(1, count + 1)]
+
+
+def heatmap_paths(out: Path, slides: int) -> list[Path]:
+    """Return where the heatmap of each slide goes; the second slide's end in -2, and so on."""
+    return [out, *(out.with_name(f"{out.stem}-{n}{out.suffix}") for n in range(2, slides + 1))]
 
 
 def write_heatmaps(
-    found: SlidePrediction, model: LoadedModel, out: Path, *, title: str
+    found: SlidePrediction, model: LoadedModel, out: Path, *, ref: str
 ) -> list[Path]:
-    """Write heatmap, gallery and GeoJSON of each slide; the second slide's end in -2, and so on.
+    """Write heatmap, gallery and GeoJSON of each slide, see `heatmap_paths`.
 
     Raises:
         ConfigurationError: SB-113, a file exists.
@@ -124,8 +139,8 @@ def write_heatmaps(
     limits = limits_of(
         np.concatenate([s.scores for s in found.slides]), scale=KINDS[found.kind].scale
     )
-    for number, scored in enumerate(found.slides, start=1):
-        path = out if number == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
+    paths = heatmap_paths(out, len(found.slides))
+    for scored, path, title in zip(found.slides, paths, titles(found, ref, answer), strict=True):
         assumed = contract.cutting.assumed_microns_per_pixel
         grid = scored.features.grid
         with open_slide(scored.path, assumed_microns_per_pixel=assumed) as slide:
@@ -141,6 +156,36 @@ def write_heatmaps(
                 limits=limits,
             )
     return written
+
+
+def _features(path: Path, contract: BagContract, encode: Encode | None) -> SlideFeatures:
+    """Return a slide's features, whatever its file or the encoder's does.
+
+    Raises:
+        SlideError: it cannot be used, or changed meanwhile; the words name nothing of it.
+        ConfigurationError: SB-118.
+    """
+    try:
+        before = _state(path)
+        assumed = contract.cutting.assumed_microns_per_pixel
+        with open_slide(path, assumed_microns_per_pixel=assumed) as slide:
+            found = slide_features(slide, contract, encode)
+        after = _state(path)
+    except (SlideError, SolblomError):
+        raise
+    except Exception as error:  # of a decoder or an encoder from outside, and its words too
+        raise SlideError(f"reading it failed ({type(error).__name__})") from None
+    if after != before:  # the receipt's digest would be of another file than the answer
+        raise SlideError("it changed while it was read")
+    if found.values.dtype != np.uint8 and not bool(np.isfinite(found.values).all()):
+        raise SlideError("the encoder gives numbers that are not finite")
+    return found
+
+
+def _state(path: Path) -> list[tuple[int, int, int]]:
+    """Return what tells that one of a slide's files was written to or replaced."""
+    states = [file.stat() for file in slide_files(path)]
+    return [(state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
 
 
 def _contract(model: LoadedModel) -> BagContract:
@@ -186,7 +231,7 @@ def _warnings(slides: Sequence[ScoredSlide], tiles: int, contract: BagContract) 
             f"The model read {contract.bag.max_tiles:,} of {tiles:,} tiles, evenly spread, as in training"
         )
     for kind in dict.fromkeys(kind for slide in slides for kind in slide.features.facts.carries):
-        found.append(f"The file carries {kind}, which was not read")
+        found.append(f"The file carries {kind}: not read")
     blurred = sum(slide.features.facts.blurred for slide in slides)
     used = sum(slide.features.facts.tiles for slide in slides)
     if blurred > used:

@@ -208,4 +208,4 @@ def _surrounded(view: Values, grid: Grid) -> NDArray[np.float32]:
 def _no_tissue(tissue: Tissue) -> str:
     if tissue.ink >= MOSTLY_INK:
         return f"no tissue is left where there is no pen, which covers {tissue.ink:.0%} of it"
-    return "it has no tissue that fills a tile"
+    return "it has no tissue that fills a tile; tissue is what is coloured, as these stains are"

@@ -53,7 +53,8 @@ class _Kind:
 KINDS: dict[Kind, _Kind] = {
     "evidence": _Kind(
         "diverging",
-        "What each tile adds to the model's answer for the whole patient. It is no outline of a lesion.",
+        "What each tile adds to the model's answer for the whole patient: the mean of all and a constant are its "
+        "log-odds. It is no outline of a lesion.",
         "speaks against “{answer}”",
         "speaks for “{answer}”",
         "evidence for “{answer}”",
@@ -107,7 +108,7 @@ def write_pictures(
         ValueError: shapes, scores or limits cannot be drawn.
     """
     check_tiles(places, side, scores)
-    paths = _new_files(out)
+    paths = new_files(out)
     of = KINDS[kind]
     limits = limits or limits_of(scores, scale=of.scale)
     ends = of.low.format(answer=answer), of.high.format(answer=answer)
@@ -136,8 +137,12 @@ def write_pictures(
     return paths
 
 
-def _new_files(out: Path) -> tuple[Path, Path, Path]:
-    """Return the three files, none of which exists: all are written or none."""
+def new_files(out: Path) -> tuple[Path, Path, Path]:
+    """Return the three files, none of which exists: all are written or none.
+
+    Raises:
+        ConfigurationError: SB-113.
+    """
     paths = out, out.with_name(f"{out.stem}-tiles.png"), out.with_name(f"{out.stem}.geojson")
     for path in paths:
         if path.exists():
@@ -212,7 +217,7 @@ def _gallery(
         bottom,
         title=words.title,
         top_words=f"Highest {named}; tiles that do not touch, where that was possible",
-        bottom_words=f"Lowest {named}",
+        bottom_words=f"Lowest {named}, likewise",
         microns_per_pixel=resolution,
         tile_px=round(wide / AROUND),
         signed=of.scale == "diverging",

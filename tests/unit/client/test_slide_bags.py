@@ -28,7 +28,7 @@ from solblom_client.connectors.sources import open_source
 from solblom_client.policy import load_node_config
 from solblom_client.slides import bags
 from solblom_client.slides.pool import DIED, Job, Setup, _Worker
-from solblom_client.slides.stain_table import stain_table
+from solblom_client.slides.stain_table import resolution_in_words, stain_table
 from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.slide_mil.task import SlideMil
 from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError
@@ -278,6 +278,8 @@ def test_the_stain_table_tells_scanners_apart(hospital: LabHospital) -> None:
     table = stain_table(found)
     assert [(row.scanner, row.slides) for row in table] == [("scanner 0", 2), ("scanner 1", 1)]
     assert all(row.eosin > row.haematoxylin for row in table)  # the lab's tissue is pink
+    assert [resolution_in_words(row) for row in table] == ["1", "1"]
+    assert resolution_in_words(replace(table[0], finest=0.2514, coarsest=0.5)) == "0.251 to 0.5"
     index.write_text(before, encoding="utf-8")
 
 

@@ -44,3 +44,15 @@ def test_a_number_in_quotation_marks_is_one_error_with_what_is_allowed(study: Pa
     assert done.exit_code == 3
     told = " ".join(done.stderr.split())
     assert "`privacy.epsilon`: input should be a valid number, or input should be 'off'" in told
+
+
+def test_after_signing_a_study_of_slides_hospitals_are_told_to_make_features_first(
+    tmp_path: Path,
+) -> None:
+    run = CliRunner().invoke
+    assert run(app, ["keygen", str(tmp_path / "keys"), "--name", "ola"]).exit_code == 0
+    assert run(app, ["new", "lab", "--task", "slide-mil", "--in", str(tmp_path)]).exit_code == 0
+    key = str(tmp_path / "keys" / "researcher.key")
+    done = run(app, ["sign", str(tmp_path / "lab" / "study.toml"), "--key", key])
+    told = " ".join(done.stderr.split())
+    assert 0 < told.index("solblom node features") < told.index("solblom node approve")

@@ -78,7 +78,7 @@ def test_a_resolution_that_cannot_be(tmp_path: Path, changes: dict[str, Any], sa
     ("picture", "changes", "said"),
     [
         (PICTURE.astype(np.uint16) * 256, {"compression": "deflate"}, "not 8-bit"),
-        (PICTURE[..., 0], {"photometric": "minisblack"}, "1 channels"),
+        (PICTURE[..., 0], {"photometric": "minisblack"}, "1 channel:"),
         (
             np.dstack([PICTURE, PICTURE[..., 0]]),
             {"compression": "deflate", "extrasamples": ["unassalpha"]},
@@ -225,7 +225,7 @@ def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("smaller", "said"),
-    [(PICTURE.astype(np.uint16) * 256, "not 8-bit"), (PICTURE[..., 0], "1 channels")],
+    [(PICTURE.astype(np.uint16) * 256, "not 8-bit"), (PICTURE[..., 0], "1 channel:")],
     ids=["16-bit", "grey"],
 )
 def test_a_smaller_level_of_another_kind_is_not_taken_for_rgb(

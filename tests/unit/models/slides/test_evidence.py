@@ -109,6 +109,14 @@ def test_highest_tiles_do_not_touch_where_that_is_possible() -> None:
     assert bottom.tolist() == [99, 97, 95, 93]
 
 
+def test_no_middling_tile_is_shown_because_the_highest_touch() -> None:
+    """On a small slide most tiles touch: the eighth that does not would be the fifteenth or worse."""
+    top, bottom = ranked(-np.arange(48.0), 6, places=places(4, 12), side=10)
+    assert top.max() < 12
+    assert bottom.min() > 35
+    assert len(top) == len(bottom) == 6
+
+
 def test_neighbours_are_shown_rather_than_nothing() -> None:
     top, _ = ranked(np.array([3.0, 4.0, 1.0, 2.0]), 2, places=places(4, 1), side=10)
     assert top.tolist() == [1, 0]

@@ -138,12 +138,24 @@ def made_up_case(number: int, disease: str, *, publication: str | None = None) -
     )
 
 
-def write_cases(path: Path, count: int, *, first: int = 0, papers_of: int = 1) -> Path:
-    """Write cases of all three diseases in turn; `papers_of` patients share each publication."""
+def write_cases(
+    path: Path, count: int, *, first: int = 0, papers_of: int = 1, families_of: int = 0
+) -> Path:
+    """Write cases of all three diseases in turn; so many patients share each publication and, if any, each family."""
     lines = [
         made_up_case(n, DISEASES[n % 3], publication=f"PMID:{1000 + n // papers_of}")
         for n in range(first, first + count)
     ]
+    if families_of:
+        lines = [
+            {
+                "id": f"message-{n}",
+                "proband": line,
+                "pedigree": {"persons": [{"familyId": f"F{n // families_of}"}]},
+                "metaData": line["metaData"],
+            }
+            for n, line in enumerate(lines)
+        ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path

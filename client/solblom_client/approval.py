@@ -27,9 +27,10 @@ from solblom_client.approval_record import (
 from solblom_client.approval_summary import About, ApprovalSummary, summarise
 from solblom_client.approval_words import Lang
 from solblom_client.clock import check_clock, pass_clock
-from solblom_client.cohort import Cohort, join_cohort
+from solblom_client.cohort import Cohort, join_cohort, unit_count
 from solblom_client.connectors.sources import open_source
 from solblom_client.decision_log import Decision
+from solblom_client.family_record import check_same_families
 from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
@@ -163,7 +164,7 @@ def prepare(
     expected = forecast(config, document)  # before a row is read
     dataset = fitting_dataset(config, task.connector)
     cohort = check_data(config, keys, document, task, dataset, now=now)
-    check_cohort(granted, cohort)
+    check_cohort(granted, cohort, by_family=document.by_family)
     about = About(
         signers=tuple(known[key] for key in study_signatures(envelope)),
         permit=granted,
@@ -277,22 +278,42 @@ def check_data(
     """Check the hospital's data against the study's contract; return who would take part now.
 
     Raises:
-        DataError: SB-301 to SB-309.
+        DataError: SB-301 to SB-314.
     """
     units = task.read_units(open_source(config, dataset, document.contract), document)
     cohort = join_cohort(config, keys, document, units, now=now)
     needed = max(document.study.cohort.min_patients, config.policy.min_patients)
-    if len(cohort.training.ids) < needed:
-        raise DataError(
-            "SB-306",
-            f"The training set has {counted(len(cohort.training.ids), 'patient')}; {needed} are needed",
+    found = unit_count(cohort.training, by_family=document.by_family)
+    if found < needed:
+        has = (
+            f"{counted(found, 'family', 'families')} of {counted(len(cohort.training.ids), 'patient')}"
+            if document.by_family
+            else counted(found, "patient")
         )
+        raise DataError("SB-306", f"The training set has {has}; {needed} are needed")
+    if document.by_family:
+        _check_families(config, keys, document, cohort)
     if has_one_label(cohort.training):
         raise DataError("SB-305", "All patients of the training set have the same label")
     error = isolation_error(task, task.build(document), cohort.training)
     if error > ISOLATION_TOLERANCE:
         raise DataError("SB-309", f"Other patients change one patient's gradient by {error:.1%}")
     return cohort
+
+
+def _check_families(
+    config: NodeConfig, keys: NodeKeys, document: StudyDocument, cohort: Cohort
+) -> None:
+    """Refuse to approve a study again whose families have changed since it began.
+
+    Raises:
+        DataError: SB-314.
+    """
+    state = VaultState(config.state / STATE_FILE)
+    try:
+        check_same_families(state, keys.split, document.digest, cohort.everybody)
+    finally:
+        state.close()
 
 
 @lru_cache(maxsize=8)  # before every order: the same bytes under the same keys are checked once

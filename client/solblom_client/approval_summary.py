@@ -6,10 +6,16 @@ from decimal import Decimal
 
 from solblom_client.approval_words import Lang, label, number_of, printable, text
 from solblom_client.cohort import Cohort
+from solblom_client.families import Families
 from solblom_client.forecast import Forecast
 from solblom_client.policy import DatasetTable
 from solblom_client.study_changes import ApprovedBefore, study_changes
-from solblom_models.accountant import alone_epsilon, format_epsilon, two_hospitals_epsilon
+from solblom_models.accountant import (
+    alone_epsilon,
+    format_epsilon,
+    patient_epsilon,
+    two_hospitals_epsilon,
+)
 from solblom_models.flat import layout_of
 from solblom_models.task import Task
 from solblom_protocol.duo import DUO_TERMS
@@ -44,6 +50,7 @@ class ApprovalSummary:
         permit: the permit beside the approval, a line each; empty without one.
         code: digest of the installed code, which is approved with the study.
         changed: what is different from the version that was approved before; its first line says from which.
+        protects: who is protected where that is not the patient alone.
         lang: the language of all texts.
     """
 
@@ -73,6 +80,7 @@ class ApprovalSummary:
     permit: tuple[str, ...] = ()
     code: str = ""
     changed: tuple[str, ...] = ()
+    protects: tuple[str, ...] = ()
     lang: Lang = "en"
 
     def lines(self) -> list[tuple[str, str]]:
@@ -96,6 +104,7 @@ class ApprovalSummary:
             ("data set", (f"{self.dataset}: {patients}",)),
             ("was read", self.reading),
             ("promise", (self.promise,)),
+            ("protects", self.protects),
             ("will leave", self.leaves),
             ("adds up with", self.secure_sum),
             ("lifetime", (lifetime,)),
@@ -134,7 +143,8 @@ def summarise(
 ) -> ApprovalSummary:
     """Return the summary of a study that passed every check."""
     study = document.study
-    promised = promise(study.privacy.epsilon, study.privacy.delta, lang=lang)
+    privacy = study.privacy
+    promised = promise(privacy.epsilon, privacy.delta, unit=privacy.unit, lang=lang)
     about_divisor = _other_size(document, about.site, len(cohort.training.ids), lang)
     return ApprovalSummary(
         study=document.digest,
@@ -166,6 +176,7 @@ def summarise(
         permit=() if about.permit is None else tuple(_permit(about.permit, lang)),
         code=about.code,
         changed=tuple(_changed(document, about, lang)),
+        protects=tuple(_protects(document, cohort, lang)),
         lang=lang,
     )
 
@@ -213,12 +224,28 @@ def _changed(document: StudyDocument, about: About, lang: Lang) -> list[str]:
     return [text(lang, "changed since").format(date=before.approved), *lines]
 
 
-def promise(epsilon: float | str, delta: float, *, lang: Lang = "en") -> str:
-    """Return what a patient is promised, in words; figures are rounded towards more loss."""
+def _protects(document: StudyDocument, cohort: Cohort, lang: Lang) -> list[str]:
+    """Return what the unit is where it is the family, and what is promised to one patient of it."""
+    if not document.by_family:
+        return []
+    members = Families.of(cohort.training).members
+    families = number_of(lang, len(members), "family")
+    several = sum(1 for family in members if len(family) > 1)
+    found = [text(lang, "unit family").format(families=families, several=several)]
+    if document.evaluation_event is not None or document.table_one_event is not None:
+        found.append(text(lang, "unit family counted"))
+    if document.noise_multiplier is not None:
+        cost = format_epsilon(patient_epsilon(document.all_events, document.study.privacy.delta))
+        found.append(text(lang, "unit family of one patient").format(epsilon=cost))
+    return found
+
+
+def promise(epsilon: float | str, delta: float, *, unit: str = "patient", lang: Lang = "en") -> str:
+    """Return what a patient or a family is promised, in words; figures are rounded towards more loss."""
     if not isinstance(epsilon, float | int):
         return text(lang, "no promise")
     one_in = f"{int(1 / Decimal(repr(delta))):,}"
-    return text(lang, "promise").format(
+    return text(lang, "promise of a family" if unit == "family" else "promise").format(
         factor=_factor(epsilon),
         one_in=one_in if lang == "en" else one_in.replace(",", " "),
         epsilon=f"{epsilon:g}",

@@ -17,6 +17,7 @@ LABELS: Mapping[str, str] = {
     "data set": "datasett",
     "was read": "ble lest",
     "promise": "løfte",
+    "protects": "verner",
     "will leave": "forlater sykehuset",
     "adds up with": "summerer med",
     "lifetime": "levetid",
@@ -34,6 +35,7 @@ _NOUNS: Mapping[str, tuple[str, str, str, str]] = {
     "number": ("number", "numbers", "tall", "tall"),
     "score histogram": ("score histogram", "score histograms", "skårhistogram", "skårhistogrammer"),
     "rank histogram": ("rank histogram", "rank histograms", "ranghistogram", "ranghistogrammer"),
+    "family": ("family", "families", "familie", "familier"),
     "hospital": ("hospital", "hospitals", "sykehus", "sykehus"),
     "round": ("round", "rounds", "runde", "runder"),
     "run": ("run", "runs", "kjøring", "kjøringer"),
@@ -58,6 +60,27 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "(epsilon {epsilon}, delta {delta})",
         "enten én pasient er med eller ikke, blir ingen slutning som noen trekker, mer enn {factor} ganger "
         "så sannsynlig, unntatt med sannsynlighet 1 av {one_in} (epsilon {epsilon}, delta {delta})",
+    ),
+    "promise of a family": (
+        "whether or not one family takes part, with all its members, nothing that anyone concludes becomes more than "
+        "{factor} times as likely, except with probability 1 in {one_in} "
+        "(epsilon {epsilon}, delta {delta})",
+        "enten én familie, med alle sine medlemmer, er med eller ikke, blir ingen slutning som noen trekker, mer enn "
+        "{factor} ganger så sannsynlig, unntatt med sannsynlighet 1 av {one_in} (epsilon {epsilon}, delta {delta})",
+    ),
+    "unit family": (
+        "the family, as your data set names it: {families} to train on, {several} of them of more than one patient; "
+        "a patient of no family counts as one alone",
+        "familien, slik datasettet deres angir den: {families} til trening, {several} av dem med mer enn én "
+        "pasient; en pasient uten familie regnes som en familie alene",
+    ),
+    "unit family of one patient": (
+        "one patient whose family stays: epsilon {epsilon}; this is what your ledger counts",
+        "én pasient hvis familie blir igjen: epsilon {epsilon}; det er dette som regnes i deres regnskap",
+    ),
+    "unit family counted": (
+        "of each family one patient is counted in what is released as counts",
+        "av hver familie telles én pasient i det som gis ut som antall",
     ),
     "condition": (
         ", if at most {colluders} below works with the coordinator",

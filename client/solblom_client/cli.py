@@ -310,14 +310,14 @@ def _study_report(
 ) -> dict[str, Any]:
     """Return what one study has cost, and how many more rounds the lifetime admits."""
     from solblom_client.ledger import more_rounds
-    from solblom_models.accountant import format_epsilon, pld_epsilon
+    from solblom_models.accountant import format_epsilon, patient_epsilon
 
     events = [entry.event for entry in entries]
     alone = [event.alone() for event in events]
     return {
         "study": entries[0].study,
-        "epsilon": format_epsilon(pld_epsilon(events, policy.delta)),
-        "epsilon_alone": format_epsilon(pld_epsilon(alone, policy.delta)),
+        "epsilon": format_epsilon(patient_epsilon(events, policy.delta)),
+        "epsilon_alone": format_epsilon(patient_epsilon(alone, policy.delta)),
         "rounds": sum(1 for e in entries if e.kind == "train"),
         "releases": sum(1 for e in entries if e.kind != "train"),
         "more_rounds": more_rounds(ledger, events[0], policy),

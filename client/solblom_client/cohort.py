@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from solblom_client.consent import ConsentState, read_consent
 from solblom_client.consent_rules import AgeRules
 from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.families import Families, check_families_are_clear, group_ids, one_of_each
 from solblom_client.keys import NodeKeys, is_test_patient
 from solblom_client.policy import NodeConfig
 from solblom_models.patient_id import check_ids, patient_id
@@ -26,6 +27,8 @@ class Cohort:
     training: Units
     test: Units
     everybody: Units
+    counted_test: Units  # whom a released evaluation counts: all, or one of each family where that is the unit
+    counted: Units  # whom Table 1 counts, likewise
     excluded: int
     consent: ConsentState
     notes: dict[str, int] = field(default_factory=dict)  # what reading the data counted
@@ -97,12 +100,18 @@ def join_cohort(
     order = sorted(range(len(ids)), key=lambda index: ids[index])
     allowed = [index for index in order if consent.includes_spelt(ids[index])]
     split = document.study.evaluation.split
+    if document.by_family:
+        check_families_are_clear(units)
     named = split_ids(units, ids, split.by)
     is_test = [is_test_patient(keys.split, named[index], split.test_fraction) for index in allowed]
+    test = units.select([i for i, test in zip(allowed, is_test, strict=True) if test])
+    everybody = units.select(allowed)
     return Cohort(
         training=units.select([i for i, test in zip(allowed, is_test, strict=True) if not test]),
-        test=units.select([i for i, test in zip(allowed, is_test, strict=True) if test]),
-        everybody=units.select(allowed),
+        test=test,
+        everybody=everybody,
+        counted_test=one_of_each(test, keys.split) if document.by_family else test,
+        counted=one_of_each(everybody, keys.split) if document.by_family else everybody,
         excluded=len(units.ids) - len(allowed),
         consent=consent,
         notes=dict(units.notes) if isinstance(units, NotedUnits) else {},
@@ -117,8 +126,8 @@ def split_ids(units: Units, ids: Sequence[str], by: str) -> list[str]:
     Raises:
         DataError: SB-310.
     """
-    groups = dict(units.groups) if isinstance(units, GroupedUnits) else {}
     if by == "patient":
+        groups = dict(units.groups) if isinstance(units, GroupedUnits) else {}
         for kind, of in sorted(groups.items()):
             sizes = Counter(group for group in of if group is not None)
             shared = sum(size for size in sizes.values() if size > 1)
@@ -130,16 +139,19 @@ def split_ids(units: Units, ids: Sequence[str], by: str) -> list[str]:
                     f'Set split = {{ by = "{kind}" }} in the study',
                 )
         return list(ids)
-    if by not in groups:
-        raise DataError("SB-310", f"The study splits by {by}, and the data set names none")
-    # Another prefix for each kind: a publication's code says nothing about a patient of the same name.
-    return [
-        own if group is None else f"{by}\0{patient_id(group)}"
-        for own, group in zip(ids, groups[by], strict=True)
-    ]
+    return group_ids(units, ids, by)
 
 
-def units_of(order: Order, cohort: Cohort, *, least: int) -> Units:
+def unit_count(units: Units, *, by_family: bool) -> int:
+    """Return how many units of privacy these patients are: a minimum of patients is one of families too.
+
+    Raises:
+        DataError: SB-310, the data set names no families.
+    """
+    return len(Families.of(units).members) if by_family else len(units.ids)
+
+
+def units_of(order: Order, cohort: Cohort, *, least: int, by_family: bool = False) -> Units:
     """Return the patients whom an order of this kind touches.
 
     Raises:
@@ -147,10 +159,10 @@ def units_of(order: Order, cohort: Cohort, *, least: int) -> Units:
     """
     units = {
         "train": cohort.training,
-        "evaluate": cohort.test,
-        "describe": cohort.everybody,
+        "evaluate": cohort.counted_test,
+        "describe": cohort.counted,
     }[order.header.kind]
-    if len(units.ids) < least:
+    if unit_count(units, by_family=by_family) < least:
         raise DataError("SB-306", "The order's patients are fewer than policy.min_patients")
     if order.header.kind == "train" and has_one_label(units):
         raise DataError("SB-305", "All patients of the training set have the same label")

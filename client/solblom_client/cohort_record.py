@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from solblom_client.approval import Approval
+from solblom_client.family_record import has_families
 from solblom_client.keys import derive, keyed_digest
 from solblom_client.state import VaultState
 from solblom_models.patient_id import patient_id
@@ -183,6 +184,8 @@ def row_digests(units: Units) -> dict[str, str]:
 def forget_old(state: VaultState, *, before: dt.datetime) -> None:
     """Remove records older than a moment; call inside a transaction. Their manifests go with the next round."""
     state.execute("DELETE FROM cohorts WHERE recorded_at < ?", (timestamp(before),))
+    if has_families(state):  # of studies that trained on nobody, or so long ago
+        state.execute("DELETE FROM families WHERE study NOT IN (SELECT study FROM cohorts)", ())
 
 
 def _sweep(state: VaultState) -> None:

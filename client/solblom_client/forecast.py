@@ -3,7 +3,7 @@
 Otherwise the hospital and the researcher would learn round by round, and late, that it does not fit.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from solblom_client.approval_words import Lang, number_of, text
 from solblom_client.ledger import STATE_FILE, Ledger, more_rounds, open_ledger
@@ -96,8 +96,7 @@ def _to_come(ledger: Ledger, document: StudyDocument, rounds: int) -> tuple[Priv
     """Return what the study still does to patients."""
     found = []
     if rounds:
-        event = document.round_event
-        found.append(replace(event, steps=rounds * event.steps))
+        found.append(document.round_event.times(rounds))
     releases = document.study.evaluation.releases - _charged(ledger, document, "evaluate")
     if document.evaluation_event is not None:
         found += [document.evaluation_event] * max(releases, 0)

@@ -8,7 +8,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from solblom_client.policy import PolicyTable
-from solblom_models.accountant import alone_epsilon, format_epsilon
+from solblom_models.accountant import alone_epsilon, format_epsilon, patient_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.mask_keys import open_mask_keys
 from solblom_protocol.mask_setup import Participants, read_participants
@@ -138,6 +138,24 @@ def check_policy(document: StudyDocument, policy: PolicyTable) -> None:
             "SB-204",
             f"The study's epsilon is {study.privacy.epsilon:g}; "
             f"policy.study_epsilon is {policy.study_epsilon:g}",
+        )
+    if document.by_family:
+        _check_one_patient(document, policy)
+
+
+def _check_one_patient(document: StudyDocument, policy: PolicyTable) -> None:
+    """Refuse a study by family that costs one patient of a family more than the hospital allows (docs/adr/0021).
+
+    Raises:
+        RefusedError: SB-204.
+    """
+    cost = patient_epsilon(document.all_events, policy.delta)
+    if cost > policy.study_epsilon:
+        raise RefusedError(
+            "SB-204",
+            f"The study's epsilon is {document.study.privacy.epsilon} for a family, and at most {format_epsilon(cost)} "
+            f"for one patient whose family stays; policy.study_epsilon is {policy.study_epsilon:g}",
+            "Ask the researcher for a smaller epsilon, sampling_rate = 1.0, or fewer releases",
         )
 
 

@@ -20,10 +20,10 @@ it goes without. A vault loads it with `training`, before it takes orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -35,9 +35,23 @@ from solblom_protocol.errors import ConfigurationError
 if TYPE_CHECKING:
     from solblom_client.optimizer import KeyedDPOptimizer
 
+Shares = torch.Tensor | None
+"""Of each chosen patient in a family's contribution, shape (B,); None where each patient is a unit alone."""
 PathName = Literal["book-keeping", "grad-samplers", "per-patient"]
 SAMPLED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 MEETING = (nn.modules.batchnorm._BatchNorm,)
+
+
+class PutSum(Protocol):
+    """Puts the clipped sum over some patients into an optimiser."""
+
+    def __call__(  # noqa: D102
+        self,
+        optimizer: KeyedDPOptimizer,
+        units: Units,
+        chosen: Sequence[int],
+        shares: Shares = None,
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -83,12 +97,11 @@ def choose_path(task: Task, model: nn.Module) -> GradientPath:
 
 
 @contextmanager
-def prepared(
-    path: GradientPath, task: Task, model: nn.Module
-) -> Iterator[Callable[[KeyedDPOptimizer, Units, Sequence[int]], None]]:
+def prepared(path: GradientPath, task: Task, model: nn.Module) -> Iterator[PutSum]:
     """Give a function that puts the clipped sum over the chosen patients into an optimiser.
 
-    The hooks that record a forward pass are gone when the block ends.
+    Shares come after clipping: each patient's part is bounded before relatives' parts are averaged. The hooks that
+    record a forward pass are gone when the block ends.
     """
     puts = {
         "book-keeping": _book_keeping,
@@ -96,11 +109,18 @@ def prepared(
         "per-patient": _per_patient,
     }
     put = puts[path.name]
-    yield lambda optimizer, units, chosen: put(task, model, optimizer, units, chosen)
+    yield lambda optimizer, units, chosen, shares=None: put(
+        task, model, optimizer, units, chosen, shares
+    )
 
 
 def _grad_samplers(
-    task: Task, model: nn.Module, optimizer: KeyedDPOptimizer, units: Units, chosen: Sequence[int]
+    task: Task,
+    model: nn.Module,
+    optimizer: KeyedDPOptimizer,
+    units: Units,
+    chosen: Sequence[int],
+    shares: Shares,
 ) -> None:
     from opacus import GradSampleModule
 
@@ -117,25 +137,26 @@ def _grad_samplers(
             before = parameter.grad_sample
             parameter.grad_sample = sample if before is None else before + sample
     _drop_unbounded(optimizer)
-    optimizer.clip_and_accumulate()
-    for parameter in optimizer.params:
-        parameter.grad_sample = None
+    optimizer.clip_and_add(shares)
 
 
 def _per_patient(
-    task: Task, model: nn.Module, optimizer: KeyedDPOptimizer, units: Units, chosen: Sequence[int]
+    task: Task,
+    model: nn.Module,
+    optimizer: KeyedDPOptimizer,
+    units: Units,
+    chosen: Sequence[int],
+    shares: Shares,
 ) -> None:
     optimizer.set_empty_sum()
-    for index in chosen:
+    for place, index in enumerate(chosen):
         loss = task.losses(model, units.batch([index])).sum()
         gradients = torch.autograd.grad(loss, optimizer.params, allow_unused=True)
         for parameter, gradient in zip(optimizer.params, gradients, strict=True):
             whole = torch.zeros_like(parameter) if gradient is None else gradient
             parameter.grad_sample = whole.unsqueeze(0)
         _drop_unbounded(optimizer)
-        optimizer.clip_and_accumulate()
-        for parameter in optimizer.params:
-            parameter.grad_sample = None
+        optimizer.clip_and_add(None if shares is None else shares[place : place + 1])
 
 
 def _drop_unbounded(optimizer: KeyedDPOptimizer) -> None:
@@ -154,7 +175,12 @@ def _drop_unbounded(optimizer: KeyedDPOptimizer) -> None:
 
 
 def _book_keeping(
-    task: Task, model: nn.Module, optimizer: KeyedDPOptimizer, units: Units, chosen: Sequence[int]
+    task: Task,
+    model: nn.Module,
+    optimizer: KeyedDPOptimizer,
+    units: Units,
+    chosen: Sequence[int],
+    shares: Shares,
 ) -> None:
     """Write the clipped sum into `summed_grad` without any per-patient gradient.
 
@@ -171,6 +197,8 @@ def _book_keeping(
     for call, gradient in zip(calls, gradients, strict=True):
         squared += gradient.square().sum(dim=1) * _squared_inputs(call)
     factor = (optimizer.max_grad_norm / (squared.sqrt() + 1e-6)).clamp(max=1.0)
+    if shares is not None:
+        factor = factor * shares.to(factor.device)
     bounded = torch.isfinite(squared)[:, None]
     for call, gradient in zip(calls, gradients, strict=True):
         clipped = torch.where(bounded, gradient * factor[:, None], 0.0)

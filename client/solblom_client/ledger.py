@@ -12,7 +12,7 @@
 
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -21,7 +21,13 @@ from solblom_client.anchor import Anchor, LedgerHead
 from solblom_client.ledger_chain import LedgerChain, next_head
 from solblom_client.policy import NodeConfig, PolicyTable
 from solblom_client.state import VaultState
-from solblom_models.accountant import filter_order, format_epsilon, pld_epsilon, rdp_epsilon
+from solblom_models.accountant import (
+    filter_order,
+    format_epsilon,
+    patient_epsilon,
+    pld_epsilon,
+    rdp_epsilon,
+)
 from solblom_protocol.errors import IntegrityError, RefusedError
 from solblom_protocol.messages import timestamp
 from solblom_protocol.order import OrderKind
@@ -290,11 +296,12 @@ class Ledger:
         if limits.epsilon is None:
             return  # allowed by policy; the lifetime becomes infinite below
         events = [*self._spent(request.study), request.event]
-        for name, cap, delta in (
-            ("the study's own epsilon", limits.epsilon, limits.delta),
-            ("policy.study_epsilon", policy.study_epsilon, policy.delta),
+        # The study promises to its unit; the hospital's cap is for each patient (docs/adr/0021).
+        for name, cap, delta, cost_of in (
+            ("the study's own epsilon", limits.epsilon, limits.delta, pld_epsilon),
+            ("policy.study_epsilon", policy.study_epsilon, policy.delta, patient_epsilon),
         ):
-            cost = pld_epsilon(events, delta)
+            cost = cost_of(events, delta)
             if cost > cap:
                 raise RefusedError(
                     "SB-204",
@@ -328,8 +335,7 @@ def more_rounds(
     spent = [entry.event for entry in ledger.entries()]
 
     def fits(count: int) -> bool:
-        bulk = replace(event, steps=count * event.steps)
-        cost = rdp_epsilon([*spent, bulk], policy.delta, order=ledger.filter_order)
+        cost = rdp_epsilon([*spent, event.times(count)], policy.delta, order=ledger.filter_order)
         return cost <= policy.epsilon_budget
 
     low, high = 0, 1

@@ -37,6 +37,25 @@ class KeyedDPOptimizer(DPOptimizer):  # type: ignore[misc]
         """Begin a step: the sum over nobody is zero."""
         for parameter in self.params:
             parameter.summed_grad = torch.zeros_like(parameter)
+            parameter.grad_sample = (
+                None  # Opacus makes the attribute in `zero_grad`, which not every sum needs
+            )
+
+    def clip_and_add(self, shares: torch.Tensor | None) -> None:
+        """Clip each patient's gradient, `grad_sample`, and add it to the sum; of families, each by its share.
+
+        Without shares it is Opacus' own; with them its arithmetic, factors times shares, shape (B,).
+        """
+        if shares is None:
+            self.clip_and_accumulate()
+        else:
+            norms = [g.reshape(len(g), -1).norm(2, dim=-1) for g in self.grad_samples]
+            factor = self.max_grad_norm / (torch.stack(norms, dim=1).norm(2, dim=1) + 1e-6)
+            factor = factor.clamp(max=1.0) * shares.to(factor.device)
+            for parameter in self.params:
+                self.add_to_sum(parameter, torch.einsum("i,i...", factor, parameter.grad_sample))
+        for parameter in self.params:
+            parameter.grad_sample = None
 
     def add_to_sum(self, parameter: Any, clipped: torch.Tensor) -> None:
         """Add clipped contributions of some patients to a parameter's sum."""

@@ -31,7 +31,7 @@ from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_client.work import Work
-from solblom_models.accountant import format_epsilon, pld_epsilon
+from solblom_models.accountant import format_epsilon, patient_epsilon
 from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
 from solblom_protocol.messages import Digest, Message, parse_message, timestamp
@@ -240,7 +240,7 @@ def held_answer(
         norm=norm,
         largest=largest,
         event=receipt.event,
-        epsilon=format_epsilon(pld_epsilon([work.request.event], delta)),
+        epsilon=format_epsilon(patient_epsilon([work.request.event], delta)),
         outside_epsilon=[str(name) for name in answer.named],
         patients=receipt.patients,
         destination=destination,

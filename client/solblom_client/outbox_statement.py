@@ -14,7 +14,7 @@ from solblom_client.ledger import Entry, Ledger, open_ledger, remaining
 from solblom_client.outbox_words import WORDS
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
-from solblom_models.accountant import format_epsilon, pld_epsilon, rdp_epsilon
+from solblom_models.accountant import format_epsilon, patient_epsilon, rdp_epsilon
 from solblom_protocol.errors import CODES
 from solblom_verify.wording import format_delta
 
@@ -100,7 +100,7 @@ def collect_statement(config: NodeConfig, state: VaultState) -> Statement:
 def _study(study: str, ledger: Ledger, log: list[dict[str, Any]], delta: float) -> StudyStatement:
     mine = [entry for entry in log if entry.get("study") == study]
     charges = ledger.entries(study)
-    epsilon = pld_epsilon([c.event for c in charges], delta) if charges else 0.0
+    epsilon = patient_epsilon([c.event for c in charges], delta) if charges else 0.0
     return StudyStatement(
         study=study,
         epsilon=format_epsilon(epsilon),
@@ -136,7 +136,7 @@ def _epsilon(entry: dict[str, Any], charges: list[Entry], delta: float) -> str:
     """Return what an answer's event costs alone."""
     of = (entry["kind"], entry["round"], entry["run"])
     events = [c.event for c in charges if (c.kind, c.round, c.run) == of]
-    return format_epsilon(pld_epsilon(events[:1], delta)) if events else "-"
+    return format_epsilon(patient_epsilon(events[:1], delta)) if events else "-"
 
 
 def _refused(entries: Any) -> dict[str, int]:

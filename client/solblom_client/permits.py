@@ -7,7 +7,7 @@ digest. Everything here is checked before a patient row is read (privacy.md rule
 import datetime as dt
 from pathlib import Path
 
-from solblom_client.cohort import Cohort
+from solblom_client.cohort import Cohort, unit_count
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_protocol.errors import DataError, IntegrityError, RefusedError
@@ -144,8 +144,8 @@ def check_order(
     )
 
 
-def check_cohort(permit: SignedPermit | None, cohort: Cohort) -> None:
-    """Refuse a training set below the permit's minimum, after consent.
+def check_cohort(permit: SignedPermit | None, cohort: Cohort, *, by_family: bool = False) -> None:
+    """Refuse a training set below the permit's minimum, after consent; families count where they are the unit.
 
     It depends on patients: outside it is SB-209 like every such refusal, and it counts as one (privacy.md rule 5).
 
@@ -155,7 +155,7 @@ def check_cohort(permit: SignedPermit | None, cohort: Cohort) -> None:
     if permit is None:
         return
     needed = permit.permit.fl_permit.limits.min_cohort
-    if len(cohort.training.ids) < needed:
+    if unit_count(cohort.training, by_family=by_family) < needed:
         raise DataError("SB-306", f"The training set is below the permit's minimum of {needed}")
 
 

@@ -1,4 +1,4 @@
-"""Local training with patient-level differential privacy through Opacus (DP-SGD, Abadi et al. 2016).
+"""Local training with differential privacy by patient or family through Opacus (DP-SGD, Abadi et al. 2016).
 
 Every constant is public: sampling rate, steps, divisor, clipping norm, noise (privacy.md rule 2).
 The realised batch sizes stay in the trace, inside the hospital.
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from solblom_client.families import Families
 from solblom_client.gradients import GradientPath, choose_path, prepared
 from solblom_client.keystream import KeyStream
 from solblom_client.optimizer import KeyedDPOptimizer
@@ -37,6 +38,7 @@ class TrainingSettings:
     sampling_rate: str  # decimal string
     expected_batch_size: float  # divisor of every noisy sum
     proximal: float = 0.0  # FedProx: pull towards the round's first model
+    by_family: bool = False  # what is drawn and bounded as one: a family, else a patient
 
     @classmethod
     def of(cls, document: StudyDocument, *, site: str = "") -> "TrainingSettings":
@@ -54,6 +56,7 @@ class TrainingSettings:
             sampling_rate=event.sampling_rate,
             expected_batch_size=training.divisor_of(site),
             proximal=training.proximal if training.strategy == "fedprox" else 0.0,
+            by_family=document.by_family,
         )
 
 
@@ -62,7 +65,7 @@ class TrainingTrace:
     """What training really did. Stays inside the hospital; benches rebuild the privacy events from it.
 
     Attributes:
-        batch_sizes: patients drawn in each step.
+        batch_sizes: patients drawn in each step; of families, all members of those drawn.
         population: patients in the training set.
         noise_deviation: standard deviation of the noise on each clipped sum.
         clipping_norm: largest L2 norm of one patient's contribution.
@@ -79,14 +82,15 @@ class TrainingTrace:
 def clipped_sum(
     task: Task, model: torch.nn.Module, units: Units, settings: TrainingSettings
 ) -> tuple[dict[str, torch.Tensor], TrainingTrace]:
-    """Return the sum of all patients' clipped gradients, by parameter, and no noise: it stays inside the vault.
+    """Return the sum of all units' contributions, by parameter, and no noise: it stays inside the vault.
 
     One gradient at the ordered weights over everybody (privacy.md rule 7).
 
     Raises:
         ConfigurationError: SB-107, the net cannot be trained with patient-level privacy.
+        DataError: SB-310, the data set names no families.
     """
-    path = choose_path(task, model)
+    path, drawn = choose_path(task, model), _Population.of(units, settings)
     named: dict[str, Any] = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = KeyedDPOptimizer(
         torch.optim.SGD(list(named.values()), lr=settings.learning_rate),
@@ -96,11 +100,28 @@ def clipped_sum(
         expected_batch_size=settings.expected_batch_size,
     )
     with prepared(path, task, model) as put_clipped_sum:
-        put_clipped_sum(optimizer, units, range(len(units.ids)))
+        put_clipped_sum(optimizer, units, *drawn.of_draw(range(drawn.size)))
         found = {name: p.summed_grad.detach() for name, p in named.items()}
     population = len(units.ids)
     trace = TrainingTrace((population,), population, 0.0, optimizer.max_grad_norm, path)
     return found, trace
+
+
+@dataclass(frozen=True)
+class _Population:
+    """For whom coins are thrown: `size` units of privacy, one coin each, families by their first member."""
+
+    size: int
+    families: Families | None
+
+    @classmethod
+    def of(cls, units: Units, settings: TrainingSettings) -> "_Population":
+        families = Families.of(units) if settings.by_family else None
+        return cls(len(units.ids) if families is None else len(families.members), families)
+
+    def of_draw(self, chosen: Sequence[int]) -> tuple[Sequence[int], torch.Tensor | None]:
+        """Return the patients of the units drawn, and their shares where units are families."""
+        return (chosen, None) if self.families is None else self.families.drawn(chosen)
 
 
 def _check_untouched(parameters: list[torch.nn.Parameter], before: list[torch.Tensor]) -> None:
@@ -124,17 +145,18 @@ def train(
     noise: KeyStream,
     look: Look | None = None,
 ) -> TrainingTrace:
-    """Train `model` in place by noisy steps over Poisson-sampled patients.
+    """Train `model` in place by noisy steps over Poisson-sampled patients, or families where those are the unit.
 
-    Each step: draw every patient with the public rate, clip each one's gradient to `clipping_norm`,
-    add Gaussian noise to the sum, divide by the public `expected_batch_size`, step. An empty draw
-    still takes a noisy step.
+    Each step: draw every unit with the public rate, clip each patient's gradient to `clipping_norm`,
+    average within families, add Gaussian noise to the sum, divide by the public `expected_batch_size`, step.
+    An empty draw still takes a noisy step.
 
     Raises:
         ConfigurationError: SB-107, the net cannot be trained with patient-level privacy.
         RefusedError: SB-213, the task wrote into the weights.
+        DataError: SB-310, the data set names no families.
     """
-    path = choose_path(task, model)
+    path, population = choose_path(task, model), _Population.of(units, settings)
     parameters = [p for p in model.parameters() if p.requires_grad]
     anchor = [p.detach().clone() for p in parameters] if settings.proximal else None
     optimizer = KeyedDPOptimizer(
@@ -148,9 +170,10 @@ def train(
     before = [p.detach().clone() for p in parameters]
     with prepared(path, task, model) as put_clipped_sum:
         for _ in range(settings.steps):
-            chosen = coins.poisson_sample(len(units.ids), settings.sampling_rate)
+            drawn = coins.poisson_sample(population.size, settings.sampling_rate)
+            chosen, shares = population.of_draw(drawn)
             optimizer.zero_grad()
-            put_clipped_sum(optimizer, units, chosen)
+            put_clipped_sum(optimizer, units, chosen, shares)
             _check_untouched(parameters, before)
             if look is not None:
                 look(parameters, [p.summed_grad for p in optimizer.params])

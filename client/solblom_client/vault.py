@@ -31,6 +31,7 @@ from solblom_client.decisions import (
     about_refusal,
     has_left,
 )
+from solblom_client.family_record import keep_families
 from solblom_client.keys import read_node_keys
 from solblom_client.ledger import STATE_FILE, Request, Reservation, StudyLimits, open_ledger
 from solblom_client.mask_key_file import erase_when_done, own_mask_key
@@ -220,7 +221,8 @@ class Vault:
         reservation = self._charged(order, request, approval)
         # From here on patient rows may be read.
         source, cohort = self._join(approval)
-        units = units_of(order, cohort, least=self._config.policy.min_patients)
+        least, by_family = self._config.policy.min_patients, approval.document.by_family
+        units = units_of(order, cohort, least=least, by_family=by_family)
         local = self._store.local_parameters(run_key(order), self._after_round(order, approval))
         counts = exact_counts(order, approval, model, source, units, local)
         rows = cohort.row_bytes(units)
@@ -365,7 +367,10 @@ class Vault:
         source = open_source(self._config, approval.dataset, approval.document.contract)
         units = approval.task.read_units(source, approval.document)
         cohort = join_cohort(self._config, self._keys, approval.document, units, now=self._clock())
-        check_cohort(approval.permit, cohort)
+        check_cohort(approval.permit, cohort, by_family=approval.document.by_family)
+        if approval.document.by_family:
+            study = approval.document.digest
+            keep_families(self._state, self._keys.split, study, cohort.everybody)
         return source, cohort
 
     def _bind(

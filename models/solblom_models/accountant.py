@@ -1,7 +1,7 @@
 """What privacy events cost. Pessimistic everywhere; an unknown event costs infinity (privacy.md rule 6).
 
 Two accountants, both from Google's dp-accounting, neighbours differ by adding or removing one
-patient:
+unit, a patient or a family; the formula is the same for both:
 
 * PLD (privacy loss distributions, Koskela et al. 2020; connect-the-dots, Doroshenko et al. 2022),
   discretised at 1e-3: the per-study figure, an upper bound within 0.1 % of a ten times finer grid.
@@ -13,7 +13,7 @@ Counts with discrete Gaussian noise (Canonne, Kamath & Steinke 2020) enter the P
 their RDP is at most that of the continuous Gaussian (Theorem 4 there).
 
 A patient pays for the events that touch their place on the hospital's line; what is reported is the
-patient who pays most.
+patient who pays most. The lifetime is the patient's, whatever unit a study protects (`patient_steps`).
 
 GDP (the central-limit approximation) is not offered: it understates epsilon by 5-12 % under
 sampling.
@@ -52,17 +52,43 @@ def pld_epsilon(
     return math.inf if parts is None else max(_pld(part, delta, interval) for part in parts)
 
 
+def patient_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
+    """Return what events cost one patient at most, whatever unit each of them protects.
+
+    Of a family study, the larger of two: what the family pays, which is what a patient without relatives
+    pays, and what bounds a patient whose family stays (docs/adr/0021). Where families are sampled the second
+    is by Renyi DP: a patient less is bounded by a family less beside a family more, and privacy loss
+    distributions are known for each of the two alone.
+    """
+    known = list(events)
+    together = pld_epsilon(known, delta)
+    paid = [event.for_one_patient() for event in known]
+    if paid == known:
+        return together
+    if not any(
+        Decimal(e.sampling_rate) != 1 for e in known if e.patient_steps not in (None, e.steps)
+    ):
+        return max(together, pld_epsilon(paid, delta))
+    parts = _parts(paid)
+    if parts is None:
+        return math.inf
+    return max(together, *(_rdp(part, delta, ALL_ORDERS) for part in parts))
+
+
 def rdp_epsilon(events: Iterable[PrivacyEvent], delta: float, *, order: int) -> float:
-    """Return the epsilon of all events by Renyi DP at one order fixed in advance; infinity for unknown events."""
-    parts = _parts(events)
+    """Return the epsilon of all events for a patient, by Renyi DP at one order; infinity for unknown events.
+
+    The order is fixed in advance. Of a family study a patient is charged `patient_steps` (docs/adr/0021).
+    """
+    parts = _parts(event.for_one_patient() for event in events)
     orders = (float(order),)
     return math.inf if parts is None else max(_rdp(part, delta, orders) for part in parts)
 
 
 def alone_epsilon(document: StudyDocument) -> float:
-    """Return what a study costs if every other hospital of its secure sum works against this one."""
+    """Return what a study costs a patient if every other hospital of its secure sum works against this one."""
     events = [event.alone() for event in document.all_events]
-    return pld_epsilon(events, document.study.privacy.delta)
+    return patient_epsilon(events, document.study.privacy.delta)
 
 
 def two_hospitals_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:

@@ -101,13 +101,19 @@ def _encoder(encoder: dict[str, Any]) -> str:
 
 
 def _privacy(manifest: dict[str, Any]) -> str:
+    privacy = manifest["privacy"]
+    head, keys = ["hospital", "epsilon", "delta"], ["epsilon", "delta"]
+    if (
+        privacy["unit"] == "family"
+    ):  # what a patient is promised whose family stays is another figure
+        head, keys = [*head, "epsilon of one patient"], [*keys, "epsilon_of_one_patient"]
     rows = "".join(
-        f"| {site} | {spent['epsilon']} | {spent['delta']} |\n"
-        for site, spent in sorted(manifest["privacy"]["sites"].items())
+        f"| {' | '.join((site, *(spent[key] for key in keys)))} |\n"
+        for site, spent in sorted(privacy["sites"].items())
     )
     return (
-        f"Unit: one {manifest['privacy']['unit']}. `privacy/statement.json` says the rest.\n\n"
-        f"| hospital | epsilon | delta |\n|---|---|---|\n{rows}"
+        f"Unit: one {privacy['unit']}. `privacy/statement.json` says the rest.\n\n"
+        f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n{rows}"
     )
 
 

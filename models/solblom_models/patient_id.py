@@ -22,6 +22,8 @@ _SHOWN_AS_NOTHING = re.compile(
 _CONTROLS = ("Cc", "Cf")  # Unicode's categories: control, and format (marks of order, joiners)
 _ROUNDED = re.compile(r"[0-9]([.,][0-9]+)?[eE]\+[0-9]+")
 _NO_SIGNS = str.maketrans("", "", string.punctuation + " ")
+SEVERAL_FAMILIES = "patient of several families, one taken"
+"""What a reading may note: such data have no clear families, so a study whose unit is the family refuses them."""
 
 
 def patient_id(text: str) -> str:

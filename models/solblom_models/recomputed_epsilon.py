@@ -18,7 +18,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from solblom_models.accountant import format_epsilon, pld_epsilon
+from solblom_models.accountant import format_epsilon, patient_epsilon, pld_epsilon
 from solblom_models.statement import Charge, privacy_statement
 from solblom_protocol.errors import SolblomError
 from solblom_protocol.messages import parse_message
@@ -137,11 +137,12 @@ def _read(folder: Path, trust: Trust | None) -> _Claims:
     keys = _site_keys(manifest)
     signed = tuple(_signed(folder, manifest, keys))
     is_pinned = trust is not None and all(trust.pins(c.site, keys[c.site]) for c in signed)
+    document = parse_document(study)
     return _Claims(
-        document=parse_document(study),
+        document=document,
         simulation=manifest.get("simulation", bool),
         solblom=manifest.object("environment").text("solblom"),
-        charges=tuple(_charges(_object(folder, "privacy/events.json"))),
+        charges=tuple(_charges(_object(folder, "privacy/events.json"), document)),
         signed=signed,
         statement=_object(folder, "privacy/statement.json"),
         sites=manifest.object("privacy").object("sites").members,
@@ -153,7 +154,7 @@ def _object(folder: Path, name: str) -> JsonObject:
     return JsonObject.of(parse_canonical(read_file(folder / name)), name)
 
 
-def _charges(events: JsonObject) -> Iterator[Charge]:
+def _charges(events: JsonObject, document: StudyDocument) -> Iterator[Charge]:
     for site in events.members:
         kinds = set()
         for entry in events.objects(site):
@@ -164,6 +165,8 @@ def _charges(events: JsonObject) -> Iterator[Charge]:
             if event.steps > MOST_STEPS:
                 raise _DoubtError(f"{entry.where}: more steps than any study may ask for")
             kinds.add((event.kind, event.sampling_rate, event.noise_multiplier, event.slack))
+            if (event.patient_steps is not None) != document.by_family:
+                raise _DoubtError(f"{entry.where}: its unit is not the study's")
             if len(kinds) > MOST_KINDS:
                 raise _DoubtError(f"{events.where}: too many different events at {site}")
             yield Charge(entry.get("round", int), site, event, entry.text("kind"))
@@ -245,6 +248,9 @@ def _check_epsilon(claims: _Claims) -> str:
 
 def _figures(events: list[PrivacyEvent], delta: float, entry: JsonObject) -> dict[str, float]:
     found = {"epsilon": pld_epsilon(events, delta)}
+    by_family = any(event.patient_steps is not None for event in events)
+    if by_family or "epsilon_of_one_patient" in entry.members:
+        found["epsilon_of_one_patient"] = patient_epsilon(events, delta)
     shared = any(event.alone_noise_multiplier is not None for event in events)
     if shared or "epsilon_alone" in entry.members:
         found["epsilon_alone"] = pld_epsilon([e.alone() for e in events], delta)

@@ -4,7 +4,7 @@ The lines follow the hazards of NIST SP 800-226. "Not stated" is impossible: a l
 pass the schema, so no artefact is written.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +13,7 @@ from solblom_models.accountant import (
     PLD_INTERVAL,
     filter_order,
     format_epsilon,
+    patient_epsilon,
     pld_epsilon,
     rdp_epsilon,
     two_hospitals_epsilon,
@@ -38,6 +39,13 @@ SIMULATED = (
     "The exact metrics shown in a simulation are outside epsilon",
 )
 
+
+SEVERAL_HOSPITALS = NOT_COVERED[4]
+FAMILIES = (
+    "A family with members at several of the hospitals, or a patient there: their losses add up",
+    "Relatives whom a hospital's data set does not name as of one family: each is a family of its own",
+)
+"""Instead of SEVERAL_HOSPITALS, where the unit is the family."""
 
 SHARED = (
     "Rounding of float32 sums of clipped contributions, before they are put on the integer grid",
@@ -106,15 +114,16 @@ def privacy_statement(
         events[charge.site].append(charge.event)
     statement = PrivacyStatement(
         schema="solblom.privacy-statement/1",
-        unit=f"One {privacy.unit}, with all rows in all of a hospital's data sets",
-        neighbours="Data sets that differ by adding or removing one patient",
+        unit=_unit(document),
+        neighbours=f"Data sets that differ by adding or removing one {privacy.unit}",
         loss=_loss(events, privacy.delta),
         mechanism=_mechanism(document),
         sampling=_sampling(document),
         accountant=_accountant(events, privacy.delta),
         trust=_trust(document),
         adversary="Computationally bounded; sees every update, every model and all public constants",
-        not_covered=((*SIMULATED, *NOT_COVERED) if simulation else NOT_COVERED)
+        not_covered=(SIMULATED if simulation else ())
+        + _not_covered(document)
         + (SHARED if document.secure_sum is not None else ())
         + _outside(document, charges)
         + (_tuning(document),),
@@ -122,14 +131,19 @@ def privacy_statement(
             "ChaCha20 keyed for each piece of work; outside a simulation its key never leaves the hospital"
         ),
         side_channels="Timing, memory and crashes were not tested",
-        withdrawal="Past influence of a patient is bounded by epsilon, not removed",
+        withdrawal=(
+            "Past influence of a patient is bounded by epsilon, not removed; relatives stay"
+            if document.by_family
+            else "Past influence of a patient is bounded by epsilon, not removed"
+        ),
         audit="No audit result is part of this artefact; `solblom audit privacy` attacks the settings",
         utility="In evaluation/report.json where released; figures by subgroup in a simulation only",
-        reading=_reading(off),
+        reading=_reading(privacy.unit, off=off),
         sites={
             site: {
                 "epsilon": format_epsilon(pld_epsilon(found, privacy.delta)),
                 "delta": format_delta(privacy.delta),
+                **_patient_figure(document, found),
                 **_shared_figures(document, found),
             }
             for site, found in events.items()
@@ -157,8 +171,32 @@ def _trust(document: StudyDocument) -> str:
     )
 
 
+def _unit(document: StudyDocument) -> str:
+    if document.by_family:
+        return (
+            "One family as the hospital's data set names it, with all rows of all its members there; a patient of no "
+            "family is one alone. One patient whose family stays is protected too: epsilon_of_one_patient"
+        )
+    return "One patient, with all rows in all of a hospital's data sets"
+
+
+def _not_covered(document: StudyDocument) -> tuple[str, ...]:
+    if not document.by_family:
+        return NOT_COVERED
+    lines = [FAMILIES if line == SEVERAL_HOSPITALS else (line,) for line in NOT_COVERED]
+    return tuple(line for part in lines for line in part)
+
+
+def _patient_figure(document: StudyDocument, events: list[PrivacyEvent]) -> dict[str, str]:
+    """Return what events that protect families cost one patient at most, whose family stays or not (docs/adr/0021)."""
+    if not document.by_family:
+        return {}
+    delta = document.study.privacy.delta
+    return {"epsilon_of_one_patient": format_epsilon(patient_epsilon(events, delta))}
+
+
 def _shared_figures(document: StudyDocument, events: list[PrivacyEvent]) -> dict[str, str]:
-    """Return what holds if all others work together, and for a patient of two hospitals (rule 7)."""
+    """Return what holds if all others work together, and for a unit of two hospitals (rule 7)."""
     if document.secure_sum is None:
         return {}
     delta = document.study.privacy.delta
@@ -183,14 +221,21 @@ def _mechanism(document: StudyDocument) -> str:
     released = document.evaluation_event is not None or document.table_one_event is not None
     if document.secure_sum is not None:
         return (
-            "One clipped contribution per patient and round; their sum on an integer grid, a discrete "
+            f"{_contribution(document, 'round')}; their sum on an integer grid, a discrete "
             "Gaussian share of the noise from each hospital, a secure sum (Kairouz, Liu & Steinke 2021)"
         )
-    counts = "; released counts carry discrete Gaussian noise" if released else ""
+    of = ", of one member of each family," if document.by_family else ""
+    counts = f"; released counts{of} carry discrete Gaussian noise" if released else ""
     return (
-        "DP-SGD: one clipped contribution per patient and step, Gaussian noise added by each hospital "
+        f"DP-SGD: {_contribution(document, 'step', begin='one')}, Gaussian noise added by each hospital "
         f"to its own sums (Opacus){counts}"
     )
+
+
+def _contribution(document: StudyDocument, of: str, *, begin: str = "One") -> str:
+    if document.by_family:
+        return f"{begin} contribution per family and {of}, the mean of its members' clipped ones"
+    return f"{begin} clipped contribution per patient and {of}"
 
 
 def _outside(document: StudyDocument, charges: list[Charge]) -> tuple[str, ...]:
@@ -204,10 +249,11 @@ def _outside(document: StudyDocument, charges: list[Charge]) -> tuple[str, ...]:
 
 def _sampling(document: StudyDocument) -> str:
     training, rate = document.study.training, document.study.privacy.sampling_rate
+    units = "families" if document.by_family else "patients"
     if document.secure_sum is not None:
-        return f"None: all patients in every round; {counted(training.rounds, 'round')} of one step"
+        return f"None: all {units} in every round; {counted(training.rounds, 'round')} of one step"
     steps = training.rounds * training.local_steps
-    return f"Poisson over patients at rate {exact_decimal(rate)}, a public constant; {counted(steps, 'step')}"
+    return f"Poisson over {units} at rate {exact_decimal(rate)}, a public constant; {counted(steps, 'step')}"
 
 
 def _accountant(events: dict[str, list[PrivacyEvent]], delta: float) -> str:
@@ -217,7 +263,9 @@ def _accountant(events: dict[str, list[PrivacyEvent]], delta: float) -> str:
             "Renyi DP (dp-accounting 0.6.0) at the best of 700 orders, of sums of discrete Gaussians with "
             "their slack, rounded up"
         )
-    second = max((rdp_epsilon(found, delta, order=order) for found in events.values()), default=0.0)
+    # The same events, as the unit pays for them.
+    units = [[replace(event, patient_steps=None) for event in found] for found in events.values()]
+    second = max((rdp_epsilon(found, delta, order=order) for found in units), default=0.0)
     return (
         f"PLD (dp-accounting 0.6.0, interval {PLD_INTERVAL:g}, pessimistic), rounded up; "
         f"by RDP at order {order} the same events read {format_epsilon(second)}"
@@ -241,11 +289,11 @@ def _tuning(document: StudyDocument) -> str:
     return f"Choice of settings: {tuning.configurations_tried} configurations were tried on {where}"
 
 
-def _reading(off: bool) -> str:
+def _reading(unit: str, *, off: bool) -> str:
     if off:
         return "No privacy promise: an update may reveal single patients."
     return (
-        "Whether or not one patient took part, anything anyone concludes from this training becomes at "
+        f"Whether or not one {unit} took part, anything anyone concludes from this training becomes at "
         "most e^epsilon times more likely, except with probability delta. Differential privacy does not "
         "protect against inferences that are true of the population."
     )

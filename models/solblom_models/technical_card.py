@@ -142,9 +142,9 @@ def _made(manifest: dict[str, Any], document: StudyDocument) -> str:
         ("method", f"{strategy}, learning rate {training.learning_rate:g}"),
         (
             "a patient's gradient",
-            f"clipped to norm {privacy.clipping_norm:g}; noise {_noise(document)}",
+            f"clipped to norm {privacy.clipping_norm:g}{_averaged(document)}; noise {_noise(document)}",
         ),
-        ("sampling", f"each patient with probability {privacy.sampling_rate:g} at a step"),
+        ("sampling", f"each {privacy.unit} with probability {privacy.sampling_rate:g} at a step"),
         ("sums divided by", _divisor(document)),
         ("aggregation", f"{manifest['training']['aggregation']['rule']}"),
         ("arithmetic of the sum", manifest["training"]["aggregation"]["arithmetic"]),
@@ -180,6 +180,10 @@ def _compared(document: StudyDocument) -> str:
         f"Rule: {rule_in_words(training)}. {MEANS[training.strategy]} It bounds what wrong updates can do; it does "
         "not tell a false hospital from one whose patients are unlike the others'.\n\n"
     )
+
+
+def _averaged(document: StudyDocument) -> str:
+    return ", then averaged within the family" if document.by_family else ""
 
 
 def _noise(document: StudyDocument) -> str:
@@ -277,19 +281,26 @@ def _weighting(document: StudyDocument) -> list[str]:
     training = document.study.training
     if training.strategy not in ROBUST:
         return [
-            "Sums of patients are divided by one public number: each patient counts alike, and a large hospital more "
-            "than a small one."
+            f"Sums of patients are divided by one public number: {_alike(document)} a large hospital more than "
+            "a small one."
         ]
     own = isinstance(training.expected_batch_size, dict)
+    unit, units = ("family", "families") if document.by_family else ("patient", "patients")
     return [
         "Hospitals' updates are compared, and what lies far out is left out: what only a few hospitals' patients show "
         "may be missing from this model, honest or not.",
-        "Each hospital's sums are divided by its own public number: hospitals count alike, and a patient of a small "
+        f"Each hospital's sums are divided by its own public number: hospitals count alike, and a {unit} of a small "
         "hospital more than one of a large."
         if own
-        else "All hospitals' sums are divided by one public number: an update's size shows how many patients a "
+        else f"All hospitals' sums are divided by one public number: an update's size shows how many {units} a "
         "hospital has, so the largest and the smallest hospitals are left out first.",
     ]
+
+
+def _alike(document: StudyDocument) -> str:
+    if document.by_family:
+        return "each family counts alike, its members less the more they are, and"
+    return "each patient counts alike, and"
 
 
 def _lower(band: str) -> int:

@@ -218,6 +218,11 @@ CODES: dict[str, ErrorCode] = {
         1,
         "Correct units or maps of the data set in node.toml; see `solblom node check --study FILE`",
     ),
+    "SB-314": ErrorCode(
+        "Who belongs to which family is not clear, or has changed",
+        1,
+        "Give each patient one family, and keep it while a study by family runs",
+    ),
     # Integrity
     "SB-401": ErrorCode(
         "The model artefact does not verify", 5, "Do not use it; ask for the original"

@@ -24,6 +24,7 @@ _MEMBERS = frozenset(
     )
 )
 _SHARED_MEMBERS = frozenset(("alone_noise_multiplier", "slack"))
+_FAMILY_MEMBERS = frozenset(("patient_steps",))
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class PrivacyEvent:
         alone_noise_multiplier: shared noise only: of this node's own share.
         slack: shared noise only: what a sum of shares lacks of one discrete Gaussian, decimal
             string; added to the root of twice the concentrated loss (Kairouz, Liu & Steinke 2021).
+        patient_steps: only where the unit is a family, for which `steps` are: how many such steps bound
+            what the event does to one patient whose family stays (docs/adr/0021). None: the unit is the patient.
     """
 
     kind: EventKind
@@ -59,10 +62,22 @@ class PrivacyEvent:
     patients_to: str = "1"
     alone_noise_multiplier: str | None = None
     slack: str | None = None
+    patient_steps: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as a JSON object with sorted meaning, for ledgers and receipts."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def times(self, count: int) -> "PrivacyEvent":
+        """Return the event happening `count` times, as one event."""
+        paid = None if self.patient_steps is None else count * self.patient_steps
+        return replace(self, steps=count * self.steps, patient_steps=paid)
+
+    def for_one_patient(self) -> "PrivacyEvent":
+        """Return what bounds the event for one patient: the event itself unless its unit is a family."""
+        if self.patient_steps is None:
+            return self
+        return replace(self, steps=self.patient_steps, patient_steps=None)
 
     def alone(self) -> "PrivacyEvent":
         """Return what holds if every other node of a secure sum works against this one; else the event itself."""
@@ -89,7 +104,9 @@ class PrivacyEvent:
         """
         is_shared = isinstance(value, dict) and value.get("kind") == "shared-gaussian"
         members = _MEMBERS | _SHARED_MEMBERS if is_shared else _MEMBERS
-        if not isinstance(value, dict) or set(value) != members:
+        if not isinstance(value, dict) or set(value) - _FAMILY_MEMBERS != members:
+            raise IntegrityError("SB-405", "A privacy event has unexpected members")
+        if value.get("patient_steps", 0) is None:  # one spelling only: left out
             raise IntegrityError("SB-405", "A privacy event has unexpected members")
         event = cls(**value)
         event.check()
@@ -111,6 +128,11 @@ class PrivacyEvent:
             raise IntegrityError("SB-405", "A privacy event has no noise")
         if type(self.steps) is not int or self.steps < 1:
             raise IntegrityError("SB-405", "A privacy event has no steps")
+        paid = self.patient_steps
+        if paid is not None and (type(paid) is not int or not self.steps <= paid <= 2 * self.steps):
+            raise IntegrityError(
+                "SB-405", "A privacy event charges a patient fewer steps than a family"
+            )
         if self.kind in ("discrete-gaussian", "shared-gaussian") and rate != 1:
             raise IntegrityError("SB-405", "A privacy event counts a sample of patients")
         self._check_shared(noise)

@@ -185,6 +185,7 @@ def shared_event(
     steps: int,
     patients_from: str,
     patients_to: str,
+    patient_steps: int | None = None,
 ) -> PrivacyEvent:
     """Return what an opened sum does to a patient, by the theorem on sums of discrete Gaussians.
 
@@ -202,6 +203,7 @@ def shared_event(
         steps: how many such sums.
         patients_from: where the touched part of the patients begins.
         patients_to: where it ends.
+        patient_steps: where the unit is a family, how many such sums bound one patient's loss.
     """
     with localcontext() as context:
         context.prec = 60
@@ -219,6 +221,7 @@ def shared_event(
         patients_to=patients_to,
         alone_noise_multiplier=_places(alone, 4, ROUND_DOWN),
         slack=_places(slack, 30, ROUND_CEILING),
+        patient_steps=patient_steps,
     )
 
 

@@ -87,6 +87,9 @@ class StudyDocument(Table):
             noise_multiplier=self.noise_multiplier or "0",
             steps=training.local_steps,
             patients_from=self._split_at("0"),
+            patient_steps=self._patient_steps(
+                training.local_steps, times=1 if privacy.sampling_rate == 1 else 2
+            ),
         )
 
     @property
@@ -114,6 +117,7 @@ class StudyDocument(Table):
             noise_multiplier=self.evaluation_noise,
             steps=1,
             patients_to=until,
+            patient_steps=self._patient_steps(1, times=2),
         )
 
     @property
@@ -130,7 +134,22 @@ class StudyDocument(Table):
             sampling_rate="1",
             noise_multiplier=self.table_one_noise,
             steps=variables,
+            patient_steps=self._patient_steps(variables, times=2),
         )
+
+    def _patient_steps(self, steps: int, *, times: int) -> int | None:
+        """Return with how many steps one patient's loss is bounded where the unit is a family; else None.
+
+        Proofs in docs/adr/0021. A sum over everybody moves by at most the clipping norm for a patient too:
+        `times` is 1. Where families are sampled, and where one member of each is counted, a patient less is at
+        most a family less and another one more: `times` is 2.
+        """
+        return times * steps if self.by_family else None
+
+    @property
+    def by_family(self) -> bool:
+        """Whether what is protected is a family, with all its members at a hospital (privacy.md rule 1)."""
+        return self.study.privacy.unit == "family"
 
     def _split_at(self, everybody: str) -> str:
         """Return where on the hospital's line of patients test patients end, or the end that takes in everybody.
@@ -170,6 +189,7 @@ class StudyDocument(Table):
             steps=1,
             patients_from=self._split_at("0"),
             patients_to="1",
+            patient_steps=self._patient_steps(1, times=1),
         )
 
     def _shared_count_event(
@@ -186,6 +206,7 @@ class StudyDocument(Table):
             steps=steps,
             patients_from="0",
             patients_to=patients_to,
+            patient_steps=self._patient_steps(steps, times=2),
         )
 
     @property

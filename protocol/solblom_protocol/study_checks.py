@@ -1,5 +1,6 @@
 """What a study file may not ask for, because it could not be run or accounted for as written."""
 
+from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.contracts import AnyContract, describable
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.phenotype_contract import PhenotypeContract
@@ -34,9 +35,7 @@ def check_study(study: Study, contract: AnyContract) -> None:
         )
     _check_shared_noise(study)
     if privacy.unit == "family":
-        raise ConfigurationError(
-            "SB-108", "privacy.unit is family, which this version lacks", 'Use unit = "patient"'
-        )
+        _check_families(study, contract)
     if cohort.quorum > cohort.min_nodes:
         raise ConfigurationError(
             "SB-103", f"cohort.quorum is {cohort.quorum}, more than min_nodes ({cohort.min_nodes})"
@@ -49,6 +48,27 @@ def check_study(study: Study, contract: AnyContract) -> None:
         raise ConfigurationError(
             "SB-106",
             f"task.target is {study.task.target}, but the contract's target is {contract.target.name}",
+        )
+
+
+def _check_families(study: Study, contract: AnyContract) -> None:
+    """Refuse a promise to families where nobody could keep it (privacy.md rules 1 and 4).
+
+    Raises:
+        ConfigurationError: SB-103 the split could part a family; SB-108 the data know no families.
+    """
+    if isinstance(contract, BagContract):
+        raise ConfigurationError(
+            "SB-108",
+            f"privacy.unit is family; {study.task.name} reads slides, which name no families in this version",
+            'Use unit = "patient"',
+        )
+    by = study.evaluation.split.by
+    if by != "family":
+        raise ConfigurationError(
+            "SB-103",
+            f"privacy.unit is family and evaluation.split is by {by}: a family could stand on both sides",
+            'Set split = { by = "family" }',
         )
 
 

@@ -231,7 +231,8 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
             "ends": study.study.ends.isoformat(),
             "rounds": _rounds(document),
             **_rule(document),
-            "privacy": f"epsilon {cost} at delta {delta} for each patient",
+            "privacy": f"epsilon {cost} at delta {delta} for each {study.privacy.unit}",
+            **_one_patient(document),
             "noise multiplier": document.noise_multiplier or "0 (privacy is off)",
             "hospitals": f"at least {study.cohort.min_nodes}, quorum {study.cohort.quorum}",
             "learning rate": f"{study.training.learning_rate:g}{_suggestion(document)}",
@@ -244,6 +245,16 @@ def describe(document: "StudyDocument") -> dict[str, Any]:
             for kind, times, event in _charged_releases(document)
         ],
     }
+
+
+def _one_patient(document: "StudyDocument") -> dict[str, str]:
+    """Return what a study by family costs one patient, which is what hospitals' caps count."""
+    from solblom_models.accountant import format_epsilon, patient_epsilon
+
+    if not document.by_family:
+        return {}
+    cost = patient_epsilon(document.all_events, document.study.privacy.delta)
+    return {"one patient": f"epsilon {format_epsilon(cost)} where the family stays"}
 
 
 def _rounds(document: "StudyDocument") -> str:

@@ -34,6 +34,9 @@ from solblom_protocol.study import StudyDocument
 FAILURE_LEVEL = 1e-4  # chance that a correct build is called false, over all guesses together
 ABSTENTION = (1.0, 0.5, 0.2)  # shares of canaries that are guessed, fixed before looking
 DELTA_PER_CANARY = 2.5e-4  # keeps the delta term of Theorem 5.2 below a fifth of the level
+RELATIVES = (
+    8  # patients of each canary family: bounding patients instead of families shows eightfold
+)
 ROWS = 8  # rows of each canary patient: clipping by row instead of by patient shows eightfold
 
 
@@ -68,11 +71,16 @@ class AuditResult:
 
 @dataclass(frozen=True)
 class CanaryUnits:
-    """Made-up patients, each with `ROWS` rows along one axis."""
+    """Made-up patients, each with `ROWS` rows along one axis; who share an axis are a family."""
 
     ids: tuple[str, ...]
     axes: NDArray[np.int64]
     dimension: int
+
+    @property
+    def groups(self) -> dict[str, tuple[str | None, ...]]:
+        """The canaries' families, where a study asks for them."""
+        return {"family": tuple(f"axis-{axis}" for axis in self.axes)}
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -210,11 +218,14 @@ def _train_all_rounds(
     """Run every round of the study on the canaries that take part; return each axis' movement, (rounds, m)."""
     dimension = len(members)
     axes = np.nonzero(members)[0]
-    units = CanaryUnits(tuple(f"canary-{axis}" for axis in axes), axes, dimension)
     batch = document.study.training.expected_batch_size
     # Where hospitals have their own divisors, any will do: the noise is on the sum before it.
     site = min(batch) if isinstance(batch, dict) else ""
     settings = TrainingSettings.of(document, site=site)
+    relatives = RELATIVES if settings.by_family else 1
+    axes = np.repeat(axes, relatives)
+    names = (f"canary-{number // relatives}-{number % relatives}" for number in range(len(axes)))
+    units = CanaryUnits(tuple(names), axes, dimension)
     moved: list[NDArray[np.float64]] = []
     for number in range(1, document.study.training.rounds + 1):
         net = torch.nn.Linear(dimension, 1, bias=False)

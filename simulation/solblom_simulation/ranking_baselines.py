@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from solblom_client.families import Families
 from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.phenotype.net import Prototypes, Ranker, Trained
 from solblom_models.phenotype.settings import COUNT_WEIGHT
@@ -20,13 +22,18 @@ HOW = (
 )
 
 
-def fitted(net: Ranker, units: CaseUnits) -> Ranker:
-    """Fit a net to these patients without noise, in place, and return it."""
+def shares_of(parts: Sequence[CaseUnits]) -> NDArray[np.float32]:
+    """Return each patient's share in the family's contribution, hospital by hospital, as their vaults give it."""
+    return np.concatenate([Families.of(part).shares for part in parts])
+
+
+def fitted(net: Ranker, units: CaseUnits, shares: NDArray[np.float32] | None = None) -> Ranker:
+    """Fit a net to these patients without noise, in place, and return it; sums take each by their share, if given."""
     features = torch.from_numpy(units.dense())
     labels = torch.from_numpy(units.labels)
     if isinstance(net, Prototypes):
         net.deviation = 0.0  # exact sums, so read out as exact
-        _add_up(net, features, labels)
+        _add_up(net, features, labels, shares)
         return net
     is_linear = isinstance(net, Trained) and net.hidden is None
     steps, rate, decay = LINEAR if is_linear else PERCEPTRON
@@ -39,11 +46,19 @@ def fitted(net: Ranker, units: CaseUnits) -> Ranker:
     return net
 
 
-def _add_up(net: Prototypes, features: torch.Tensor, labels: torch.Tensor) -> None:
+def _add_up(
+    net: Prototypes,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    shares: NDArray[np.float32] | None,
+) -> None:
     beside = torch.full((len(features), 1), COUNT_WEIGHT)
+    whole = torch.cat([features, beside], dim=1)
+    if shares is not None:
+        whole = whole * torch.from_numpy(shares)[:, None]
     with torch.no_grad():
         net.sums.weight.zero_()
-        net.sums.weight.index_add_(0, labels, torch.cat([features, beside], dim=1))
+        net.sums.weight.index_add_(0, labels, whole)
 
 
 def joined(parts: Sequence[CaseUnits]) -> CaseUnits:

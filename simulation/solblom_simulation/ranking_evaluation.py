@@ -19,7 +19,7 @@ from solblom_models.phenotype.phenopacket import Sex
 from solblom_models.ranking import Ranks, ranking_metrics, ranks_of
 from solblom_models.task import RankingTask, Task, find_task
 from solblom_protocol.study import StudyDocument
-from solblom_simulation.ranking_baselines import HOW, fitted, joined
+from solblom_simulation.ranking_baselines import HOW, fitted, joined, shares_of
 
 KINDS = ("prior", "local", "federated", "pooled")
 RARE_BELOW = 5
@@ -88,12 +88,12 @@ def _rank(
     if not isinstance(task, RankingTask):
         raise TypeError(f"the task {task.name} ranks nothing")
     nets = {"prior": _net(task, document), "federated": _federated(task, document, weights)}
-    nets["pooled"] = fitted(_net(task, document), pooled)
+    nets["pooled"] = _fitted(task, document, [site.training for site in sites])
     found = []
     for site in sites:
-        own = {**nets, "local": fitted(_net(task, document), site.training)}
+        own = {**nets, "local": _fitted(task, document, [site.training])}
         others = [other.training for other in sites if other is not site]
-        apart = fitted(_net(task, document), joined(others)) if others else None
+        apart = _fitted(task, document, others) if others else None
         found.append(
             _Ranked(
                 site,
@@ -102,6 +102,12 @@ def _rank(
             )
         )
     return found
+
+
+def _fitted(task: Task, document: StudyDocument, parts: Sequence[CaseUnits]) -> Ranker:
+    """Return the study's net, fitted to some hospitals' patients as their vaults would weigh them."""
+    shares = shares_of(parts) if document.by_family else None
+    return fitted(_net(task, document), joined(parts), shares)
 
 
 def _net(task: Task, document: StudyDocument) -> Ranker:

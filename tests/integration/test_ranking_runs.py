@@ -71,12 +71,23 @@ class Federation:
 
 
 def federation(
-    folder: Path, release: Path, *, papers_of: int = 2, **changes: dict[str, Any]
+    folder: Path,
+    release: Path,
+    *,
+    papers_of: int = 2,
+    families_of: int = 0,
+    **changes: dict[str, Any],
 ) -> Federation:
     """Make hospitals and let all of them approve the study."""
     home, shared = folder / "home", changes.get("privacy", {}).get("noise") == "shared"
     files = {
-        site: write_cases(folder / f"{site}.jsonl", 90, first=1000 * number, papers_of=papers_of)
+        site: write_cases(
+            folder / f"{site}.jsonl",
+            90,
+            first=1000 * number,
+            papers_of=papers_of,
+            families_of=families_of,
+        )
         for number, site in enumerate(SITES)
     }
     policy = SimulationPolicy(

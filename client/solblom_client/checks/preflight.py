@@ -15,7 +15,7 @@ from solblom_client.approval import (
 )
 from solblom_client.checks.finding import Checklist, Finding, Light, Seen
 from solblom_client.checks.preflight_data import look_at_data
-from solblom_client.cohort import Cohort, join_cohort
+from solblom_client.cohort import Cohort, join_cohort, unit_count
 from solblom_client.forecast import forecast
 from solblom_client.gate import check_policy, check_roster
 from solblom_client.gradients import choose_path
@@ -172,20 +172,21 @@ def _check_data(
     if cohort is None:
         return
     needed = max(document.study.cohort.min_patients, config.policy.min_patients)
-    checks.note("cohort", _cohort(cohort, needed))
+    checks.note("cohort", _cohort(cohort, needed, by_family=document.by_family))
     checks.note("labels", _labels(cohort, document, config.policy.min_patients))
     checks.check("leakage", lambda: looked.leakage(cohort))
     checks.note("split", _split(cohort, document, config.policy.min_patients))
     checks.check("gradients", lambda: _gradients(cohort, document, task))
 
 
-def _cohort(cohort: Cohort, needed: int) -> Seen:
-    training = len(cohort.training.ids)
+def _cohort(cohort: Cohort, needed: int, *, by_family: bool) -> Seen:
+    training, units = len(cohort.training.ids), unit_count(cohort.training, by_family=by_family)
+    of = f" in {counted(units, 'family', 'families')}" if by_family else ""
     text = (
-        f"{counted(training, 'patient')} to train on, {needed} needed; "
+        f"{counted(training, 'patient')}{of} to train on, {needed} needed; "
         f"{cohort.excluded} excluded by consent"
     )
-    if training < needed:
+    if units < needed:
         return (
             Light.STOP,
             text,
@@ -223,8 +224,8 @@ def _diseases(labels: list[int], small: int) -> Seen:
 
 
 def _split(cohort: Cohort, document: StudyDocument, needed: int) -> Seen:
-    training, test = cohort.training.labels.tolist(), cohort.test.labels.tolist()
-    text = f"{len(training)} to train, {len(test)} to test"
+    training, test = cohort.training.labels.tolist(), cohort.counted_test.labels.tolist()
+    text = f"{len(training)} to train, {len(cohort.test.ids)} to test"
     if len(set(training)) < 2:
         return Light.STOP, f"{text}; one class only to train", "Join with more patients"
     releases = document.study.evaluation.releases

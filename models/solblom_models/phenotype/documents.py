@@ -42,7 +42,7 @@ class PatientRegister:
     """Tells whether a patient came by before, in constant memory.
 
     SQLite's private temporary file takes what does not fit into 4 MB. It has no name, ends with the process, and
-    holds 16 bytes a patient under a key that is never stored, so no id reaches the disk.
+    holds 16 bytes a patient and 16 of the family under a key that is never stored, so no id reaches the disk.
     """
 
     def __init__(self) -> None:
@@ -50,25 +50,36 @@ class PatientRegister:
         self._database = sqlite3.connect("", isolation_level=None)
         for line in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -4096"):
             self._database.execute(f"PRAGMA {line}")
-        self._database.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute(
+            "CREATE TABLE seen (digest BLOB PRIMARY KEY, family BLOB NOT NULL) WITHOUT ROWID"
+        )
         self._database.execute("BEGIN")
 
-    def is_new(self, patient: str) -> bool:
-        """Remember a patient; False for one that was remembered before.
+    def is_new(self, patient: str, family: str | None = None) -> bool:
+        """Remember a patient with the family, if any; False for one that was remembered before.
 
         Raises:
             DataError: SB-307 the folder for temporary files is full or closed.
         """
-        # JSON may hold half of a surrogate pair, which UTF-8 does not have.
-        data = patient.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(data, key=self._key, digest_size=16).digest()
+        values = (self._digest(patient), self._digest(f"family {family}" if family else ""))
         try:
-            cursor = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,))
+            cursor = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", values)
         except sqlite3.Error:
             raise DataError(
                 "SB-307", "The register of patients has no room in the folder for temporary files"
             ) from None
         return cursor.rowcount == 1
+
+    def is_of(self, patient: str, family: str | None) -> bool:
+        """Tell whether a remembered patient is of this family, or of none as here."""
+        values = (self._digest(patient), self._digest(f"family {family}" if family else ""))
+        found = self._database.execute("SELECT 1 FROM seen WHERE digest = ? AND family = ?", values)
+        return found.fetchone() is not None
+
+    def _digest(self, text: str) -> bytes:
+        # JSON may hold half of a surrogate pair, which UTF-8 does not have.
+        data = text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(data, key=self._key, digest_size=16).digest()
 
     def __enter__(self) -> Self:
         return self

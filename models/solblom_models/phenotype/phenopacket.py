@@ -109,8 +109,10 @@ def read_cases(
         for place, data in raw_documents(path, reading, max_bytes=rules.max_document_bytes):
             reading.documents += 1
             found, tally = _read(data, ontology, rules)
-            if isinstance(found, Case) and not register.is_new(found.patient):
+            if isinstance(found, Case) and not register.is_new(found.patient, found.family):
                 reading.note(Reason.SAME_PATIENT, place)
+                if not register.is_of(found.patient, found.family):
+                    reading.note(Reason.SEVERAL_FAMILIES, place)
                 continue
             tally.add_to(reading, place)
             if isinstance(found, Reason):
@@ -160,7 +162,7 @@ def case_of(
     return Case(
         id=_text(packet.get("id")) or "",
         patient=patient,
-        family=_family(whole),
+        family=_family(whole, tally),
         publication=publication,
         observed=terms[0],
         excluded=terms[1],
@@ -213,12 +215,14 @@ def _patient(subject: _Json, publication: str | None, rules: CaseRules) -> str |
     return patient_id(named) or None
 
 
-def _family(whole: _Json) -> str | None:
-    """Return the id of a Family message, or the pedigree's own name for it."""
+def _family(whole: _Json, tally: Tally) -> str | None:
+    """Return the id of a Family message, or the pedigree's own name for it where it has one name."""
     if "proband" not in whole:
         return None
     persons = _list(_dict(whole.get("pedigree")).get("persons"))
     named = {_text(_get(_dict(person), "familyId")) for person in persons} - {None}
+    if len(named) > 1:
+        tally.counts[Reason.SEVERAL_FAMILIES] += 1
     return named.pop() if len(named) == 1 else _text(whole.get("id"))
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from solblom_models.patient_id import SEVERAL_FAMILIES
+
 KEPT_PLACES = 1_000  # line numbers a reason, so that a million bad lines do not fill the memory
 
 
@@ -50,6 +52,7 @@ class Reason(StrEnum):
     UNSOLVED = "interpretation not solved, its disease not taken"
     RELATIVE = "relative in a family message"
     SEVERAL_PUBLICATIONS = "several publications, the first taken"
+    SEVERAL_FAMILIES = SEVERAL_FAMILIES
     NO_OBSERVED_TERM = "case with excluded terms only"
     UNREADABLE_SEX = "sex unreadable, taken as unknown"
     UNREADABLE_AGE = "age unreadable or without a middle, taken as missing"

@@ -144,7 +144,7 @@ def _privacy(
     return (
         Facts((
             (texts("dpo.q_target"), target_text(scene, document)),
-            (texts("dpo.q_meaning"), texts("dpo.a_meaning")),
+            (texts("dpo.q_meaning"), texts(f"dpo.a_meaning_{document.study.privacy.unit}")),
             (texts("dpo.q_noise"), noise),
         )),
         Table(texts("dpo.privacy_caption"), head, rows, frozenset({1, 2})),

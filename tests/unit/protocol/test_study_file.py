@@ -173,8 +173,16 @@ def test_shared_noise_without_a_secure_sum_is_refused(tmp_path: Path) -> None:
     assert "secure_sum belong together" in error.message
 
 
-def test_families_as_privacy_unit_are_refused_in_this_version(tmp_path: Path) -> None:
-    assert refusal(write_study(tmp_path, privacy={"unit": "family"})).code == "SB-108"
+def test_families_as_privacy_unit_need_a_split_by_family(tmp_path: Path) -> None:
+    error = refusal(write_study(tmp_path, privacy={"unit": "family"}))
+    assert error.code == "SB-103"
+    assert "a family could stand on both sides" in error.message
+
+
+def test_families_as_privacy_unit_are_read(tmp_path: Path) -> None:
+    split = {"split": {"by": "family"}}
+    study, _, _ = load_study(write_study(tmp_path, privacy={"unit": "family"}, evaluation=split))
+    assert study.privacy.unit == "family"
 
 
 def test_a_quorum_above_the_number_of_nodes_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from solblom_client.policy import NodeConfig
 from solblom_protocol.errors import ConfigurationError
 
+TMPFILES = "solblom-node.tmpfiles.conf"
 UNITS = ("solblom-vault.service", "solblom-link.service")
 PLACES = {
     "solblom-vault.service": "/etc/systemd/system",
@@ -32,37 +33,54 @@ def systemd_files(config: NodeConfig, node_toml: Path, solblom: Path) -> dict[st
         ConfigurationError: SB-103, a path cannot stand in a unit, or the vault could write where its rules are.
     """
     values = _values(config, node_toml.resolve(), solblom.absolute())
-    folder, made = files("solblom_client") / "systemd", {}
-    for name in PLACES:
-        text = (folder / name).read_text(encoding="utf-8")
-        for key, value in values.items():
-            text = text.replace(f"@{key}@", value)
-        made[name] = text
-    made["solblom-node.tmpfiles.conf"] += _given_to_the_vault(config, node_toml.resolve())
+    made = {name: _filled(name, values) for name in PLACES}
+    made[TMPFILES] += given_to_the_vault(config, node_toml.resolve())
     return made
+
+
+def tmpfiles_of(config: NodeConfig, node_toml: Path) -> str:
+    """Return the owners of a node's files alone, which are the same in containers.
+
+    Raises:
+        ConfigurationError: SB-103, as for `systemd_files`.
+    """
+    values = _values(config, node_toml.resolve(), Path("/"))
+    return _filled(TMPFILES, values) + given_to_the_vault(config, node_toml.resolve())
+
+
+def _filled(name: str, values: dict[str, str]) -> str:
+    text = (files("solblom_client") / "systemd" / name).read_text(encoding="utf-8")
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text
 
 
 def hidden_paths(config: NodeConfig, node_toml: Path, solblom: Path) -> list[Path]:
     """Return the node's paths that its services would not see, because of where they lie."""
-    paths = [node_toml.resolve(), solblom.absolute(), *_owned(config), *_read(config)]
+    paths = [
+        node_toml.resolve(),
+        solblom.absolute(),
+        *owned_folders(config),
+        *patient_paths(config),
+    ]
     return [path for path in paths if any(path.is_relative_to(folder) for folder in HIDDEN)]
 
 
 def _values(config: NodeConfig, node_toml: Path, solblom: Path) -> dict[str, str]:
-    state, anchor, socket, link = _owned(config)
-    _check_anchor(anchor, node_toml)
+    state, anchor, socket, link = owned_folders(config)
+    check_anchor(anchor, node_toml)
     node = node_toml.parent
-    reads = sorted({node, *(_folder(path) for path in _read(config))})
-    must_not = [state, anchor, *(_narrow(path, node) for path in _read(config))]
+    reads = sorted({node, *(folder_of(path) for path in patient_paths(config))})
+    must_not = [state, anchor, *(_narrow(path, node) for path in patient_paths(config))]
     single = {
         "SITE": config.node.site,
-        "SOLBLOM": _plain(solblom),
-        "NODE": _plain(node),
-        "NODE_TOML": _plain(node_toml),
-        "STATE": _plain(state),
-        "ANCHOR": _plain(anchor),
-        "SOCKET": _plain(socket),
-        "LINK_STATE": _plain(link),
+        "SOLBLOM": plain(solblom),
+        "NODE": plain(node),
+        "NODE_TOML": plain(node_toml),
+        "STATE": plain(state),
+        "ANCHOR": plain(anchor),
+        "SOCKET": plain(socket),
+        "LINK_STATE": plain(link),
         "MEMORY_GIB": str(math.ceil(config.vault.memory_gib) + CODE_GIB),
     }
     return single | {
@@ -72,7 +90,7 @@ def _values(config: NodeConfig, node_toml: Path, solblom: Path) -> dict[str, str
     }
 
 
-def _owned(config: NodeConfig) -> tuple[Path, Path, Path, Path]:
+def owned_folders(config: NodeConfig) -> tuple[Path, Path, Path, Path]:
     """Return the folders of state, anchor, socket and link."""
     state = config.state.resolve()
     anchor = (
@@ -82,20 +100,20 @@ def _owned(config: NodeConfig) -> tuple[Path, Path, Path, Path]:
     return state, anchor, socket, config.path(config.link.state).resolve()
 
 
-def _read(config: NodeConfig) -> list[Path]:
+def patient_paths(config: NodeConfig) -> list[Path]:
     """Return what holds patients and their consents."""
     named = [config.consent.source, *(dataset.source for dataset in config.dataset)]
     named += [file for dataset in config.dataset for file in dataset.maps.values()]
     return [config.path(name).resolve() for name in named]
 
 
-def _given_to_the_vault(config: NodeConfig, node_toml: Path) -> str:
+def given_to_the_vault(config: NodeConfig, node_toml: Path) -> str:
     """Return lines that let the vault read what lies beside node.toml; data elsewhere keep their owners."""
-    inside = [path for path in _read(config) if path.parent == node_toml.parent]
-    return "".join(f"z {_plain(path)} 0640 root solblom-vault\n" for path in inside)
+    inside = [path for path in patient_paths(config) if path.parent == node_toml.parent]
+    return "".join(f"z {plain(path)} 0640 root solblom-vault\n" for path in inside)
 
 
-def _check_anchor(anchor: Path, node_toml: Path) -> None:
+def check_anchor(anchor: Path, node_toml: Path) -> None:
     """Refuse an anchor in the folder of the rules, which its user would have to write.
 
     Raises:
@@ -111,20 +129,21 @@ def _check_anchor(anchor: Path, node_toml: Path) -> None:
 
 def _list(paths: list[Path], *, mark: str = "") -> str:
     """Return paths as one setting; the mark `-` lets a service start where one is missing."""
-    return " ".join(dict.fromkeys(mark + _plain(path) for path in paths))
+    return " ".join(dict.fromkeys(mark + plain(path) for path in paths))
 
 
-def _folder(path: Path) -> Path:
+def folder_of(path: Path) -> Path:
+    """Return a folder itself, or the folder of a file."""
     return path if path.is_dir() else path.parent
 
 
 def _narrow(path: Path, node: Path) -> Path:
     """Return the folder of a file, or the file itself where the folder holds more of the node."""
-    folder = _folder(path)
+    folder = folder_of(path)
     return path if node.is_relative_to(folder) else folder
 
 
-def _plain(path: Path) -> str:
+def plain(path: Path) -> str:
     """Return a path as it stands in a unit.
 
     Raises:

@@ -110,13 +110,6 @@ def test_the_command_writes_all_files_and_overwrites_none(tmp_path: Path) -> Non
     assert CliRunner().invoke(app, words).exit_code == 3
 
 
-def test_units_that_are_not_there_yet_are_refused(tmp_path: Path) -> None:
-    config_at(tmp_path)
-    result = CliRunner().invoke(app, ["unit", "podman", "--node", str(tmp_path)])
-    assert result.exit_code == 3
-    assert "SB-108" in result.output
-
-
 @needs_analyze
 @pytest.mark.parametrize("name", [*UNITS, "solblom-coordinator.service"])
 def test_systemd_finds_no_fault_with_a_unit(tmp_path: Path, name: str) -> None:

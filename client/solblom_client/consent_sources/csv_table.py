@@ -17,6 +17,7 @@ import datetime as dt
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from solblom_client.consent_sources.record import (
     MAX_RECORDS,
@@ -36,7 +37,7 @@ COLUMNS = ("patient_id", "status", "valid_until")
 MORE_COLUMNS = ("valid_from", "deceased", "birth_date", "given_by_guardian", "guardian_until_age")
 _GUARDIAN = {"yes": True, "no": False, "": False}
 MAX_AGE_YEARS = 150
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is space
+_ODD = re.compile(r"[\x00-\x1f\x7f]")  # at its ends a cell may have tabs, as it may have spaces
 
 
 def read_csv(data: bytes, zone: str = "UTC") -> Snapshot:
@@ -49,7 +50,8 @@ def read_csv(data: bytes, zone: str = "UTC") -> Snapshot:
         # A byte-order mark of a spreadsheet is read over.
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         more = _more_columns(next(reader, []))
-        return _read_rows(reader, more, zone)
+        found = _read_rows(reader, more, zone)
+        return found if data.endswith((b"\n", b"\r")) else _without_what_was_cut(found)
     except (UnicodeDecodeError, csv.Error):
         raise DataError("SB-308", "The consent source cannot be read") from None
 
@@ -84,11 +86,11 @@ def _read_rows(reader: Iterator[list[str]], more: tuple[str, ...], zone: str) ->
             raise DataError(
                 "SB-308", "The consent source has a row of another length than its header"
             )
-        text = "".join(row)
-        if not text.isprintable() and _CONTROL.search(text):
+        if not "".join(row).isprintable() and any(_ODD.search(cell.strip(" \t")) for cell in row):
             # A quote that was left open takes the next row into its cell, and that may be a withdrawal.
             raise DataError(
-                "SB-308", "The consent source has a cell with a line break or a control character"
+                "SB-308",
+                "The consent source has a cell with a line break, a tab or a control character",
             )
         patient = patient_id(row[0])
         if not patient:
@@ -110,6 +112,16 @@ def _read_rows(reader: Iterator[list[str]], more: tuple[str, ...], zone: str) ->
         if "deceased" in cell or "birth_date" in cell:
             add_person(people, patient, _person(row, cell))
     return Snapshot(tuple(records), people)
+
+
+def _without_what_was_cut(found: Snapshot) -> Snapshot:
+    """Doubt the last row of a file without an end: where it was cut off, its last day, or a death, may be missing."""
+    if not found.records:
+        return found
+    last = found.records[-1]
+    return replace(
+        found, records=(*found.records[:-1], last._replace(verdict=_doubt(last.verdict)))
+    )
 
 
 def _cells(more: tuple[str, ...]) -> dict[str, int]:

@@ -233,6 +233,23 @@ def test_under_opt_out_a_withdrawal_that_is_not_clean_never_leaves_the_patient_i
     assert not state.includes(patient)
 
 
+@BOTH_RULES
+@pytest.mark.parametrize("row", ["ola,granted,", "ola,granted,2030-01-01", "ola,granted,2030"])
+def test_a_last_row_without_its_end_may_be_cut_and_lets_nobody_in(
+    path: Path, rule: Rule, row: str
+) -> None:
+    path.write_text(f"{HEADER}\nkari,granted,\n{row}", encoding="utf-8")
+    state = read_again(path, rule=rule)
+    assert not state.includes("ola")
+    assert state.includes("kari")
+
+
+@BOTH_RULES
+def test_a_row_with_other_signs_between_its_cells_stops(path: Path, rule: Rule) -> None:
+    with pytest.raises(DataError):
+        read(path, "ola\twithdrawn\t,,", rule=rule)
+
+
 def test_messages_about_the_source_name_no_patient(path: Path) -> None:
     path.write_bytes(b"patient\nSECRET-PATIENT-0042\n")
     with pytest.raises(DataError) as error:

@@ -244,6 +244,10 @@ def _check_levels(slide: Any, tiff: _Tiff | None) -> None:
     if tiff is None and slide.properties.get("openslide.vendor") == "hamamatsu":
         raise SlideError("it is spread over files that are not followed: only NDPI of this scanner")
     for number, (width, height) in enumerate(slide.level_dimensions):
+        if (
+            min(width, height) < 1
+        ):  # OpenSlide 4.0.1 gives -2^63 for a BIF whose tiles do not say enough
+            raise SlideError(f"level {number} of it has no plausible size")
         if max(width, height) > LARGEST_SIDE:
             raise SlideError(_TOO_LARGE)
         if tiff is not None and (width, height) in tiff.odd:

@@ -40,6 +40,7 @@ BENCHES = {
     "utility": "about 12 minutes",
     "second_set": "about 15 minutes",
     "presets": "about 15 minutes",
+    "robust": "about 4 minutes",
     "network": "about 8 minutes",
     "faults": "about 35 minutes",
     "secure_sum": "about 15 minutes",

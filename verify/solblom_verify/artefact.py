@@ -271,8 +271,8 @@ def _check_receipt(
 
 
 def _check_rounds(artefact: Artefact) -> str:
-    rounds = artefact.rounds
-    stated = artefact.manifest.object("training").objects("rounds")
+    rounds, training = artefact.rounds, artefact.manifest.object("training")
+    stated = training.objects("rounds")
     same("number of rounds", len(rounds), len(stated))
     previous = rounds[0].digest("base")
     for number, (entry, claim) in enumerate(zip(rounds, stated, strict=True), start=1):
@@ -285,14 +285,8 @@ def _check_rounds(artefact: Artefact) -> str:
         updates = {site: result.digest("update") for site, result in results}
         same(f"updates of round {number}", updates, dict(claim.object("updates").members))
         previous = entry.digest("result")
-    return counted(len(rounds), "round") + _rule(artefact.manifest.object("training"))
-
-
-def _rule(training: JsonObject) -> str:
-    """Give the rule by which updates were put together, as the manifest claims it."""
-    if "aggregation" not in training.members:
-        return ""
-    return f"; stated rule: {training.object('aggregation').text('rule', like=_RULE)}"
+    rule = training.object("aggregation").text("rule", like=_RULE)
+    return f"{counted(len(rounds), 'round')}; stated rule: {rule}"
 
 
 def _check_privacy(artefact: Artefact) -> str:

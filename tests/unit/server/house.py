@@ -124,8 +124,9 @@ class House:
         *,
         deadline_minutes: float = 60.0,
         training: dict[str, Any] | None = None,
+        quorum: int = 2,
     ) -> None:
-        cohort = {"min_nodes": 3, "quorum": 2, "deadline_minutes": deadline_minutes}
+        cohort = {"min_nodes": 3, "quorum": quorum, "deadline_minutes": deadline_minutes}
         self.document = study_document(training={"rounds": 2} | (training or {}), cohort=cohort)
         self.coordinator: Coordinator = create_coordinator(
             folder, name="lab", entropy=lambda label: secret(label)

@@ -197,6 +197,7 @@ class ArtefactBuilder:
             "training": {
                 "run": "run-1",
                 "study": STUDY,
+                "aggregation": {"rule": "plain mean"},
                 "rounds": [
                     {
                         "round": entry["round"],

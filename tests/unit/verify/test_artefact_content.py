@@ -46,6 +46,13 @@ ABSENT = {"bytes": 0, "sha256": "0" * 64}
         (lambda m: m["training"]["rounds"][1].update(round=3), "rounds", "in the manifest"),
         (lambda m: m["training"]["rounds"][0]["updates"].popitem(), "rounds", "updates of round 1"),
         (lambda m: m["training"]["rounds"][0]["updates"].update(x=OTHER), "rounds", "updates of"),
+        (lambda m: m["training"].update(aggregation={}), "rounds", "lacks 'rule'"),
+        (
+            lambda m: m["training"].update(aggregation={"rule": "\x1b[2Jmedian"}),
+            "rounds",
+            "rule is",
+        ),
+        (lambda m: m["training"].update(aggregation={"rule": "m" * 201}), "rounds", "rule is"),
         (lambda m: m["privacy"]["sites"].pop("st-olavs"), "privacy", "lacks 'st-olavs'"),
     ],
 )
@@ -269,3 +276,13 @@ def test_a_round_in_which_nobody_answered_is_accepted(builder: Any, artefact: Pa
     (artefact / "manifest.json").write_bytes(canonical_json(manifest))
     builder.seal(artefact)
     assert failures(builder.verify(artefact)) == {}
+
+
+def test_a_verdict_says_by_which_rule_updates_were_put_together(
+    builder: Any, tmp_path: Path
+) -> None:
+    rule = {"rule": "coordinate-wise median", "arithmetic": "int64 fixed point, 24 bits"}
+    builder.edit_manifest = lambda m: m["training"].update(aggregation=rule)
+    verdict = builder.verify(builder.write(tmp_path))
+    (found,) = [check for check in verdict.checks if check.name == "rounds"]
+    assert (found.ok, found.reason) == (True, "2 rounds; stated rule: coordinate-wise median")

@@ -13,6 +13,7 @@ from solblom_models.aggregation.optimisers import ServerState
 from solblom_models.replay import DifferenceError, replay
 from solblom_models.replay_files import INITIAL, update_name
 from solblom_protocol.errors import RunError
+from solblom_protocol.study_checks import ROBUST
 from solblom_verify.canonical import canonical_json, digest
 from unit.server.house import HONEST, SITES, House, refuse
 
@@ -22,6 +23,8 @@ SERVERS: dict[str, dict[str, Any]] = {
     "momentum": {"server_momentum": 0.9, "server_learning_rate": 0.3},
     "averaging of the second half": {"averaging": "second-half"},
     "fedadam": {"strategy": "fedadam", **ADAPTIVE},
+    "median": {"strategy": "median"},
+    "trimmed mean": {"strategy": "trimmed-mean", "tolerated": 1, "server_momentum": 0.5},
     "fedyogi": {"strategy": "fedyogi", "averaging": "second-half", **ADAPTIVE},
 }
 
@@ -35,7 +38,8 @@ def changing(house: House) -> None:
 
 
 def kept_run(folder: Path, *, rounds: int = 4, **training: Any) -> tuple[Path, ServerState]:
-    house = House(folder / "home", {}, training={"rounds": rounds} | training)
+    quorum = 3 if training.get("strategy") in ROBUST else 2
+    house = House(folder / "home", {}, training={"rounds": rounds} | training, quorum=quorum)
     changing(house)
     state = house.run()
     assert write_run(house, state, folder / "model") == "A"

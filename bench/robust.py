@@ -197,8 +197,8 @@ def report(
         notes=[
             "Five hospitals out of four: Cleveland's patients are cut in two, so two of five are alike.",
             f"The attacker is each hospital in turn. The gate's bound grows with the noise: {ATTACKS[0]} is a far "
-            "larger lie at epsilon 3 than without privacy. The second lie is no larger than an honest update: at "
-            "epsilon 3 noise hides it.",
+            "larger lie at epsilon 3 than without privacy. The second lie is no larger than an honest update, so "
+            "its size is no sign of it.",
             "All test patients count, also the attacker's: they did nothing. The attackers know nothing of the others' "
             "updates; one who did could do more.",
             "The preset was tuned on training patients of other splits of the same 920 patients: no blind test.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-MOST_LINES = 1188  # of code; docs/adr/0016 says why not 600
+MOST_LINES = 1190  # of code; docs/adr/0016 says why not 600
 PACKAGES = {"cffi", "cryptography", "pycparser", "rfc8785", "securesystemslib"}
 LAYOUT = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE),

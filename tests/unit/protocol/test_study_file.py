@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from bag_lab import bag_study
 from solblom_models.study_document import resolve
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import check_dates, load_study
+from solblom_protocol.study import check_dates, load_study, parse_document
 from unit.protocol.samples import contract_tables, write_study
 
 
@@ -177,6 +178,13 @@ def test_families_as_privacy_unit_need_a_split_by_family(tmp_path: Path) -> None
     error = refusal(write_study(tmp_path, privacy={"unit": "family"}))
     assert error.code == "SB-103"
     assert "a family could stand on both sides" in error.message
+
+
+def test_families_as_privacy_unit_are_refused_for_slides() -> None:
+    study = bag_study(privacy={"unit": "family"}, evaluation={"split": {"by": "family"}})
+    with pytest.raises(ConfigurationError, match="slides, which name no families") as caught:
+        parse_document(study.payload())
+    assert caught.value.code == "SB-108"
 
 
 def test_families_as_privacy_unit_are_read(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from solblom_protocol.messages import timestamp
 from solblom_server.database import Database, ReplyRow
 from solblom_server.steward import drawing
 from solblom_server.steward.app import subject_of
+from solblom_server.steward.artefact_files import ArtefactFiles
 from solblom_server.steward.records import open_records
 from solblom_server.steward.rendering import markdown
 from solblom_server.steward.report import model_report
 from solblom_server.steward.scene import Scene, Subject
 from solblom_server.steward.verification import Verifier
 from solblom_server.steward.views_evaluation import evaluation_page, evaluation_sections
+from solblom_server.steward.views_materials import materials_sections
 from steward.lab import MODEL, MODEL_VIEWS, NAME, Page, scene_of, serving, tamper
 
 NOW = dt.datetime(2026, 11, 29, 12, tzinfo=dt.UTC)
@@ -261,6 +263,16 @@ def test_only_a_code_tells_why_a_hospital_refused_and_the_page_says_what_it_mean
     assert "1 (SB-209)" in shown
     for state in ("refused", "late", "waiting"):
         assert state in shown
+
+
+def test_a_model_without_onnx_has_its_page_of_signatures_and_says_why(own_home: Path) -> None:
+    scene = scene_of(own_home)
+    folder = own_home / "models" / f"{NAME}-v1"
+    reason = "the package onnxruntime was not installed where the artefact was written"
+    record = {"onnx": None, "reason": reason, "schema": "solblom.equivalence/1"}
+    (folder / "model" / "equivalence.json").write_text(json.dumps(record))
+    sections = materials_sections(scene, ArtefactFiles(folder))
+    assert reason in repr(next(s for s in sections if s.name == "onnx"))
 
 
 def test_outside_a_simulation_no_figure_of_a_hospital_is_shown(home: Path) -> None:

@@ -92,8 +92,10 @@ def _bands(rounds: list[dict[str, Any]]) -> tuple[str, str, str]:
 
 def _onnx(scene: Scene, files: ArtefactFiles) -> tuple[Block, ...]:
     texts, found = scene.texts, files.json("model/equivalence.json")
-    if not isinstance(found, dict):
-        return (Notice("quiet", texts("material.no_onnx"), ()),)
+    if not isinstance(found, dict) or not found.get("onnx"):
+        # Where ONNX could not be written, the file says why; it stays English, like all texts of the artefact.
+        reason = found.get("reason") if isinstance(found, dict) else None
+        return (Notice("quiet", texts("material.no_onnx"), (str(reason),) if reason else ()),)
     return (
         Facts((
             (texts("material.vectors"), str(found["vectors"])),

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from solblom_client.policy import NodeConfig, PolicyTable
 
 app = typer.Typer(
-    help="Hospital: approve studies, see budgets", no_args_is_help=True, add_completion=False
+    help="Hospital: set up and run a node, approve studies, see budgets",
+    no_args_is_help=True,
+    add_completion=False,
 )
 ledger_app = typer.Typer(
     help="The hospital's privacy budget", no_args_is_help=True, add_completion=False
@@ -119,13 +121,21 @@ def approve_study(
             vault = Vault(config)
             vault.clear_strikes(prepared.summary.study)
             vault.close()
-        say(f"{config.node.site}: approved")
+        _say_approved(config)
     if as_json:
         rows = [
             {"site": c.node.site, **vars(prepared.summary), "look": [f.as_json() for f in look]}
             for c, _, prepared, look in ready
         ]
         print_json("solblom.node.approve/1", {"approvals": rows})
+
+
+def _say_approved(config: "NodeConfig") -> None:
+    from solblom_client.node_notes import OLDER_SETTINGS, has_older_settings
+
+    say(f"{config.node.site}: approved")
+    if has_older_settings(config):  # this command has read node.toml of now, and the vault has not
+        say(f"LOOK: {OLDER_SETTINGS}")
 
 
 def _load_nodes(nodes: list[Path]) -> "list[NodeConfig]":

@@ -149,6 +149,7 @@ def leave(
 def node_status(config: "NodeConfig") -> dict[str, Any]:
     """Return what vault and link say of themselves; `paused` is None where this user may not see the link's folder."""
     from solblom_client.link_process import is_paused, read_status
+    from solblom_client.node_notes import notes_of
     from solblom_client.vault_client import VaultClient, VaultUnavailableError
 
     said = read_status(config)
@@ -177,6 +178,7 @@ def node_status(config: "NodeConfig") -> dict[str, Any]:
         "paused": paused,
         "link": link,
         "vault": vault,
+        "to_do": notes_of(config),
     }
 
 
@@ -200,6 +202,8 @@ def _print_status(found: dict[str, Any]) -> None:
             console.print(f"         {note}", markup=False)
     else:
         console.print(f"         {vault['code']}: {vault['trouble']}", style="yellow", markup=False)
+    for note in found["to_do"]:
+        console.print(f"  LOOK   {note}", style="yellow", markup=False)
 
 
 def _is_alive(pid: Any) -> bool:

@@ -37,6 +37,11 @@ def careful(tmp_path: Path) -> LabHospital:
     return lab
 
 
+def test_status_counts_the_answers_that_wait_for_a_person(careful: LabHospital) -> None:
+    told = json.loads(run(careful, "status", "--json").stdout)
+    assert told["to_do"] == ["1 answer waits for a person: solblom node outbox list"]
+
+
 def run(lab: LabHospital, *words: str) -> Result:
     return RUNNER.invoke(app, [*words, "--node", str(lab.folder)])
 

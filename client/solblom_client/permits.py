@@ -50,6 +50,12 @@ def read_permit(config: NodeConfig, file: Path) -> SignedPermit:
         RefusedError: SB-217.
         ConfigurationError: SB-109, an issuer's file cannot be read.
     """
+    if not config.permit.issuers:
+        raise RefusedError(
+            "SB-217",
+            "A permit counts only by an issuer whom this hospital knows, and node.toml names none",
+            "Compare the issuer's fingerprint by phone, then name its file below [permit] in node.toml: issuers",
+        )
     return open_permit(_read(file, "SB-217", most=MAX_PERMIT_BYTES + 1), pinned_issuers(config))
 
 

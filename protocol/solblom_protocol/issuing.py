@@ -13,6 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
+from solblom_protocol.duo import DISEASE_SPECIFIC
 from solblom_protocol.errors import ConfigurationError, RefusedError
 from solblom_protocol.issuer import Issuer
 from solblom_protocol.key_files import private_pem, read_signing_key, write_new
@@ -103,6 +104,7 @@ def permit_for(document: StudyDocument, terms: Terms, *, issuer: str, jti: str, 
         ConfigurationError: SB-103, the terms make no permit.
     """
     study, until = document.study, now + terms.days * DAY
+    _check_granted(study.study.duo, terms.duo)
     privacy = study.privacy
     try:
         return Permit(
@@ -255,10 +257,39 @@ def _issuer_of(key_file: Path) -> tuple[Issuer, Ed25519PrivateKey]:
     return issuer, key
 
 
+def _check_granted(asked: tuple[str, ...], given: tuple[str, ...]) -> None:
+    """Refuse to issue what every hospital would refuse (SB-217)."""
+    granted = {term.partition("=")[0] for term in given}
+    lacking = sorted(set(asked) - granted) if given else []
+    if lacking:
+        raise ConfigurationError(
+            "SB-103",
+            f"The study names {', '.join(lacking)}, which --duo does not grant: hospitals would refuse the permit",
+            "Grant them with --duo too, or ask the researcher to sign a study without them",
+        )
+
+
 def _data_use(terms: tuple[str, ...]) -> tuple[DataUse, ...]:
+    """Return data use terms as a permit spells them.
+
+    Raises:
+        ConfigurationError: SB-103, there is none, or a disease is missing.
+    """
+    if not terms:
+        raise ConfigurationError(
+            "SB-103",
+            "The study names no data use term, and a permit needs one",
+            "Give it, such as `--duo DUO:0000042` (general research use)",
+        )
     found = []
     for term in terms:
         name, _, disease = term.partition("=")
+        if name == DISEASE_SPECIFIC and not disease:
+            raise ConfigurationError(
+                "SB-103",
+                f"{DISEASE_SPECIFIC} is about one disease, and none is named",
+                f"Name it: `--duo {DISEASE_SPECIFIC}=MONDO:0005148`; give all other terms of the study too",
+            )
         found.append(DataUse(id=name, disease=disease or None))
     return tuple(found)
 

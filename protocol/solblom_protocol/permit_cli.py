@@ -1,5 +1,6 @@
 """`solblom permit …`: what an issuer of permits types. It needs no coordinator and no hospital."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ LEGAL_BASIS = typer.Option(
 DUO = typer.Option(
     [], "--duo", help="DUO:0000027, or DUO:0000007=MONDO:… (default: what the study names)"
 )
+_MOMENTS = frozenset({"iat", "nbf", "exp", "asserted", "noise_key_destroy_by"})
 CODE = typer.Option(
     [], "--code", help="Digest of node code (default: any that a hospital approved)"
 )
@@ -155,11 +157,20 @@ def revoke(
 
 
 def _print(claims: dict[str, Any]) -> None:
-    """Print claims, a line each, nested ones by their path."""
+    """Print claims, a line each, nested ones by their path; a moment also as a date that people read."""
     console = out()
     for name, value in claims.items():
-        if isinstance(value, dict):
-            for inner, text in value.items():
-                console.print(f"  {name}.{inner}  {text!a}", markup=False)
-        else:
-            console.print(f"  {name}  {value!a}", markup=False)
+        inside = value.items() if isinstance(value, dict) else [("", value)]
+        for inner, found in inside:
+            path = f"{name}.{inner}" if inner else name
+            console.print(f"  {path}  {found!a}{_date(inner or name, found)}", markup=False)
+
+
+def _date(claim: str, value: Any) -> str:
+    """Return a moment's date in brackets; nothing for other claims, and for what no calendar has."""
+    if claim not in _MOMENTS or not isinstance(value, int):
+        return ""
+    try:
+        return f"  ({dt.datetime.fromtimestamp(value, dt.UTC):%Y-%m-%dT%H:%M:%SZ})"
+    except (OverflowError, OSError, ValueError):
+        return ""

@@ -262,3 +262,32 @@ def test_a_file_that_is_no_token_is_said_to_be_none(
         done = solblom("permit", "show", "strange.jws", *more)
         assert done.exit_code == 4
         assert isinstance(done.exception, SystemExit | SolblomError)
+
+
+def test_a_study_without_a_data_use_term_gets_no_permit_before_the_issuer_gives_one() -> None:
+    study = study_document(study={"duo": []})
+    with pytest.raises(ConfigurationError) as caught:
+        permit_for(study, TERMS, issuer=ISSUER.name, jti="permit-0001", now=SECOND)
+    assert "--duo" in caught.value.hint
+
+
+def test_a_term_about_one_disease_is_not_issued_without_it() -> None:
+    study = study_document(study={"duo": ["DUO:0000007"]})
+    with pytest.raises(ConfigurationError) as caught:
+        permit_for(study, TERMS, issuer=ISSUER.name, jti="permit-0001", now=SECOND)
+    assert "--duo DUO:0000007=MONDO:" in caught.value.hint
+    given = replace(TERMS, duo=("DUO:0000007=MONDO:0005148",))
+    made = permit_for(study, given, issuer=ISSUER.name, jti="permit-0001", now=SECOND)
+    check_covers(made, study, site="south", code="sha256:" + "0" * 64)
+
+
+def test_a_permit_that_every_hospital_would_refuse_is_not_issued() -> None:
+    with pytest.raises(ConfigurationError, match="names DUO:0000027, which --duo does not grant"):
+        permit(duo=("DUO:0000042",))
+
+
+def test_a_shown_permit_gives_its_moments_as_dates_too(solblom: Solblom, issued: Path) -> None:
+    told = solblom("permit", "show", "permit.jws").stdout
+    claims = json.loads(solblom("permit", "show", "permit.jws", "--json").stdout)["claims"]
+    assert f"exp  {claims['exp']}  (20" in told
+    assert told.count("Z)") == 5

@@ -15,7 +15,10 @@ from solblom_verify.wording import counted
 _REFUSED = re.compile(r"refused (SB-[0-9]{3})")
 _WAITS = "SB-219"  # neither yes nor no, and said of itself by the answers that wait
 _TIME = re.compile(r"[0-9T:-]{19}Z")
-OLDER_SETTINGS = "node.toml has changed since the vault started: restart vault and link, until then the old one counts"
+OLDER_SETTINGS = (
+    "node.toml has changed since the vault started: no answer leaves by the old one, and the vault opens anew, within "
+    "seconds, once the new one has no fault (solblom node check) and no order is at work"
+)
 TAIL_BYTES = 64 * 1024
 
 
@@ -33,7 +36,7 @@ def notes_of(config: NodeConfig) -> list[str]:
 def has_older_settings(config: NodeConfig) -> bool:
     """Tell whether a vault runs that was started before node.toml was last changed.
 
-    A vault reads its settings once; commands read them each time, so the two can disagree without an error.
+    It opens itself anew (rules_in_force.py); where that takes long, the new file has a fault or an order is at work.
     """
     place = config.path(config.vault.socket)
     try:

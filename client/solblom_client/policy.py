@@ -244,6 +244,12 @@ def load_node_config(path: Path) -> NodeConfig:
         ConfigurationError: SB-101, SB-102 or SB-103.
     """
     file = path / "node.toml" if path.is_dir() else path
+    if not file.exists():
+        raise ConfigurationError(
+            "SB-101",
+            f"{file} is not there",
+            "Name the node: its folder or its node.toml. `solblom node init` makes a new one",
+        )
     text = read_text(file)
     config = parse(NodeConfig, parse_toml(text, source=file), source=file.name)
     config._folder, config._file, config._text = file.parent, file, text

@@ -194,6 +194,12 @@ def slide_predictions(model: LoadedModel, artefact: str, ref: str, wanted: Wante
     return Predictions(model, artefact, ref, wanted.slides, warnings=warnings, slides=found)
 
 
+AS_THE_CONTRACT = (
+    "--id names the column of ids. The table must be in the contract's units and codes: "
+    "no node.toml is read here"
+)
+
+
 def _probabilities(
     model: LoadedModel, artefact: str, ref: str, path: Path, wanted: Wanted
 ) -> Predictions:
@@ -204,7 +210,7 @@ def _probabilities(
         table = read_table(path, id_column=wanted.id_column, contract=contract)
         units = read_inputs(harmonise(table, contract, Harmonisation()), contract)
     except DataError as error:
-        raise RunError("SB-506", error.message) from None
+        raise RunError("SB-506", error.message, AS_THE_CONTRACT) from None
     scores, own = model.task.scores(model.net, units), None
     if wanted.recalibration is not None:
         own = read_recalibration(wanted.recalibration, model=artefact)

@@ -28,7 +28,7 @@ SUMMARIES = {
     "study": "Researcher: write, check, sign and start a study",
     "run": "Researcher: see and resume runs",
     "data": "Researcher: mock data that obey a contract",
-    "node": "Hospital: approve studies, see budgets",
+    "node": "Hospital: set up and run a node, approve studies, see budgets",
     "permit": "Issuer: permits for studies, and their revocation",
     "key": "Anyone: compare keys over the phone",
     "coordinator": "Operator: set up and start the coordinator",
@@ -36,6 +36,18 @@ SUMMARIES = {
     "audit": "Steward: test privacy claims, check logs",
     "steward": "Steward: the page and reports",
 }
+PARTS = {
+    "demo": "simulation",
+    "study": "server",
+    "run": "server",
+    "coordinator": "server",
+    "steward": "server",
+    "audit": "server",
+    "data": "models",
+    "model": "models",
+    "node": "client",
+}
+"""Which folder of the repository brings a noun, for whoever looks for it where that part is not installed."""
 
 
 def _installed() -> dict[str, list[EntryPoint]]:
@@ -57,6 +69,11 @@ class InstalledGroups(TyperGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a noun; where several parts offer verbs for it, join them."""
         if cmd_name not in _installed():
+            if cmd_name in PARTS and not ctx.resilient_parsing:
+                part = PARTS[cmd_name]
+                ctx.fail(
+                    f"`{cmd_name}` comes with another part: `pip install ./{part}` in a copy of the repository."
+                )
             return None
         if ctx.resilient_parsing or "--help" in sys.argv[1:2] or len(sys.argv) == 1:
             # Only the list of nouns is wanted: do not import any part.

@@ -56,7 +56,9 @@ CODES: dict[str, ErrorCode] = {
         "The signed study does not belong to the study file", 3, "Sign the study file again"
     ),
     "SB-111": ErrorCode(
-        "No Solblom folder here", 3, "Give --home, set SOLBLOM_HOME, or run `solblom demo` first"
+        "No Solblom folder here",
+        3,
+        "Go to the coordinator's folder, give --home or set SOLBLOM_HOME; `solblom demo` makes one to try",
     ),
     "SB-112": ErrorCode(
         "No trust file", 3, "Give --trust with the trust file that you got from the steward"
@@ -159,7 +161,7 @@ CODES: dict[str, ErrorCode] = {
     "SB-217": ErrorCode(
         "The permit is missing, not valid, or does not cover this",
         4,
-        "The hospital's own log says why; ask the permit's issuer for one that covers the study",
+        "Ask the permit's issuer for one that covers the study; of a refused order, the hospital's own log says why",
     ),
     "SB-218": ErrorCode(
         "The permit is revoked, or the revocation list proves nothing today",

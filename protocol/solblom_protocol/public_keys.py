@@ -22,6 +22,8 @@ from solblom_protocol.messages import Message, SiteName, parse_message
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id
 
+ASK_FOR_IT = "Get the file from whom it belongs to, and compare its fingerprint by phone before you put it there"
+
 
 class _PublicKeysFile(Message):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -65,6 +67,8 @@ class PublicKeys:
         """
         try:
             return _keys_in(path.read_bytes(), source=str(path))
+        except FileNotFoundError:
+            raise ConfigurationError("SB-109", f"{path} is not there", ASK_FOR_IT) from None
         except OSError as error:
             raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
         except IntegrityError:

@@ -15,6 +15,7 @@ from solblom_protocol.errors import ConfigurationError
 
 _TRIED = re.compile(r"(constrained-)?(float|int|str|bool|date)|literal\[.*\]")
 _TABLE = re.compile(r"dict\[.*\]")  # tried beside a single value
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -75,7 +76,7 @@ def parse(model: type[Model], value: Any, *, source: str) -> Model:
             raise ConfigurationError("SB-103", message) from None
         details = error.errors(include_url=False, include_input=False)
         unknown = [d for d in details if d["type"] == "extra_forbidden"]
-        lines = _lines(model, unknown or details)
+        lines = _lines(model, [_by_name(value, detail) for detail in unknown or details])
         code = "SB-102" if unknown else "SB-103"
         raise ConfigurationError(code, f"{source}: " + "; ".join(lines)) from None
 
@@ -99,6 +100,20 @@ def _lines(model: type[BaseModel], details: list[ErrorDetails]) -> list[str]:
         said[0] if said[0].startswith("unknown key") else f"`{where}`: {', or '.join(said)}"
         for where, said in found.items()
     ]
+
+
+def _by_name(value: Any, detail: ErrorDetails) -> ErrorDetails:
+    """Say `variable "glucose"` instead of `variable.3`: nobody counts the tables of a file, from 0."""
+    place: list[int | str] = []
+    for part in detail["loc"]:
+        inside = isinstance(part, int) and isinstance(value, list) and part < len(value)
+        value = value[part] if inside else value.get(part) if isinstance(value, dict) else None
+        name = value.get("name") if inside and isinstance(value, dict) else None
+        if place and isinstance(name, str) and _NAME.fullmatch(name):
+            place[-1] = f'{place[-1]} "{name}"'
+        else:
+            place.append(part)
+    return {**detail, "loc": tuple(place)}
 
 
 def _place(detail: ErrorDetails) -> tuple[int | str, ...]:

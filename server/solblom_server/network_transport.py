@@ -7,6 +7,7 @@ from pathlib import Path
 from solblom_protocol.errors import RunError
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database, RunRow
+from solblom_server.log_entries import NOT_YET
 from solblom_server.service_status import service_status
 from solblom_server.transports import PROGRESS, RealHospitals
 from solblom_verify.wording import counted
@@ -90,11 +91,16 @@ class _Told:
 def waiting_for(database: Database, row: RunRow, number: int) -> str:
     """Return in words whom an open round waits for, with what was last heard of them."""
     answered = {
-        r.site for r in database.replies(row.id) if r.round == number and r.kind != "invalid"
+        r.site
+        for r in database.replies(row.id)
+        if r.round == number and r.kind != "invalid" and r.code != NOT_YET
     }
+    held = {r.site for r in database.replies(row.id) if r.round == number and r.code == NOT_YET}
     links = database.links()
     words = []
     for site in sorted(set(row.roster.split(",")) - answered):
         heard = links[site].code or links[site].state if site in links else None
+        if site in held:
+            heard = f"{NOT_YET}: it has not said yes or no yet"
         words.append(site if heard in (None, "answered") else f"{site} ({heard})")
     return f"round {number} waits for {', '.join(words)}" if words else f"round {number}"

@@ -163,7 +163,7 @@ def _numbers(variable: NumberVariable, cells: Sequence[str]) -> NDArray[np.float
         values[row - 2] = min(max((number - variable.center) / variable.scale, -LIMIT), LIMIT)
     _refuse(variable, "SB-302", "is not a number", wrong)
     limits = f"is outside {variable.minimum:g} to {variable.maximum:g} {variable.unit}"
-    _refuse(variable, "SB-303", limits, outside)
+    _refuse(variable, "SB-303", limits, outside, _unit_hint(variable))
     return values
 
 
@@ -189,11 +189,25 @@ def is_missing(variable: Variable, cell: str) -> bool:
     return cell == "" or cell in variable.missing
 
 
-def _refuse(variable: Variable, code: str, what: str, rows: list[int]) -> None:
+def _unit_hint(variable: NumberVariable) -> str | None:
+    """Say where a hospital's own unit is declared, where the contract accepts one."""
+    if not variable.accepts:
+        return None
+    units = " or ".join(other.unit for other in variable.accepts)
+    return (
+        f"If the column is in {units}, say so in node.toml below [[dataset]]: "
+        f'units = {{ {variable.name} = "{variable.accepts[0].unit}" }}; else correct the values'
+    )
+
+
+def _refuse(
+    variable: Variable, code: str, what: str, rows: list[int], hint: str | None = None
+) -> None:
     if rows:
         raise DataError(
             code,
             f"`{variable.column}` {what} in {counted(len(rows), 'row')}, first in line {rows[0]}",
+            hint,
         )
 
 

@@ -275,3 +275,12 @@ def test_units_and_maps_belong_to_tables(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="units and maps belong to"):
         load_node_config(file)
     hospital.vault.close()
+
+
+def test_a_value_in_a_unit_that_the_contract_accepts_but_nobody_declared_is_refused_with_the_line_to_write() -> (
+    None
+):
+    with pytest.raises(DataError) as caught:
+        read_units(table(glucose=("5.5", "110")), contract(GLUCOSE))
+    assert caught.value.code == "SB-303"
+    assert 'units = { glucose = "mg/dL" }' in caught.value.hint

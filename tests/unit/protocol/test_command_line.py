@@ -11,7 +11,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from solblom_protocol import cli
 from solblom_protocol.cli import app
+from solblom_protocol.home import MARKER, find_home
 
 SOLBLOM = [sys.executable, "-c", "from solblom_protocol.cli import main; main()"]
 LIST_MODULES = """
@@ -110,6 +112,40 @@ def test_a_command_typed_wrongly_is_a_usage_error(arguments: list[str], solblom:
     assert solblom(*arguments).exit_code == 2
 
 
+def test_a_noun_of_a_part_that_is_not_installed_says_which_part_brings_it(
+    solblom: Solblom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_installed", lambda: {})
+    for noun, part in (("study", "server"), ("node", "client"), ("demo", "simulation")):
+        done = solblom(noun, "check")
+        assert done.exit_code == 2
+        assert f"./{part}" in done.stderr
+    assert "another part" not in solblom("astrology").stderr
+
+
+def test_every_noun_is_known_with_the_part_that_brings_it() -> None:
+    assert {*cli.PARTS, "key", "permit"} == set(cli.SUMMARIES)  # those two come with every part
+    for noun, points in cli._installed().items():
+        assert noun in ("key", "permit") or any(
+            point.value.startswith(f"solblom_{cli.PARTS[noun]}.") for point in points
+        )
+
+
+def test_in_a_solblom_folder_no_home_need_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOLBLOM_HOME", raising=False)
+    (tmp_path / "solblom-demo").mkdir()
+    (tmp_path / "solblom-demo" / MARKER).touch()
+    assert find_home(None) == Path("solblom-demo")
+    (tmp_path / MARKER).touch()
+    assert find_home(None) == Path()
+    assert find_home(Path("solblom-demo")) == Path("solblom-demo")
+    monkeypatch.setenv("SOLBLOM_HOME", "solblom-demo")
+    assert find_home(None) == Path("solblom-demo")
+
+
 def test_no_solblom_folder_is_a_configuration_error(solblom: Solblom) -> None:
     done = solblom("run", "list")
     assert done.exit_code == 3
@@ -119,7 +155,8 @@ def test_no_solblom_folder_is_a_configuration_error(solblom: Solblom) -> None:
 def test_a_missing_node_file_is_a_configuration_error(solblom: Solblom) -> None:
     done = solblom("node", "ledger", "show", "node.toml")
     assert done.exit_code == 3
-    assert done.stderr.startswith("error[SB-101]")
+    assert done.stderr.startswith("error[SB-101]: node.toml is not there")
+    assert "solblom node init" in done.stderr
 
 
 def test_an_unknown_model_is_named(solblom: Solblom) -> None:

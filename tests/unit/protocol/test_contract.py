@@ -113,3 +113,15 @@ def test_a_constant_that_is_not_finite_is_refused(change: dict[str, float]) -> N
 def study_payload(contract: dict[str, Any]) -> bytes:
     checked = parse(Contract, contract, source="contract.toml")
     return resolve(parse(Study, STUDY, source="lab"), checked).payload()
+
+
+def test_an_error_in_a_variable_gives_its_name_and_not_its_number() -> None:
+    message = refusal(changed(GRADE, missing=[-9])).message
+    assert '`variable "grade".' in message
+    assert "variable.2" not in message
+
+
+def test_a_variable_whose_name_could_write_over_the_screen_is_counted() -> None:
+    message = refusal(changed(AGE, name="\x1b[2J", unit=7)).message
+    assert "\x1b" not in message
+    assert "variable.0" in message

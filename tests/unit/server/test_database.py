@@ -11,6 +11,7 @@ import pytest
 from lab import NOW
 from solblom_protocol.errors import RunError
 from solblom_server.database import Database, ReplyRow, RunRow
+from solblom_server.network_transport import waiting_for
 from solblom_verify.canonical import digest
 
 STUDY = digest(b"study")
@@ -225,3 +226,15 @@ def test_a_database_made_before_there_was_an_index_gets_it(tmp_path: Path) -> No
         assert ("replies_of_site",) in names.fetchall()
         opened._connection.execute("DROP INDEX replies_of_site")
         opened.close()
+
+
+def test_a_hospital_that_has_not_said_yes_or_no_is_waited_for_by_name(database: Database) -> None:
+    run = new_run(database)
+    for site in ("north", "south"):
+        database.add_link(site, f"key of {site}", route="network")
+    database.add_reply(run.id, reply(1, "north"))
+    database.add_reply(run.id, reply(1, "south", "refusal", code="SB-219", receipt=None))
+    told = waiting_for(database, database.run(run.id), 1)
+    assert told == "round 1 waits for south (SB-219: it has not said yes or no yet)"
+    database.add_reply(run.id, reply(1, "south"))
+    assert waiting_for(database, database.run(run.id), 1) == "round 1"

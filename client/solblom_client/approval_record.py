@@ -4,7 +4,7 @@ import datetime as dt
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from solblom_client.mask_record import MaskRecord
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_client.study_changes import ApprovedBefore
+from solblom_protocol.console import printable
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.messages import (
     Digest,
@@ -24,7 +25,7 @@ from solblom_protocol.messages import (
     parse_timestamp,
 )
 from solblom_protocol.study import study_payload
-from solblom_verify.canonical import digest
+from solblom_verify.canonical import CanonicalError, digest, parse_json
 from solblom_verify.envelope import (
     EnvelopeError,
     key_id,
@@ -117,6 +118,21 @@ def last_approved(config: NodeConfig, keys: NodeKeys, name: str) -> ApprovedBefo
         if digest(payload) == record.study and before.name == name:
             found.append(before)
     return max(found, key=lambda before: before.approved, default=None)
+
+
+def study_titles(config: NodeConfig) -> dict[str, str]:
+    """Return the titles of the studies that were ever approved here, by digest; what cannot be read has none."""
+    found: dict[str, str] = {}
+    for folder in sorted((config.state / "approvals").glob("*")):
+        try:
+            payload = study_payload((folder / "study.dsse.json").read_bytes())
+            value: Any = parse_json(payload)
+            title = value["study"]["study"]["title"]
+        except (IntegrityError, CanonicalError, OSError, LookupError, TypeError):
+            continue
+        if digest(payload) == f"sha256:{folder.name}" and isinstance(title, str):
+            found[digest(payload)] = printable(title)
+    return found
 
 
 def set_aside(folder: Path) -> None:

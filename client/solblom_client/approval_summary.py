@@ -246,11 +246,16 @@ def promise(epsilon: float | str, delta: float, *, unit: str = "patient", lang: 
         return text(lang, "no promise")
     one_in = f"{int(1 / Decimal(repr(delta))):,}"
     return text(lang, "promise of a family" if unit == "family" else "promise").format(
-        factor=_factor(epsilon),
-        one_in=one_in if lang == "en" else one_in.replace(",", " "),
+        factor=_in_prose(lang, _factor(epsilon)),
+        one_in=_in_prose(lang, one_in),
         epsilon=f"{epsilon:g}",
         delta=format_delta(delta),
     )
+
+
+def _in_prose(lang: Lang, number: str) -> str:
+    """Return a number as people of that language write it: a decimal comma, and spaces between thousands."""
+    return number if lang == "en" else number.translate({ord(","): " ", ord("."): ","})
 
 
 def _factor(epsilon: float) -> str:

@@ -20,7 +20,7 @@ LABELS: Mapping[str, str] = {
     "protects": "verner",
     "will leave": "forlater sykehuset",
     "adds up with": "summerer med",
-    "lifetime": "levetid",
+    "lifetime": "levetidsbudsjett",
     "changed": "endret",
     "study": "studie",
     "code": "kode",
@@ -58,7 +58,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "whether or not one patient takes part, nothing that anyone concludes becomes more than "
         "{factor} times as likely, except with probability 1 in {one_in} "
         "(epsilon {epsilon}, delta {delta})",
-        "enten én pasient er med eller ikke, blir ingen slutning som noen trekker, mer enn {factor} ganger "
+        "enten én bestemt pasient er med eller ikke, blir ingenting som noen kan slutte, mer enn {factor} ganger "
         "så sannsynlig, unntatt med sannsynlighet 1 av {one_in} (epsilon {epsilon}, delta {delta})",
     ),
     "promise of a family": (
@@ -101,14 +101,14 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "updates kept": (
         "your updates with their noise are kept in the model folder, for all who have the model: with them "
         "anybody can work out again how it was made",
-        "deres oppdateringer, med støyen, blir liggende i modellmappen for alle som har modellen: med dem kan "
-        "hvem som helst regne ut på nytt hvordan den ble til",
+        "sykehusets oppdateringer, med støy, blir liggende i modellmappen hos alle som har modellen: med dem kan "
+        "hvem som helst regne ut på nytt hvordan modellen ble til",
     ),
     "sums kept": (
         "the opened sums of all hospitals are kept in the model folder, for all who have the model; your part "
         "alone is not",
-        "de åpnede summene over alle sykehus blir liggende i modellmappen for alle som har modellen; deres "
-        "del alene gjør det ikke",
+        "de åpnede summene over alle sykehus blir liggende i modellmappen hos alle som har modellen; dette "
+        "sykehusets del alene gjør det ikke",
     ),
     "histograms": (
         "{what} of the test patients, {cells} counts with noise",

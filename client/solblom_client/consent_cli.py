@@ -1,18 +1,20 @@
 """`solblom node consent …` and `solblom node cohort …`: who may take part, and who was in which round."""
 
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
+from solblom_protocol.console import JSON_OPTION, command, out, print_json, quoted, say
 from solblom_protocol.errors import EXIT_CHECK_SAID_NO
 from solblom_verify.wording import counted
 
 if TYPE_CHECKING:
     from solblom_client.cohort_record import FrozenCohort
     from solblom_client.consent import ConsentState
+    from solblom_client.consent_impact import Impact
     from solblom_client.policy import NodeConfig
     from solblom_client.state import VaultState
 
@@ -77,30 +79,44 @@ def show_impact(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show which studies, rounds, receipts and models used a patient. The answer stays in the hospital."""
+    from solblom_client.approval_record import study_titles
     from solblom_client.consent_impact import CANNOT_BE_UNDONE, impact
 
     wanted = sys.stdin.readline() if patient == "-" else patient
-    _, state = _open(node)
+    config, state = _open(node)
     try:
         found = impact(state, wanted)
     finally:
         state.close()
     if as_json:
-        uses = [vars(use) for use in found.uses]
+        titles = study_titles(config)
+        uses = [{**vars(use), "title": titles.get(use.study)} for use in found.uses]
         body = {"uses": uses, "models": list(found.models), "cannot_be_undone": CANNOT_BE_UNDONE}
         print_json("solblom.node.consent.impact/1", body)
         return
+    _print_impact(found, study_titles(config))
+    if found.uses:
+        out().print(f"\n{CANNOT_BE_UNDONE['en']}\n\n{CANNOT_BE_UNDONE['no']}")
+
+
+def _print_impact(found: "Impact", titles: dict[str, str]) -> None:
     console = out()
     if not found.uses:
         console.print("No round on record used this patient.")
-        return
-    for use in found.uses:
-        gone = f"receipt {use.receipt}" if use.receipt else "nothing left the hospital"
-        console.print(f"{use.study}  {use.run}  {use.kind} {use.round}  {use.recorded_at}  {gone}")
-    console.print("Models that these data helped to train, as far as this node knows:")
-    for model in found.models or ("none known here",):
-        console.print(f"  {model}")
-    console.print(f"\n{CANNOT_BE_UNDONE['en']}\n\n{CANNOT_BE_UNDONE['no']}")
+    for study, uses in itertools.groupby(found.uses, key=lambda use: use.study):
+        title = f"{quoted(titles[study])}  " if study in titles else ""
+        console.print(f"{title}{study}", markup=False, soft_wrap=True)
+        for use in uses:
+            gone = f"receipt {use.receipt}" if use.receipt else "nothing left the hospital"
+            told = f"  {use.run}  {use.kind} {use.round}  {use.recorded_at}  {gone}"
+            console.print(told, markup=False, soft_wrap=True)
+    if found.uses:
+        console.print("Weights that these data helped to train, as far as this node knows:")
+        for model in found.models or ("none known here",):
+            console.print(f"  {model}")
+        console.print(
+            "The coordinator knows by the runs above which versions of models they became."
+        )
 
 
 @consent_app.command("notices")

@@ -9,12 +9,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from solblom_client.approval_record import study_titles
 from solblom_client.decision_log import log_place, read_entries
 from solblom_client.ledger import Entry, Ledger, open_ledger, remaining
-from solblom_client.outbox_words import WORDS
+from solblom_client.outbox_words import WORDS, refusal
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_models.accountant import format_epsilon, patient_epsilon, rdp_epsilon
+from solblom_protocol.console import quoted
 from solblom_protocol.errors import CODES
 from solblom_verify.wording import format_delta
 
@@ -44,6 +46,7 @@ class StudyStatement:
     """What one study got; `epsilon` is for one patient over all of it, at the hospital's delta."""
 
     study: str
+    title: str | None  # None: no approval of it is kept here
     epsilon: str
     left: tuple[Left, ...]
     refused: dict[str, int]  # outside code → how often
@@ -80,6 +83,7 @@ def collect_statement(config: NodeConfig, state: VaultState) -> Statement:
     ledger.check_anchor()
     log = [json.loads(entry) for entry in read_entries(log_place(config))]
     charges, policy = ledger.entries(), config.policy
+    titles = study_titles(config)
     studies = sorted({e.study for e in charges} | {e["study"] for e in log if "study" in e})
     spent = rdp_epsilon([e.event for e in charges], policy.delta, order=ledger.filter_order)
     return Statement(
@@ -89,7 +93,9 @@ def collect_statement(config: NodeConfig, state: VaultState) -> Statement:
         delta=format_delta(policy.delta),
         spent=format_epsilon(spent),
         remaining=remaining(policy.epsilon_budget, spent),
-        studies=tuple(_study(study, ledger, log, policy.delta) for study in studies),
+        studies=tuple(
+            _study(study, titles.get(study), ledger, log, policy.delta) for study in studies
+        ),
         refused_unknown=_refused(e for e in log if e["event"] == "refused" and "study" not in e),
         entries=len(log),
         first=log[0]["seq"] if log else 0,
@@ -97,12 +103,15 @@ def collect_statement(config: NodeConfig, state: VaultState) -> Statement:
     )
 
 
-def _study(study: str, ledger: Ledger, log: list[dict[str, Any]], delta: float) -> StudyStatement:
+def _study(
+    study: str, title: str | None, ledger: Ledger, log: list[dict[str, Any]], delta: float
+) -> StudyStatement:
     mine = [entry for entry in log if entry.get("study") == study]
     charges = ledger.entries(study)
     epsilon = patient_epsilon([c.event for c in charges], delta) if charges else 0.0
     return StudyStatement(
         study=study,
+        title=title,
         epsilon=format_epsilon(epsilon),
         left=_left(mine, charges, delta),
         refused=_refused(entry for entry in mine if entry["event"] == "refused"),
@@ -155,7 +164,8 @@ def statement_lines(found: Statement, lang: str) -> list[str]:
         f"{found.remaining} (delta {found.delta})"
     )
     for study in found.studies:
-        lines.append(f"{words['study']} {study.study}: epsilon {study.epsilon}")
+        title = f" {quoted(study.title)}" if study.title else ""
+        lines.append(f"{words['study']}{title} {study.study}: epsilon {study.epsilon}")
         for left in study.left:
             size = f"{left.size} {words['bytes']}, {left.values} {words['numbers']}"
             lines.append(
@@ -163,7 +173,7 @@ def statement_lines(found: Statement, lang: str) -> list[str]:
                 f"epsilon {left.epsilon}, {words['to']} {(left.to or '-')[:16]}"
             )
         lines += [
-            f"  {words['refused']} {code} × {times}: {CODES[code].title}"
+            f"  {words['refused']} {code} × {times}: {refusal(code, lang)}"
             for code, times in study.refused.items()
         ]
     lines += [
@@ -186,7 +196,7 @@ def statement_html(found: Statement, lang: str) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("statement.html")
-    titles = {code: error.title for code, error in CODES.items()}
+    titles = {code: refusal(code, lang) for code in CODES}
     return template.render(page=found, words=WORDS[lang], lang=_TAGS[lang], titles=titles)
 
 

@@ -147,7 +147,9 @@ def test_a_summary_in_norwegian_has_no_english_label(hospital: LabHospital) -> N
     assert set(labels) <= set(LABELS.values())
     assert "forlater sykehuset" in labels
     text = dict(told.lines())
-    assert text["løfte"].startswith("enten én pasient er med eller ikke")
+    assert text["løfte"].startswith("enten én bestemt pasient er med eller ikke")
+    assert "7,39 ganger" in text["løfte"]
+    assert "1 av 100 000" in text["løfte"]
     assert "1 av 100 000" in text["løfte"]
     assert "3 oppdateringer på 6 tall med støy" in text["forlater sykehuset"]
 

@@ -4,6 +4,8 @@ import datetime as dt
 import json
 import re
 import socket
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from typer.testing import CliRunner, Result
 
 from lab import LabHospital, study_document
 from security.observer import PLANTED
+from solblom_client.approval_record import study_titles
 from solblom_client.cli import app
 from solblom_client.decision_log import log_place, read_entries
 from solblom_client.link_process import pause_file
 from solblom_client.opening_hours import vault_pause_file
-from solblom_client.outbox_words import WORDS
+from solblom_client.outbox_words import REFUSALS_NO, WORDS
+from solblom_protocol.errors import CODES
 from solblom_protocol.result import Refusal
 from solblom_protocol.result import Result as Answer
 
@@ -224,3 +228,26 @@ def test_pause_and_resume_tell_link_and_vault_and_are_logged(careful: LabHospita
     assert not vault_pause_file(careful.config).exists()
     events = [json.loads(entry)["event"] for entry in read_entries(log_place(careful.config))]
     assert events[-2:] == ["paused", "resumed"]
+
+
+def test_the_statement_names_a_study_by_the_title_that_was_approved(told_page: LabHospital) -> None:
+    title = study_document(study={"ends": "2999-12-31"}).study.study.title
+    (study,) = told(told_page, "outbox", "statement")["studies"]
+    assert study["title"] == title
+    assert f'"{title}"' in run(told_page, "outbox", "statement").stdout
+    folder = told_page.config.state / "approvals" / study["study"].removeprefix("sha256:")
+    other = folder.with_name("0" * 64)  # not the digest of what stands in it
+    other.mkdir()
+    (other / "study.dsse.json").write_bytes((folder / "study.dsse.json").read_bytes())
+    assert list(study_titles(told_page.config)) == [study["study"]]
+
+
+def test_refusals_are_norwegian_on_the_norwegian_statement_and_the_same_as_on_the_stewards_page(
+    told_page: LabHospital,
+) -> None:
+    page = run(told_page, "outbox", "statement", "--lang", "no").stdout
+    assert "Sykehusets regler tillater det ikke" in page
+    assert CODES["SB-205"].title not in page
+    texts = files("solblom_server.steward") / "texts" / "told-no.toml"
+    assert REFUSALS_NO.items() <= tomllib.loads(texts.read_text("utf-8"))["code"].items()
+    assert REFUSALS_NO.keys() == {code for code in CODES if code.startswith("SB-2")}

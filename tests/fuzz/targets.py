@@ -13,6 +13,7 @@ import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from fuzz.bundles import BUNDLES
 from fuzz.predictions import PREDICTIONS
 from fuzz.sources import SOURCES
 from fuzz.target import Target, file_in
@@ -398,4 +399,5 @@ TARGETS = (
     Target("traffic-light", _lights, _light_seeds),
     *VERIFIER,
     *PREDICTIONS,
+    *BUNDLES,
 )

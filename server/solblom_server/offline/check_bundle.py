@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         wrong, count = troubles(folder)
         number = digest_of(folder / SUMS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         wrong = [f"it cannot be read: {type(error).__name__} {str(error)!a}"]
     if wrong:
         for line in wrong:
@@ -52,6 +52,8 @@ def troubles(folder: Path) -> tuple[list[str], int]:
     for line in (folder / SUMS).read_text(encoding="ascii").splitlines():
         digest, path = line.split("  ", 1)
         sums[path] = digest
+    if digest_of(folder / MANIFEST) != sums[MANIFEST]:  # before a parser sees it
+        return [f"{MANIFEST!a}: other bytes"], 0
     manifest = json.loads((folder / MANIFEST).read_bytes())
     listed = {file["path"]: file["sha256"] for file in manifest["files"]}
     wrong = [f"{path!a}: not in {SUMS}" for path in sorted(listed.keys() - sums.keys())]

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from check_lab import lights
 from fixed_secrets import fixed_secrets
 from lab import LabHospital, study_document
 from replay_lab import LabRun
 from solblom_client.approval import prepare, read_approval
 from solblom_client.approval_summary import ApprovalSummary
 from solblom_client.approval_words import Lang
+from solblom_client.checks.finding import Light
+from solblom_client.cli import ledger_report
 from solblom_client.cohort import Cohort, join_cohort
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
@@ -162,6 +165,13 @@ def test_a_study_that_costs_one_patient_more_than_the_hospital_allows_is_refused
     assert caught.value.code == "SB-204"
 
 
+def test_a_check_before_approval_counts_families(kin: LabHospital) -> None:
+    found = lights(kin, family_study())["cohort"]
+    assert found.light is Light.OK
+    assert "families to train on" in found.text
+    assert lights(kin, family_study(cohort={"min_patients": 45}))["cohort"].light is Light.STOP
+
+
 # --- Orders
 
 
@@ -217,6 +227,28 @@ def test_an_evaluation_counts_one_of_each_family_and_is_charged_so(kin: LabHospi
     assert reply.receipt.patients != "0"
     event = kin.vault.ledger.entries()[0].event
     assert (event.kind, event.steps, event.patient_steps) == ("discrete-gaussian", 1, 2)
+
+
+def test_table_one_counts_one_of_each_family_and_is_charged_so(kin: LabHospital) -> None:
+    table = {"epsilon": 0.5, "variables": ["age", "smoker"]}
+    study = family_study(table_one=table, privacy={"epsilon": 1.5})
+    kin.approve(study)
+    cohort = cohort_of(kin, study)
+    names = [name or str(n) for n, name in enumerate(cohort.everybody.groups["family"])]  # type: ignore[attr-defined]
+    assert len(cohort.counted.ids) == len(set(names)) < len(cohort.everybody.ids)
+    assert isinstance(kin.ask(kin.description(study)), Result)
+    event = kin.vault.ledger.entries()[0].event
+    assert (event.kind, event.steps, event.patient_steps) == ("discrete-gaussian", 2, 4)
+
+
+def test_the_ledger_as_people_read_it_counts_for_patients(kin: LabHospital) -> None:
+    study = family_study()
+    kin.approve(study)
+    assert isinstance(kin.ask(kin.order(study)), Result)
+    shown = ledger_report(kin.config, kin.vault.ledger)
+    event = kin.vault.ledger.entries()[0].event
+    told = float(shown["studies"][0]["epsilon"])
+    assert told >= patient_epsilon([event], 1e-5) > pld_epsilon([event], 1e-5)
 
 
 def test_who_withdraws_leaves_and_the_family_stays(kin: LabHospital) -> None:

@@ -37,6 +37,11 @@ def start(node: Path = NODE_OPTION) -> None:
     say(
         f"{config.node.site}: starting vault and link. To see them: solblom node status --node {node}"
     )
+    if config.coordinator.url is None:
+        say(
+            "LOOK: node.toml names no address of a coordinator. Rounds by file need no service: "
+            "solblom node exchange --watch 60; an invitation with an address: solblom node join"
+        )
     try:
         while not stop.wait(0.2):
             for child in children.values():

@@ -186,6 +186,11 @@ def start(
             "whether hospitals have approved it, only they know."
         )
         return
+    if transport == "files":
+        say(
+            f"Orders come into {folder}/exchange/SITE/orders, replies are awaited in {folder}/exchange/SITE/replies. "
+            "Ctrl-C leaves both as they are: `solblom run resume RUN` waits on."
+        )
     run = with_progress(lambda: start_run(folder, envelope, transport_name=transport, now=now))
     finish("solblom.study.start/1", run, as_json=as_json)
 

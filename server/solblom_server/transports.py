@@ -75,6 +75,10 @@ def open_transport(name: str, home: Path) -> Transport:
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
         known = ", ".join(sorted(points)) or "none"
-        raise RunError("SB-505", f"The transport {name} is not installed; installed: {known}")
+        raise RunError(
+            "SB-505",
+            f"The transport {name} is not installed; installed: {known}",
+            "Say how orders travel, such as --transport network; `local` needs the simulation part",
+        )
     transport: Transport = points[name].load()(home)
     return transport

@@ -129,6 +129,31 @@ def test_every_view_asks_no_other_host_and_axe_finds_nothing_serious(
     assert told == []
 
 
+def test_in_a_dark_window_every_view_is_dark_and_axe_finds_nothing_serious(
+    window: Window, both: tuple[Any, Any], home: Path
+) -> None:
+    window.tab.emulate_media(color_scheme="dark")
+    inside(window, both[0])
+    shade = "getComputedStyle(document.body).backgroundColor"
+    found = {}
+    for path in every_path(home):
+        window.go(path)
+        found[path] = serious_findings(window)
+        assert window.tab.evaluate(shade) == "rgb(20, 25, 29)"
+    assert {path: ids for path, ids in found.items() if ids} == {}
+
+
+@pytest.mark.parametrize("language", ["en", "no"])
+def test_on_a_telephone_no_view_is_wider_than_the_window(
+    window: Window, both: tuple[Any, Any], home: Path, language: str
+) -> None:
+    window.tab.set_viewport_size({"width": 390, "height": 800})
+    inside(window, both[0]).go(f"/?lang={language}")
+    too_wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    found = {path: window.go(path) and window.tab.evaluate(too_wide) for path in every_path(home)}
+    assert {path: by for path, by in found.items() if by > 0} == {}
+
+
 def test_a_tampered_model_is_red_with_its_reason_and_axe_finds_nothing_serious(
     window: Window, both: tuple[Any, Any]
 ) -> None:

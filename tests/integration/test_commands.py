@@ -139,6 +139,9 @@ def test_patients_who_do_not_fit_the_contract_get_no_probability(
         "model", "predict", "heart-disease", "--input", "patients.csv", "--home", home, "--json"
     )
     assert (done.exit_code, refusal(done)) == (3, "SB-506")
+    hint = json.loads(done.stderr)["error"]["hint"]
+    assert "--id names the column" in hint
+    assert "contract's units" in hint
 
 
 def test_a_hospital_fits_the_intercept_to_its_own_patients_and_predicts_with_it(

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab import LabHospital, study_document
+from solblom_client.policy import load_node_config
 from solblom_client.vault_client import VaultClient
 from solblom_protocol.study import StudyDocument
 
@@ -62,6 +63,7 @@ def hospital_of_today(folder: Path, *, vault: str = "") -> tuple[LabHospital, St
     hospital.write_consent([])
     with (folder / "node.toml").open("a", encoding="utf-8") as file:
         file.write(f"\n[vault]\n{vault}\n")
+    hospital.config = load_node_config(folder)
     study = study_document(study={"ends": "2999-12-31"})
     hospital.approve(study)
     hospital.vault.close()

@@ -194,6 +194,32 @@ def test_torchscript_that_does_more_than_tensors_is_refused_and_not_run(
     assert not (tmp_path / "written").exists()
 
 
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+def test_a_net_with_weights_gives_the_features_that_torch_gives(tmp_path: Path, how: str) -> None:
+    torch.manual_seed(3)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 10, 10),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.Flatten(2),
+        torch.nn.Linear(25, 8),
+        layer,
+        torch.nn.GELU(),
+        torch.nn.AvgPool1d(8),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 3),
+    ).eval()
+    given = torch.from_numpy(TILES.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    if how == "traced":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = torch.jit.trace(net, given, check_trace=False)  # type: ignore[no-untyped-call]
+    data = scripted(net)
+    found = open_encoder(encoder("torchscript", data), written(tmp_path, data))(TILES)
+    with torch.no_grad():
+        assert np.allclose(found, net(given).numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -214,3 +214,30 @@ def test_an_approval_returns_what_the_person_was_shown(hospital: LabHospital) ->
     study, keys = study_document(), read_node_keys(hospital.config.state)
     shown: Any = summary(hospital, study)
     assert approve(hospital.config, keys, hospital.sign(study), now=hospital.clock()) == shown
+
+
+# --- A rule that compares hospitals
+
+
+@pytest.mark.parametrize(
+    ("divisor", "warned"), [(5.0, True), (15.0, False), (25.0, False), (100.0, True)]
+)
+def test_a_hospital_of_quite_another_size_than_a_rule_expects_is_warned(
+    hospital: LabHospital, divisor: float, warned: bool
+) -> None:
+    """About half of some 42 training patients are in a step; by chance of the split a few more or fewer."""
+    training = {"strategy": "median", "expected_batch_size": {"north": divisor, "b": 1.0, "c": 1.0}}
+    study = study_document(training=training, cohort={"min_nodes": 3, "quorum": 3})
+    told = summary(hospital, study)
+    expected = 0.5 * told.training_patients
+    assert (abs(math.log2(expected / divisor)) > 1) == warned
+    (*_, last) = ["", *told.warnings]
+    assert (
+        f"divides your sums by {divisor:g} patients; about {expected:.0f} of yours" in last
+    ) == warned
+
+
+def test_a_sum_of_another_size_is_no_reason_to_warn(hospital: LabHospital) -> None:
+    assert (
+        summary(hospital, study_document(training={"expected_batch_size": 4000.0})).warnings == ()
+    )

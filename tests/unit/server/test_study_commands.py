@@ -56,3 +56,29 @@ def test_after_signing_a_study_of_slides_hospitals_are_told_to_make_features_fir
     done = run(app, ["sign", str(tmp_path / "lab" / "study.toml"), "--key", key])
     told = " ".join(done.stderr.split())
     assert 0 < told.index("solblom node features") < told.index("solblom node approve")
+
+
+def test_a_robust_study_says_its_rule_what_it_needs_and_by_what_sums_are_divided(
+    study: Path,
+) -> None:
+    robust = {"min_nodes": "5", "quorum": "5", "strategy": '"trimmed-mean"\ntolerated = 2'}
+    done = checked(study, **robust)
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.stdout.split())
+    assert "rule coordinate-wise trimmed mean, 2 hospitals left out at each end; at least 5" in told
+    assert "sums divided by 150 for all: fits hospitals of about one size" in told
+    own = ", ".join(f"{site} = {100 + 10 * number}" for number, site in enumerate("abcde"))
+    done = checked(study, expected_batch_size=f"{{ {own} }}")
+    assert "sums divided by a 100, b 110, c 120, d 130, e 140" in " ".join(done.stdout.split())
+
+
+def test_a_plain_mean_is_told_no_rule(study: Path) -> None:
+    assert "sums divided by" not in checked(study).stdout
+
+
+def test_a_rule_that_needs_more_hospitals_than_the_quorum_says_what_to_set(study: Path) -> None:
+    done = checked(study, strategy='"krum"\ntolerated = 1')
+    assert done.exit_code == 3
+    told = " ".join(done.stderr.split())
+    assert "krum with tolerated = 1 needs 5 updates in every round; cohort.quorum is 3" in told
+    assert "Set quorum and min_nodes to 5 or more" in told

@@ -70,3 +70,21 @@ def test_anything_else_is_refused_before_the_page_opens(
     assert done.exit_code == 3
     assert "SB-462" in done.stderr
     assert "http://" not in done.stdout
+
+
+def test_what_differs_is_norwegian_on_a_norwegian_page_and_keys_of_a_study_keep_their_names(
+    home: Path, record: Path, tmp_path: Path
+) -> None:
+    found = json.loads(record.read_bytes())
+    change = {"old": "1", "new": "2"}
+    found["differences_in_data"] = [{"what": "cohort from", **change}]
+    names = ("epsilon at va", "noise multiplier", "privacy.epsilon")
+    found["differences_in_privacy"] = [{"what": name, **change} for name in names]
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(found))
+    with serving(scene_of(home, "no", changed)) as running:
+        running.enter()
+        shown = Words(running.ask("/comparisons/1?lang=no").body).words
+    for words in ("Kohort fra", "Epsilon ved va", "Støyfaktor", "privacy.epsilon"):
+        assert words in shown
+    assert "cohort from" not in shown

@@ -36,6 +36,7 @@ OVERLAY = "calibration.svg"  # beside the record
 SHARES = ("same_class", "same_tenth", "same_first", "same_first_ten", "within_tolerance")
 NUMBERS = ("shared_of_first_ten", "largest_delta", "mean_delta")
 MEASURES = ("auroc", "auprc", "brier", "top_1", "top_10", "mrr")
+_WORDS = frozenset({"cohort from", "cohort until", "noise multiplier"})
 KINDS = ("data", "code", "settings", "privacy")
 
 
@@ -213,12 +214,22 @@ def _differences(scene: Scene, record: Mapping[str, Any]) -> tuple[Block, ...]:
     head = tuple(texts(f"column.{n}") for n in ("what", "older", "newer"))
     for kind in KINDS:
         found = record[f"differences_in_{kind}"]
-        rows = tuple((str(d["what"]), _value(d["old"]), _value(d["new"])) for d in found)
+        rows = tuple(
+            (_what(scene, str(d["what"])), _value(d["old"]), _value(d["new"])) for d in found
+        )
         name = texts(f"compare.kind_{kind}")
         blocks.append(
             Table(name, head, rows) if rows else Paragraph((texts("compare.same", kind=name),))
         )
     return tuple(blocks)
+
+
+def _what(scene: Scene, name: str) -> str:
+    """Return what differs in words of the page; settings and files keep the name that they have everywhere."""
+    if name in _WORDS:
+        return scene.texts(f"compare.{name.replace(' ', '_')}")
+    _, at, site = name.partition("epsilon at ")
+    return scene.texts("compare.epsilon_at", site=site) if at and name.startswith(at) else name
 
 
 def _value(value: Any) -> Cell:

@@ -86,9 +86,9 @@ class _Anything:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _stored_for_anybody(self: Store, request: str) -> Any:
+def _stored_for_anybody(self: Store, request: str, *, recipient: Any) -> Any:
     """Give the stored reply as if it were of today's patients, whoever they are."""
-    stored = STORED(self, request)
+    stored = STORED(self, request, recipient=recipient)
     return stored and replace(stored, work=_Anything())
 
 

@@ -2,7 +2,7 @@
 
 They compare updates, so all of a round are needed at once: four bytes a weight and hospital. All arithmetic is of
 integers, like the fold's, so the result depends neither on the order of arrival nor on the machine, and replays bit for
-bit. Why these are not Flower's own strategies, and what they estimate: docs/adr/0021-robust-rules.md; a test compares
+bit. Why these are not Flower's own strategies, and what they estimate: docs/adr/0023-robust-rules.md; a test compares
 them with Flower's on the same inputs. What hospitals released is worked on after its noise: no rule costs privacy.
 """
 

@@ -42,9 +42,9 @@ from tcga import FOLDER, Patients, constants, evaluation_hospitals, folder, halv
 
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.task import TabularClassification
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import StudyDocument, sign_study
-from solblom_server.runs import start_run
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import StudyDocument, sign_study
+from solblom_server.rounds.runs import start_run
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.evaluation import read_site
 from solblom_simulation.hospitals import (

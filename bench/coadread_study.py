@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tcga import Floats, Patients
 from tcga_study import HOSPITALS, TARGET
 
-from solblom_client.keystream import KeyStream
-from solblom_client.training import TrainingSettings, train
+from solblom_client.training.dp_sgd import TrainingSettings, train
+from solblom_client.training.keystream import KeyStream
 from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of, load_flat
 from solblom_models.study_document import resolve
@@ -18,10 +18,10 @@ from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.expression import encode_genes
 from solblom_models.tabular.table_file import GeneValues
 from solblom_models.tabular.task import TabularClassification
-from solblom_protocol.contract import Contract
-from solblom_protocol.layout import unpack
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.messages.layout import unpack
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 
 LIMIT = 3.0  # of a feature, as the product's tables have it

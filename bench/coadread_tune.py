@@ -9,7 +9,7 @@ from tcga import Patients, constants, drawn_hospitals, is_test
 
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.task import TabularClassification
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 
 SEEDS = range(2000, 2010)
 GRID = [

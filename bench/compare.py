@@ -37,7 +37,7 @@ from solblom_models.comparison.pair import ScoredPair, Version
 from solblom_models.comparison.paired import performance
 from solblom_models.decision_metrics import Curve
 from solblom_models.trusted import verified_model
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 
 FIGURES = ("auroc", "auprc", "brier")
 PREVALENCE, CORRELATION, POPULATION = 0.4, 0.8, 1_000_000

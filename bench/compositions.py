@@ -26,15 +26,15 @@ import numpy as np
 from draws import REFERENCE_INTERVAL, exact_epsilon, reference_epsilon
 from report import Goal, Table, finish, load_average
 
-from solblom_client.anchor import Anchor
-from solblom_client.ledger import Ledger, Request, StudyLimits, remaining
+from solblom_client.budget.anchor import Anchor
+from solblom_client.budget.ledger import Ledger, Request, StudyLimits, remaining
 from solblom_client.policy import PolicyTable
 from solblom_client.state import VaultState, create_state
 from solblom_models import accountant
 from solblom_models.accountant import calibrate_noise, format_epsilon, pld_epsilon
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.order import OrderKind
-from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
+from solblom_protocol.messages.order import OrderKind
+from solblom_protocol.studies.privacy_event import PrivacyEvent, exact_decimal
 
 COMPOSITIONS, LOW, HIGH = 200, 1.0, 1.01
 TEST_FRACTION = "0.3"  # patients below it on the line are tested, the others trained on

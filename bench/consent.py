@@ -32,9 +32,9 @@ from pathlib import Path
 
 import report
 
-from solblom_client.consent import ConsentState, read_consent
-from solblom_client.consent_sources import source_file
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.join import ConsentState, read_consent
+from solblom_client.consent.sources import source_file
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 from solblom_client.keys import is_test_patient
 from solblom_models.patient_id import patient_id
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import report
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_client.decision_log import Decision, DecisionLog, LogPlace
-from solblom_client.log_check import verify_log
+from solblom_client.log.check import verify_log
+from solblom_client.log.decision import Decision
+from solblom_client.log.decision_log import DecisionLog, LogPlace
 from solblom_client.state import create_state
 
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)

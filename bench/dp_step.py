@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from solblom_client.gradients import choose_path, prepared
-from solblom_client.keystream import KeyStream
-from solblom_client.optimizer import KeyedDPOptimizer
+from solblom_client.training.gradients import choose_path, prepared
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 from solblom_models.tabular.net import MultilayerPerceptron
 
 GOALS = {"mlp": 3.5, "cnn": 2.0, "mil": 1.0}

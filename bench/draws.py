@@ -18,10 +18,11 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from solblom_client import training, vault
-from solblom_client.keystream import KeyStream
-from solblom_client.optimizer import KeyedDPOptimizer
-from solblom_client.training import TrainingTrace
+from solblom_client import vault
+from solblom_client.training import dp_sgd as training
+from solblom_client.training.dp_sgd import TrainingTrace
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 from solblom_client.vault import Vault
 
 REFERENCE_INTERVAL = 1e-4

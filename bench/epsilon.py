@@ -37,7 +37,7 @@ from report import Goal, Table, finish, load_average
 from solblom_client.vault import Vault
 from solblom_models import accountant
 from solblom_models.accountant import format_epsilon, pld_epsilon
-from solblom_server.run_report import run_report
+from solblom_server.rounds.run_report import run_report
 from solblom_simulation.hospitals import node_files
 
 EPSILONS, DELTAS, RATES, LOCAL_STEPS = (1.0, 3.0, 8.0), (1e-5, 1e-3), (0.1, 0.25), 5

@@ -16,7 +16,7 @@ from tcga_study import TARGET
 
 from solblom_models.tabular.data import read_units
 from solblom_models.tabular.table_file import read_table
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.toml_file import parse
 
 SAMPLES, GENES = 1000, 20_000

@@ -52,14 +52,14 @@ from report import Goal, Table, finish, load_average
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
-from solblom_client import cohort
+from solblom_client.cohorts import cohort
 from solblom_models.recalibration import fit_recalibration
 from solblom_models.tabular.data import read_units, table_contract
 from solblom_models.tabular.table_file import read_csv
 from solblom_models.templates import TemplateValues, write_template
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_protocol.toml_file import read_toml
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.hospitals import HEART_SITES, heart_tables
 from solblom_simulation.table_evaluation import Scores, SiteData

@@ -19,8 +19,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from solblom_models.tabular.data import encode
 from solblom_models.tabular.table_file import read_csv
-from solblom_protocol.contract import Contract, NumberVariable
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.contracts.table import Contract, NumberVariable
+from solblom_protocol.studies.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.table_evaluation import SiteData
 

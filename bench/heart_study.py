@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from sklearn.linear_model import LogisticRegression
 
-from solblom_client.approval import ApprovalSummary
+from solblom_client.approvals.approval import ApprovalSummary
 from solblom_models import accountant, presets, study_document, task
 from solblom_models.aggregation.optimisers import ServerState
 from solblom_models.artefact import load
@@ -27,16 +27,16 @@ from solblom_models.tabular import task as tabular_task
 from solblom_models.tabular.data import TableUnits, read_units
 from solblom_models.tabular.table_file import Table
 from solblom_models.templates import TemplateValues, write_template
-from solblom_protocol import study
-from solblom_protocol.contract import Contract
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import StudyDocument, load_study, sign_study
-from solblom_server import rounds
-from solblom_server.checkpoints import write_checkpoint
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies import study
+from solblom_protocol.studies.study import StudyDocument, load_study, sign_study
 from solblom_server.coordinator import Coordinator
-from solblom_server.rounds import PROGRESS
-from solblom_server.run_report import run_report
-from solblom_server.runs import FinishedRun, resume_run, start_run
+from solblom_server.rounds import rounds
+from solblom_server.rounds.checkpoints import write_checkpoint
+from solblom_server.rounds.rounds import PROGRESS
+from solblom_server.rounds.run_report import run_report
+from solblom_server.rounds.runs import FinishedRun, resume_run, start_run
 from solblom_simulation import table_evaluation
 from solblom_simulation.baselines import Features, Labels, fit_tuned
 from solblom_simulation.evaluation import read_site

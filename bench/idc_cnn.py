@@ -3,8 +3,8 @@
 Patients, tiles and test half as in idc_tiles.py. Training patients are drawn from the 96 development patients and, for
 each half of the 104 test patients, from the other half: 40 or all (about 148). Patients are pooled; with shared noise a
 federation takes the same steps. A CNN is the product's (`cnn`, channels 16, 32, 64: 23,873 weights), and its clipped
-sums are taken by solblom_client/training.py; it sees a tile alone. Heads on a trunk or on texture are trained as in
-idc_tiles.py, on the tile alone or on contrasts with its surroundings.
+sums are taken by solblom_client/training/dp_sgd.py; it sees a tile alone. Heads on a trunk or on texture are trained
+as in idc_tiles.py, on the tile alone or on contrasts with its surroundings.
 
 The trunk learns from one public slide (idc_trunk.py), so it costs no epsilon; only a linear head is trained on
 patients. A trunk with its initial weights stands beside it: what the architecture gives without any lesson.
@@ -34,11 +34,11 @@ from idc_trunk import CHANNELS, SIDE, inputs, public_crops, public_trunk
 from numpy.typing import NDArray
 from report import Table, finish, load_average
 
-from solblom_client.training import TrainingSettings, clipped_sum
+from solblom_client.training.dp_sgd import TrainingSettings, clipped_sum
 from solblom_models.tile_classification.net import TileCnn
 from solblom_models.tile_classification.task import TileClassification, tile_scores
 from solblom_models.tile_classification.tiles import TileUnits
-from solblom_protocol.bag_contract import Encoder
+from solblom_protocol.contracts.bags import Encoder
 
 SIZES, SEED, EPOCHS = (40, 148), 20261129, 12
 PRIVATE_STEPS, PRIVATE_RATE, AT_ONCE, HEADS = 20, 0.5, 64, 3

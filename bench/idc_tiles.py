@@ -38,7 +38,7 @@ small hospital's gain.
 Shift: haematoxylin and eosin of each hospital scaled by (1, 1), (.70, 1.25), (1.35, .75), (.80, .70).
 
 A patient's loss is the mean over the patient's tiles, so a gradient is clipped once a patient. Steps are those of the
-product, computed for all patients at once here; one is compared with solblom_client/training.py's clipped sum. Shared
+product, computed for all patients at once; one is compared with solblom_client/training/dp_sgd.py's clipped sum. Shared
 noise is drawn as one normal number on the sum, local noise as one for each hospital (real shares are discrete:
 bench/shared_noise.py). Epsilon by PLD, adding or removing one patient, delta 1e-4.
 
@@ -81,7 +81,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from solblom_client.training import TrainingSettings, clipped_sum
+from solblom_client.training.dp_sgd import TrainingSettings, clipped_sum
 from solblom_models.accountant import pld_epsilon
 from solblom_models.metrics import auroc
 from solblom_models.tile_classification.net import (
@@ -93,7 +93,7 @@ from solblom_models.tile_classification.net import (
 from solblom_models.tile_classification.task import TileClassification
 from solblom_models.tile_classification.tiles import TileUnits
 from solblom_models.tile_encoder.encoder import NAME
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 
 SPLITS, FEW, NOISES = 20, 5, 3
 STAINS = ((1.0, 1.0), (0.70, 1.25), (1.35, 0.75), (0.80, 0.70))

@@ -40,9 +40,9 @@ from heart_study import LOGISTIC, Problem, Setting, prepare
 from many_nodes_roles import Case
 from report import Goal, Table, finish, load_average
 
-from solblom_protocol.messages import timestamp
-from solblom_protocol.order import OrderHeader, RosterEntry, read_order, write_order
-from solblom_protocol.seal import lock
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.order import OrderHeader, RosterEntry, read_order, write_order
+from solblom_protocol.messages.seal import lock
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 

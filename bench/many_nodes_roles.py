@@ -27,15 +27,15 @@ from unittest.mock import patch
 from flwr.app import Context, Message
 
 from solblom_client.app import open_vault
-from solblom_client.exchange import exchange_once
+from solblom_client.link.exchange import exchange_once
 from solblom_client.policy import load_node_config
-from solblom_protocol.study import StudyDocument
-from solblom_server import runs
+from solblom_protocol.studies.study import StudyDocument
 from solblom_server.coordinator import DATABASE_FILE
-from solblom_server.file_transport import FileTransport
-from solblom_server.grids.local import LocalGrid, LocalNode
-from solblom_server.grids.sealed import sealed_bytes, sealed_content
-from solblom_server.transports import PROGRESS
+from solblom_server.rounds import runs
+from solblom_server.transports.files import FileTransport
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
+from solblom_server.transports.grids.sealed import sealed_bytes, sealed_content
+from solblom_server.transports.transports import PROGRESS
 from solblom_simulation.federation import LocalTransport
 from solblom_simulation.hospitals import node_files
 

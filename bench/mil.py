@@ -4,7 +4,7 @@ Every patient has 20 to 200 tiles of 32 features, standard normal noise. Ill pat
 fixed vector: all of them by a little, a tenth by more, a fiftieth by much. Four hospitals of 80/60/40/20 patients, then
 of three times as many; 600 test patients; 5 draws of patients and noise.
 
-The product's steps: per-patient clipped gradients, unpadded (solblom_client/training.py), mean of the hospitals'
+The product's steps: per-patient clipped gradients, unpadded (solblom_client/training/dp_sgd.py), mean of the hospitals'
 updates, average as the study says; no couriers and vaults. One draw of its own (seed 100) chooses learning rate and
 rounds for each net and privacy, among 6, at a tenth of the tiles and 200 patients; no test patient of the result was
 seen. The grids themselves were set after scratch runs on that same draw, 36 of them, at all three shares.
@@ -26,19 +26,19 @@ import torch
 from numpy.typing import NDArray
 from report import Goal, Table, finish, load_average
 
-from solblom_client.gradients import choose_path, prepared
-from solblom_client.keystream import KeyStream
-from solblom_client.optimizer import KeyedDPOptimizer
-from solblom_client.training import TrainingSettings, train
+from solblom_client.training.dp_sgd import TrainingSettings, train
+from solblom_client.training.gradients import choose_path, prepared
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of, load_flat
 from solblom_models.metrics import auroc
 from solblom_models.slide_mil.task import SlideMil
 from solblom_models.study_document import resolve
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.layout import unpack
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.messages.layout import unpack
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 
 DIM, HIDDEN, SEEDS, TUNING_SEED = 32, 16, 5, 100

@@ -33,8 +33,8 @@ from stock_flower import stock_round_seconds
 
 from lab import study_document
 from network_lab import NetworkLab, running
-from solblom_server.certificates import create_certificates
-from solblom_server.rounds import initial_model
+from solblom_server.rounds.rounds import initial_model
+from solblom_server.service.certificates import create_certificates
 
 TOY_ROUNDS, STOCK_ROUNDS, LARGE_ROUNDS, LONG_ROUNDS = 20, 4, 5, 100
 LARGE_HIDDEN = 3350

@@ -5,7 +5,7 @@ The net is dp_step.py's MLP 5000-128 with a batch of 64: forward, backward, clip
 * plain: no clipping, no noise;
 * hooks: Opacus' default, one gradient per patient in memory;
 * ghost: Opacus' ghost clipping (Li et al. 2022): norms first, then a second backward pass over reweighted losses;
-* book-keeping: the product's own (solblom_client/gradients.py), one backward pass.
+* book-keeping: the product's own (solblom_client/training/gradients.py), one backward pass.
 
 CPU time, one thread. Each mode is measured in a process of its own beside the plain step, in turn; the ratio is that
 of the pairs. Opacus' modes draw noise from a torch generator, the product from ChaCha20, whatever the way to the sum:
@@ -34,9 +34,9 @@ from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from report import Goal, Table, finish, load_average
 from torch import nn
 
-from solblom_client.gradients import choose_path, prepared
-from solblom_client.keystream import KeyStream
-from solblom_client.optimizer import KeyedDPOptimizer
+from solblom_client.training.gradients import choose_path, prepared
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 
 MODES = ("hooks", "ghost", "book-keeping")
 NOISE, CLIPPING_NORM, RATE = 1.0, 1.0, 1e-4

@@ -41,18 +41,18 @@ from published_cases import (
 )
 from report import Goal, Table, finish, load_average
 
-from solblom_client import cohort
+from solblom_client.cohorts import cohort
 from solblom_models.artefact import load
 from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.phenotype.net import Ranker
 from solblom_models.ranking import Ranks, ranks_of
 from solblom_models.study_document import resolve
 from solblom_models.task import RankingTask, find_task
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.secure_sum import Roster, write_roster
-from solblom_protocol.study import StudyDocument, load_study, sign_study
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import StudyDocument, load_study, sign_study
+from solblom_protocol.sums.secure_sum import Roster, write_roster
 from solblom_server.coordinator import Coordinator
-from solblom_server.runs import start_run
+from solblom_server.rounds.runs import start_run
 from solblom_simulation.evaluation import read_any_site
 from solblom_simulation.hospitals import (
     CASES as CASE_FILES,

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from report import Goal, Table, finish, load_average
 from sklearn.metrics import roc_auc_score
 
-from solblom_client.discrete_gaussian import discrete_gaussian
-from solblom_client.keystream import KeyStream
+from solblom_client.training.discrete_gaussian import discrete_gaussian
+from solblom_client.training.keystream import KeyStream
 from solblom_models.accountant import calibrate_noise
 from solblom_models.metrics import auroc_with_interval
 from solblom_models.released_metrics import ScoreHistogram, histogram_auroc

@@ -45,9 +45,9 @@ from scipy import stats
 
 from solblom_models.artefact import load
 from solblom_models.flat import flatten, layout_of
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import StudyDocument, sign_study
-from solblom_server.runs import start_run
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import StudyDocument, sign_study
+from solblom_server.rounds.runs import start_run
 from solblom_simulation.evaluation import read_site
 from solblom_simulation.hospitals import (
     SimulationPolicy,

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from solblom_client.export_gate import export_update, norm_bound
 from solblom_client.keys import derive, is_test_patient
-from solblom_client.keystream import KeyStream
-from solblom_client.training import TrainingSettings, train
+from solblom_client.training.dp_sgd import TrainingSettings, train
+from solblom_client.training.keystream import KeyStream
 from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.aggregation.robust import round_of
 from solblom_models.flat import flatten, layout_of, load_flat
@@ -28,8 +28,8 @@ from solblom_models.tabular.data import TableUnits, read_units
 from solblom_models.tabular.table_file import read_csv
 from solblom_models.tabular.task import TabularClassification
 from solblom_models.templates import TemplateValues, write_template
-from solblom_protocol.layout import Float32, to_grid, unpack
-from solblom_protocol.study import StudyDocument, load_study
+from solblom_protocol.messages.layout import Float32, to_grid, unpack
+from solblom_protocol.studies.study import StudyDocument, load_study
 from solblom_simulation.hospitals import heart_tables
 from solblom_simulation.table_evaluation import Scores, SiteData
 

@@ -32,17 +32,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from lab import CONTRACT, STUDY, patient_rows, write_table
 from solblom_models.study_document import resolve
-from solblom_protocol.contract import Contract
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument, sign_study
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import StudyDocument, sign_study
+from solblom_protocol.studies.tables import Study
+from solblom_protocol.sums.secure_sum import Roster
 from solblom_protocol.toml_file import parse
-from solblom_server.conduct import conduct
 from solblom_server.coordinator import Coordinator
-from solblom_server.grids.local import LocalGrid
-from solblom_server.grids.sealed import sealed_bytes
-from solblom_server.transports import PROGRESS
+from solblom_server.rounds.conduct import conduct
+from solblom_server.transports.grids.local import LocalGrid
+from solblom_server.transports.grids.sealed import sealed_bytes
+from solblom_server.transports.transports import PROGRESS
 from solblom_simulation.federation import LocalTransport
 from solblom_simulation.hospitals import SimulationPolicy, approve_everywhere, create_federation
 

@@ -61,7 +61,7 @@ from solblom_models.accountant import (
     pld_epsilon,
     two_hospitals_epsilon,
 )
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 # Found by `--tune`: the best mean AUROC over development draws 2000 to 2019. All clipping norms and most numbers of
 # rounds lie at the edge of the grid; `--tune --wide`, with smaller norms, fewer rounds, 200 genes and momentum, finds

@@ -16,18 +16,18 @@ from tcga import Floats, Patients, is_test
 from tcga_study import Setting
 
 from solblom_client.keys import derive
-from solblom_client.keystream import KeyStream
-from solblom_client.noise_share import on_grid, with_noise_share
-from solblom_client.training import TrainingSettings, clipped_sum, train
+from solblom_client.masks.noise_share import on_grid, with_noise_share
+from solblom_client.training.dp_sgd import TrainingSettings, clipped_sum, train
+from solblom_client.training.keystream import KeyStream
 from solblom_models.aggregation.opened_sum import mean_update
 from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.flat import flatten, layout_of, load_flat
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.task import TabularClassification
-from solblom_protocol.layout import unpack
-from solblom_protocol.ring import Ring
-from solblom_protocol.secure_sum import largest_value
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.layout import unpack
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.sums.ring import Ring
+from solblom_protocol.sums.secure_sum import largest_value
 
 Group = dict[str, tuple[Floats, NDArray[np.int64]]]  # features and labels by hospital
 

@@ -10,7 +10,7 @@ from tcga import Patients, constants, drawn_hospitals, genes_by_association, is_
 from tcga_study import DELTA, EPSILONS, HOSPITALS, Setting
 
 from solblom_models.accountant import calibrate_noise, pld_epsilon
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from tcga_study import DELTA, HOSPITALS, Setting, contract_of, document_of
 
 from solblom_models.artefact import load
 from solblom_models.flat import flatten, layout_of
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.layout import unpack
-from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument, sign_study
-from solblom_server.runs import start_run
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.messages.layout import unpack
+from solblom_protocol.studies.study import StudyDocument, sign_study
+from solblom_protocol.sums.secure_sum import Roster
+from solblom_server.rounds.runs import start_run
 from solblom_simulation.evaluation import read_site
 from solblom_simulation.hospitals import (
     SimulationPolicy,

@@ -15,12 +15,12 @@ from unittest.mock import patch
 import numpy as np
 from heart_study import Setting, no_evaluation, prepare
 
-from solblom_client import ledger
+from solblom_client.budget import ledger
 from solblom_client.vault import Vault
 from solblom_models import accountant
 from solblom_models.aggregation.fold import Fold
-from solblom_protocol.layout import Float32, to_grid
-from solblom_server.rounds import PROGRESS
+from solblom_protocol.messages.layout import Float32, to_grid
+from solblom_server.rounds.rounds import PROGRESS
 
 GATE_ROUNDS = 100
 FOLD_UPDATES, FOLD_SIZE, FOLD_PASSES = 50, 10_000_000, 3

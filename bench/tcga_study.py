@@ -8,11 +8,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tcga import Floats
 
 from solblom_models.study_document import resolve
-from solblom_protocol.contract import Contract
-from solblom_protocol.key_files import public_pem
-from solblom_protocol.secure_sum import Member, Roster
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.keys.key_files import public_pem
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.studies.tables import Study
+from solblom_protocol.sums.secure_sum import Member, Roster
 from solblom_protocol.toml_file import parse
 
 EPSILONS, DELTA, HOSPITALS = (1.0, 3.0, 8.0), 1e-3, 4

@@ -17,14 +17,14 @@ from pathlib import Path
 import report
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_protocol.cosignature import cosign, read_cosigned
-from solblom_protocol.merkle import leaf_hash
-from solblom_protocol.transparency import verify_consistency, verify_inclusion
-from solblom_protocol.tree_file import recomputed
+from solblom_protocol.logs.cosignature import cosign, read_cosigned
+from solblom_protocol.logs.merkle import leaf_hash
+from solblom_protocol.logs.transparency import verify_consistency, verify_inclusion
+from solblom_protocol.logs.tree_file import recomputed
 from solblom_server.database import ReplyRow
-from solblom_server.log_entries import LogEntry, answer, round_closed
-from solblom_server.log_report import check_log
-from solblom_server.transparency_log import TransparencyLog
+from solblom_server.log.entries import LogEntry, answer, round_closed
+from solblom_server.log.report import check_log
+from solblom_server.log.transparency_log import TransparencyLog
 
 TIME = "2026-11-29T12:00:00Z"
 SEED = 20261129

@@ -18,11 +18,11 @@ from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, w
 from solblom_models.flat import flatten, layout_of
 from solblom_models.statement import Charge
 from solblom_models.task import find_task
-from solblom_protocol.key_files import public_pem
-from solblom_protocol.messages import timestamp
-from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Receipt
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.study import StudyDocument, sign_study
+from solblom_protocol.keys.key_files import public_pem
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.result import RECEIPT_PAYLOAD_TYPE, Receipt
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.studies.study import StudyDocument, sign_study
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 from solblom_verify.trust import Trust, TrustedKey

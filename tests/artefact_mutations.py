@@ -18,9 +18,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_protocol.cosignature import cosign
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.transparency import Head, write_checkpoint
+from solblom_protocol.logs.cosignature import cosign
+from solblom_protocol.logs.transparency import Head, write_checkpoint
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id, public_key_to_pem

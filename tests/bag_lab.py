@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lab import NOW, LabHospital
 from solblom_client.policy import load_node_config
 from solblom_models.study_document import resolve
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 
 DIM = 6

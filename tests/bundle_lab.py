@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from solblom_protocol.durable_file import write_whole
-from solblom_protocol.offline_bundle import (
+from solblom_protocol.offline.bundle import (
     ENVELOPE,
     MANIFEST,
     SUMS,
@@ -19,7 +19,7 @@ from solblom_protocol.offline_bundle import (
     sums_file,
     this_machine,
 )
-from solblom_protocol.offline_bundle_check import BundleVerdict, check_bundle
+from solblom_protocol.offline.check import BundleVerdict, check_bundle
 from solblom_server.offline.building import PARTS, Source, describe
 
 NOW = dt.datetime(2026, 12, 1, 9, 0, tzinfo=dt.UTC)

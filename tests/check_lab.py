@@ -8,7 +8,7 @@ from solblom_client.checks.node_check import check_node
 from solblom_client.checks.preflight import preflight
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 Rows = list[dict[str, str]]
 

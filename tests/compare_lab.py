@@ -13,10 +13,10 @@ from solblom_models.artefact import ArtefactContents, RoundRecord, SiteRecord, w
 from solblom_models.flat import flatten, layout_of
 from solblom_models.statement import Charge
 from solblom_models.task import find_task
-from solblom_protocol.key_files import public_pem
-from solblom_protocol.messages import timestamp
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.keys.key_files import public_pem
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from consent_lab import RESEARCH, SYSTEM, Resource, consent, patient
 from lab import NOW
-from solblom_client.consent_rules import AgeRules, Reason, decide
-from solblom_client.consent_sources.fhir_bundle import FhirBundle, read_bundle
-from solblom_client.consent_sources.fhir_consent import FhirSettings
-from solblom_client.consent_sources.record import ConsentRecord, Snapshot
+from solblom_client.consent.rules import AgeRules, Reason, decide
+from solblom_client.consent.sources.fhir_bundle import FhirBundle, read_bundle
+from solblom_client.consent.sources.fhir_consent import FhirSettings
+from solblom_client.consent.sources.record import ConsentRecord, Snapshot
 from solblom_protocol.errors import DataError
 
 SETTINGS = [RESEARCH, FhirSettings(RESEARCH.purposes, SYSTEM), FhirSettings(frozenset(["TREAT"]))]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from lab import NOW
-from solblom_client.consent import ConsentState, read_consent
-from solblom_client.consent_rules import AgeRules
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.join import ConsentState, read_consent
+from solblom_client.consent.rules import AgeRules
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 from solblom_protocol.errors import DataError
 
 Rule = Literal["opt-in", "opt-out"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab import CONTRACT
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.toml_file import parse
 
 GENES = ("TP53", "MLH1", "HLA-A", "ENSG1.5")

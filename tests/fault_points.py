@@ -38,24 +38,24 @@ def _both(part: str, targets: list[str], *, count: int = 1, do: str = "kill") ->
 _DATABASE = "solblom_server.database:Database"
 _COORDINATOR = [
     *(f"{_DATABASE}.{step}" for step in ("open_round", "add_order", "add_charge", "add_reply")),
-    "solblom_server.grids.fleet:FleetGrid.push_messages",
-    "solblom_server.rounds:write_checkpoint",
+    "solblom_server.transports.grids.fleet:FleetGrid.push_messages",
+    "solblom_server.rounds.rounds:write_checkpoint",
     f"{_DATABASE}.close_round",
-    "solblom_server.release:write_artefact",
+    "solblom_server.registry.release:write_artefact",
     f"{_DATABASE}.set_model_digest",
 ]
-_FLEET = "solblom_client.fleet:FleetConnection"
+_FLEET = "solblom_client.link.fleet:FleetConnection"
 _LINK = [
     *(f"{_FLEET}.{step}" for step in ("fab_hash", "fetch", "confirm", "send")),
-    "solblom_client.vault_client:VaultClient.process",
+    "solblom_client.link.vault_client:VaultClient.process",
 ]
 _VAULT = [
     "solblom_client.vault:Vault.process",
     "solblom_client.vault:Vault._pass_gate",
-    "solblom_client.ledger:Ledger.reserve",
+    "solblom_client.budget.ledger:Ledger.reserve",
     "solblom_client.vault:Vault._join",
     "solblom_client.answers:train",
-    "solblom_client.ledger:Ledger.mark_spent",
+    "solblom_client.budget.ledger:Ledger.mark_spent",
     "solblom_client.vault:Vault._release",
 ]
 
@@ -72,10 +72,10 @@ POINTS: tuple[Point, ...] = (
     *_both(LINK, [f"{_FLEET}.{step}" for step in ("fetch", "send")], do="cut:3"),
     *_both(LINK, [f"{_FLEET}._push_object"], count=2, do="cut:3"),
     Point(LINK, f"{_FLEET}.send", "before", 2, "cut:20"),
-    Point(VAULT, "solblom_client.ledger:Ledger.reserve", "before", 2, "disk:4"),
-    Point(VAULT, "solblom_client.ledger:Ledger.mark_spent", "before", 2, "disk:4"),
+    Point(VAULT, "solblom_client.budget.ledger:Ledger.reserve", "before", 2, "disk:4"),
+    Point(VAULT, "solblom_client.budget.ledger:Ledger.mark_spent", "before", 2, "disk:4"),
     Point(SERVER, f"{_DATABASE}.add_reply", "before", 2, "disk:4"),
-    Point(SERVER, "solblom_server.rounds:write_checkpoint", "before", 2, "disk:4"),
+    Point(SERVER, "solblom_server.rounds.rounds:write_checkpoint", "before", 2, "disk:4"),
     Point(VAULT, "solblom_client.vault:Vault.process", "before", 2, "clock:86400"),
     Point(VAULT, "solblom_client.vault:Vault.process", "before", 2, "clock:-86400"),
 )

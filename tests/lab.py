@@ -14,23 +14,23 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from solblom_client.approval import approve
+from solblom_client.approvals.approval import approve
 from solblom_client.keys import read_node_keys
 from solblom_client.node import create_node
 from solblom_client.policy import load_node_config
 from solblom_client.vault import Vault
 from solblom_models.study_document import resolve
-from solblom_protocol.contract import Contract
-from solblom_protocol.messages import timestamp
-from solblom_protocol.order import OrderHeader, RosterEntry, write_order
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import KeyReply, Refusal, Result, read_reply
-from solblom_protocol.seal import lock
-from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument, sign_study
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.order import OrderHeader, RosterEntry, write_order
+from solblom_protocol.messages.result import KeyReply, Refusal, Result, read_reply
+from solblom_protocol.messages.seal import lock
+from solblom_protocol.studies.study import StudyDocument, sign_study
+from solblom_protocol.studies.tables import Study
+from solblom_protocol.sums.secure_sum import Roster
 from solblom_protocol.toml_file import parse
-from solblom_server.rounds import initial_model
+from solblom_server.rounds.rounds import initial_model
 from solblom_verify.canonical import digest
 
 NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)

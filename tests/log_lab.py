@@ -7,14 +7,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_protocol.transparency import (
+from solblom_protocol.logs.transparency import (
     Head,
     consistency_path,
     log_origin,
     root_from,
     write_checkpoint,
 )
-from solblom_protocol.tree_file import recomputed
+from solblom_protocol.logs.tree_file import recomputed
 from solblom_verify.envelope import key_id
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.canonical import canonical_json, digest
 
 ATTESTATION = "attestations/model.dsse.json"

@@ -21,8 +21,8 @@ from typing import Any
 
 from lab import patient_rows, study_document, write_table
 from solblom_client.policy import load_node_config
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import sign_study
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import sign_study
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import RunRow
 from solblom_server.settings import free_port
@@ -182,7 +182,7 @@ class NetworkLab:
     def start_run(self, transport: str = "simulated-network") -> str:
         """Put a run into the database; the service finds it."""
         name = "lab"
-        from solblom_server.runs import read_signed_study
+        from solblom_server.rounds.runs import read_signed_study
 
         row = self.database.create_run(
             study=read_signed_study(self.envelope).digest,
@@ -225,7 +225,7 @@ class NetworkLab:
 
     def charges(self) -> dict[str, int]:
         """Return how many events stand in each hospital's ledger."""
-        from solblom_client.ledger import STATE_FILE, open_ledger
+        from solblom_client.budget.ledger import STATE_FILE, open_ledger
         from solblom_client.state import VaultState
 
         found = {}

@@ -12,11 +12,11 @@ from phenotype_lab import HEAD, TERMS, feature, packet
 from solblom_models.phenotype.annotations import COLUMNS
 from solblom_models.phenotype.knowledge import FOLDER_VARIABLE
 from solblom_models.study_document import resolve
-from solblom_protocol.phenotype_contract import PhenotypeContract
-from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_checks import check_study
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
+from solblom_protocol.studies.checks import check_study
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.studies.tables import Study
+from solblom_protocol.sums.secure_sum import Roster
 from solblom_protocol.toml_file import parse
 
 DISEASES = ("OMIM:1", "OMIM:2", "OMIM:3")

@@ -10,11 +10,13 @@ from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
-from solblom_protocol.cosignature import cosign, read_cosignature
-from solblom_protocol.key_files import private_pem, public_pem
-from solblom_server import coordinator_cli, model_cli, trust_file
+from solblom_protocol.keys.key_files import private_pem, public_pem
+from solblom_protocol.logs.cosignature import cosign, read_cosignature
+from solblom_server import trust_file
+from solblom_server.commands import coordinator as coordinator_cli
+from solblom_server.commands import model as model_cli
 from solblom_server.coordinator import Coordinator, create_coordinator
-from solblom_server.log_files import register_model, write_log_files
+from solblom_server.log.files import register_model, write_log_files
 from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.canonical import file_digest
 from solblom_verify.trust import load_trust

@@ -10,16 +10,16 @@ from safetensors.numpy import save
 from fixed_secrets import fixed_secrets
 from lab import LabHospital
 from solblom_client.keys import NodeKeys, is_test_patient, read_node_keys
-from solblom_client.replay import ReplayedRound, replay_round
+from solblom_client.replaying.replay import ReplayedRound, replay_round
 from solblom_models.aggregation.fold import Fold
 from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.replay_files import GRADE_A, INITIAL, update_name
-from solblom_protocol.layout import Layout, pack, unpack
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument
-from solblom_server.kept_updates import files_of_run
-from solblom_server.release import checked_receipts, replies_by_round
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.layout import Layout, pack, unpack
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument
+from solblom_server.registry.release import checked_receipts, replies_by_round
+from solblom_server.rounds.kept_updates import files_of_run
+from solblom_server.rounds.rounds import initial_model
 from solblom_verify.canonical import canonical_json, digest
 from unit.server.house import House
 

@@ -25,15 +25,15 @@ from solblom_models.flat import load_flat
 from solblom_models.tabular.data import read_units
 from solblom_models.tabular.table_file import read_csv
 from solblom_models.task import find_task
-from solblom_protocol.contract import Contract
-from solblom_protocol.layout import Float32, pack, to_grid
-from solblom_protocol.study import StudyDocument, sign_study
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.messages.layout import Float32, pack, to_grid
+from solblom_protocol.studies.study import StudyDocument, sign_study
 from solblom_protocol.toml_file import parse
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.database import Database
-from solblom_server.exchange import RunContext, utc_now
-from solblom_server.grids.local import LocalGrid, LocalNode
-from solblom_server.rounds import initial_model, run_rounds
+from solblom_server.rounds.exchange import RunContext, utc_now
+from solblom_server.rounds.rounds import initial_model, run_rounds
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
 from solblom_verify.canonical import digest
 
 SIZES = {"bodo": 500, "bergen": 420, "oslo": 460, "tromso": 250, "vadso": 120}

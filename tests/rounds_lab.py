@@ -2,11 +2,11 @@
 
 from lab import NOW, LabHospital
 from solblom_models.artefact import RoundRecord
-from solblom_protocol.layout import pack, unpack
-from solblom_protocol.messages import timestamp
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.layout import pack, unpack
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument
+from solblom_server.rounds.rounds import initial_model
 from solblom_verify.canonical import digest
 
 

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab import LabCoordinator, LabHospital, study_document
-from solblom_protocol.layout import Layout
-from solblom_protocol.order import RosterEntry
-from solblom_protocol.pair_masks import OpenedSum
-from solblom_protocol.result import KeyReply, Result
-from solblom_protocol.ring import Ring
-from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.layout import Layout
+from solblom_protocol.messages.order import RosterEntry
+from solblom_protocol.messages.result import KeyReply, Result
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.sums.pair_masks import OpenedSum
+from solblom_protocol.sums.ring import Ring
+from solblom_protocol.sums.secure_sum import Roster
+from solblom_server.rounds.rounds import initial_model
 
 SITES = ("east", "north", "west")
 POLICY = "shared_noise = { allow = true, min_honest_nodes = 2 }"

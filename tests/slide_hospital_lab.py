@@ -14,9 +14,9 @@ from solblom_client.slides.bags import MadeBags
 from solblom_client.slides.features import make_features
 from solblom_models.study_document import resolve
 from solblom_models.tile_encoder.encoder import encoder_digest
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 
 SIDE = 384  # pixels of a made-up slide, at 1 micron each

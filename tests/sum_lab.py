@@ -13,11 +13,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from solblom_client.mask_record import MaskRecord
+from solblom_client.masks.record import MaskRecord
+from solblom_client.masks.sum_node import SumNode
 from solblom_client.state import VaultState, create_state
-from solblom_client.sum_node import SumNode
-from solblom_protocol.double_masks import mask_vector
-from solblom_protocol.mask_setup import (
+from solblom_protocol.messages.order import OrderKind
+from solblom_protocol.sums.double_masks import mask_vector
+from solblom_protocol.sums.mask_setup import (
     DealtSetup,
     MaskSecrets,
     Participants,
@@ -29,18 +30,17 @@ from solblom_protocol.mask_setup import (
     write_setup,
     write_share_key,
 )
-from solblom_protocol.mask_shares import SharePair
-from solblom_protocol.order import OrderKind
-from solblom_protocol.ring import Ring, Words
-from solblom_protocol.sum_roster import SumRoster, SumRound
-from solblom_protocol.survivors import (
+from solblom_protocol.sums.mask_shares import SharePair
+from solblom_protocol.sums.ring import Ring, Words
+from solblom_protocol.sums.roster import SumRoster, SumRound
+from solblom_protocol.sums.survivors import (
     AgreedSurvivors,
     SurvivorSet,
     check_cosignatures,
     cosign_survivors,
     join_cosignatures,
 )
-from solblom_protocol.unmasking import ShareRelease, dropped_sites, read_release, write_release
+from solblom_protocol.sums.unmasking import ShareRelease, dropped_sites, read_release, write_release
 
 STUDY = "sha256:" + "5" * 64
 MODEL = "sha256:" + "6" * 64

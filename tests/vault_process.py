@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab import LabHospital, study_document
+from solblom_client.link.vault_client import VaultClient
 from solblom_client.policy import load_node_config
-from solblom_client.vault_client import VaultClient
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 START_SECONDS = 120.0
 BEGIN = "from solblom_protocol.cli import main; main()"
 # Runs after the process has cut itself off, so that what a hook imports starts no thread before.
 PLUG = """
-import solblom_client.isolation as isolation
+import solblom_client.service.isolation as isolation
 really_isolate = isolation.isolate
 def isolate(**limits):
     reached = really_isolate(**limits)
@@ -34,7 +34,9 @@ isolation.isolate = isolate
 
 
 FULL_LEVEL = "network-namespace+seccomp"
-MEASURE = "from solblom_client.isolation import isolate; print(isolate(memory_bytes=2**33).level)"
+MEASURE = (
+    "from solblom_client.service.isolation import isolate; print(isolate(memory_bytes=2**33).level)"
+)
 
 
 @functools.cache

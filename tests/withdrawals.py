@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from lab import NOW
-from solblom_client import cohort as cohort_module
+from solblom_client.cohorts import cohort as cohort_module
 from solblom_client.keys import NodeKeys
 from solblom_client.policy import NodeConfig
 from solblom_models.tabular.data import TableUnits
 from solblom_protocol.errors import DataError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 ROUNDS = 5
 PATIENTS = 14

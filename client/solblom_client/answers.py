@@ -12,28 +12,28 @@ from functools import partial
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_client.approval import Approval
-from solblom_client.approval_record import approval_folder
+from solblom_client.approvals.approval import Approval
+from solblom_client.approvals.record import approval_folder
 from solblom_client.export_gate import export_sum, export_update
 from solblom_client.keys import commitment, derive
-from solblom_client.keystream import KeyStream
-from solblom_client.local_parameters import pack_local
-from solblom_client.mask_key_file import MaskKeyFile
-from solblom_client.mask_steps import MaskSteps
+from solblom_client.masks.key_file import MaskKeyFile
+from solblom_client.masks.secure_answer import Mask, SecureAnswer, pair_masks_of
+from solblom_client.masks.steps import MaskSteps
 from solblom_client.policy import NodeConfig
 from solblom_client.queries import Release, add_noise, check_named, export_release, site_auroc
-from solblom_client.secure_answer import Mask, SecureAnswer, pair_masks_of
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
-from solblom_client.training import Look, TrainingSettings, TrainingTrace, clipped_sum, train
+from solblom_client.training.dp_sgd import Look, TrainingSettings, TrainingTrace, clipped_sum, train
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.local_parameters import pack_local
 from solblom_client.work import OrderedModel, Work, build_model
 from solblom_models.task import Units
-from solblom_protocol.counts import pack_values
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.mask_setup import Participants
-from solblom_protocol.order import NamedRelease
-from solblom_protocol.result import Receipt, count_band
-from solblom_protocol.secure_sum import SumPlan
+from solblom_protocol.messages.counts import pack_values
+from solblom_protocol.messages.order import NamedRelease
+from solblom_protocol.messages.result import Receipt, count_band
+from solblom_protocol.sums.mask_setup import Participants
+from solblom_protocol.sums.secure_sum import SumPlan
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 

@@ -7,13 +7,13 @@ they have a transaction of their own.
 import datetime as dt
 from collections.abc import Callable
 
-from solblom_client.decision_log import Decision
-from solblom_client.decisions import about_head
+from solblom_client.log.decision import Decision
+from solblom_client.log.decisions import about_head
 from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_client.witness import Witness
-from solblom_protocol.order import Order
-from solblom_protocol.transparency import Head
+from solblom_protocol.logs.transparency import Head
+from solblom_protocol.messages.order import Order
 
 
 class Arrivals:

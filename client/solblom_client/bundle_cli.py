@@ -10,7 +10,7 @@ from solblom_protocol.console import JSON_OPTION, command, out, print_json
 from solblom_protocol.errors import EXIT_CHECK_SAID_NO, EXIT_INTEGRITY, ConfigurationError
 
 if TYPE_CHECKING:
-    from solblom_protocol.offline_bundle_check import BundleVerdict
+    from solblom_protocol.offline.check import BundleVerdict
 
 app = typer.Typer(
     help="Packages for machines without internet", no_args_is_help=True, add_completion=False
@@ -32,9 +32,9 @@ def verify(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check signature and every file of an offline bundle; say what was not checked. Exit 5: it does not hold."""
-    from solblom_protocol.offline_bundle import this_machine
-    from solblom_protocol.offline_bundle_check import check_bundle
-    from solblom_protocol.public_keys import read_verification_key
+    from solblom_protocol.keys.public_keys import read_verification_key
+    from solblom_protocol.offline.bundle import this_machine
+    from solblom_protocol.offline.check import check_bundle
 
     if not folder.is_dir():
         raise ConfigurationError("SB-101", f"{folder} is no folder")

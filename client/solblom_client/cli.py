@@ -10,20 +10,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from solblom_client import (
-    bundle_cli,
-    clock_cli,
-    log_cli,
-    outbox_cli,
-    recalibration_cli,
-    replay_cli,
-    setup_cli,
-    start_cli,
-    unit_cli,
-    vault_cli,
-)
+from solblom_client import bundle_cli, clock_cli, setup_cli
 from solblom_client.checks import cli as checks_cli
-from solblom_client.consent_cli import cohort_app, consent_app
+from solblom_client.consent.cli import cohort_app, consent_app
+from solblom_client.log import cli as log_cli
+from solblom_client.outbox import cli as outbox_cli
+from solblom_client.recalibration import cli as recalibration_cli
+from solblom_client.replaying import cli as replay_cli
+from solblom_client.service import start_cli, unit_cli, vault_cli
 from solblom_client.slides import cli as slides_cli
 from solblom_client.support import cli as support_cli
 from solblom_protocol.console import (
@@ -41,9 +35,9 @@ from solblom_protocol.errors import EXIT_CHECK_SAID_NO, ConfigurationError, Solb
 from solblom_verify.wording import format_delta
 
 if TYPE_CHECKING:
-    from solblom_client.approval_summary import ApprovalSummary
-    from solblom_client.exchange import PassReport
-    from solblom_client.ledger import Entry, Ledger
+    from solblom_client.approvals.summary import ApprovalSummary
+    from solblom_client.budget.ledger import Entry, Ledger
+    from solblom_client.link.exchange import PassReport
     from solblom_client.policy import NodeConfig, PolicyTable
 
 app = typer.Typer(
@@ -89,12 +83,12 @@ def approve_study(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check a signed study against this hospital's policy, budget and data; show it; approve it."""
-    from solblom_client.approval_words import read_language
+    from solblom_client.approvals.words import read_language
 
     envelope, language = read_given(study), read_language(lang)
     token = None if permit is None else read_given(permit)
     configs = _load_nodes(nodes)
-    from solblom_client.approval import confirm, prepare
+    from solblom_client.approvals.approval import confirm, prepare
     from solblom_client.checks.preflight import concerns
     from solblom_client.keys import read_node_keys
     from solblom_client.vault import Vault, utc_now
@@ -162,7 +156,7 @@ def _naming(name: str, *, several: bool) -> Iterator[None]:
 def _print_summary(site: str, summary: "ApprovalSummary") -> None:
     from rich.table import Table
 
-    from solblom_client.approval_words import printable
+    from solblom_client.approvals.words import printable
 
     console = out()
     console.print(f"{site}: {printable(summary.title)}", style="bold", markup=False)
@@ -185,8 +179,8 @@ def show_fingerprints(
     """Print the fingerprints of this node's keys and of those it trusts, to be compared by phone."""
     from solblom_client.keys import read_node_keys
     from solblom_client.policy import load_node_config
-    from solblom_protocol.key_cli import print_fingerprints
-    from solblom_protocol.public_keys import fingerprints, read_fingerprints
+    from solblom_protocol.keys.cli import print_fingerprints
+    from solblom_protocol.keys.public_keys import fingerprints, read_fingerprints
 
     config = load_node_config(node)
     own = fingerprints(read_node_keys(config.state).public(config.node.site))
@@ -215,10 +209,10 @@ def revoke_study(
     node: Path = NODE_OPTION,
 ) -> None:
     """Withdraw this hospital's approval and wipe the study's noise root."""
-    from solblom_client.approval import revoke
-    from solblom_client.decision_log import Decision
+    from solblom_client.approvals.approval import revoke
     from solblom_client.keys import read_node_keys
-    from solblom_client.log_once import log_once
+    from solblom_client.log.decision import Decision
+    from solblom_client.log.once import log_once
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
     from solblom_client.vault import utc_now
@@ -245,10 +239,10 @@ def exchange(
     """Rounds by file: answer the sealed orders in the inbox with sealed replies in the outbox."""
     import time
 
-    from solblom_client.exchange import exchange_once
+    from solblom_client.link.exchange import exchange_once
     from solblom_client.node import check_user
-    from solblom_client.pausing import stopped_by_a_pause
     from solblom_client.policy import load_node_config
+    from solblom_client.service.pausing import stopped_by_a_pause
     from solblom_client.vault import Vault
 
     config = load_node_config(node)
@@ -301,7 +295,7 @@ def ledger_show(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show what this hospital's patients have spent and what is left."""
-    from solblom_client.ledger import STATE_FILE, open_ledger
+    from solblom_client.budget.ledger import STATE_FILE, open_ledger
     from solblom_client.policy import load_node_config
     from solblom_client.state import VaultState
 
@@ -319,7 +313,7 @@ def _study_report(
     entries: "list[Entry]", ledger: "Ledger", policy: "PolicyTable"
 ) -> dict[str, Any]:
     """Return what one study has cost, and how many more rounds the lifetime admits."""
-    from solblom_client.ledger import more_rounds
+    from solblom_client.budget.ledger import more_rounds
     from solblom_models.accountant import format_epsilon, patient_epsilon
 
     events = [entry.event for entry in entries]
@@ -336,7 +330,7 @@ def _study_report(
 
 def ledger_report(config: "NodeConfig", ledger: "Ledger") -> dict[str, Any]:
     """Return spent, reserved and left, over the lifetime and by study, as decimal strings."""
-    from solblom_client.ledger import remaining
+    from solblom_client.budget.ledger import remaining
     from solblom_models.accountant import format_epsilon, rdp_epsilon
 
     ledger.check_anchor()

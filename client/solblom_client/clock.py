@@ -9,7 +9,7 @@ import datetime as dt
 
 from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.messages import CLOCK_TOLERANCE, parse_timestamp, timestamp
+from solblom_protocol.messages.message import CLOCK_TOLERANCE, parse_timestamp, timestamp
 
 STEP = dt.timedelta(minutes=1)  # noted no more often: a flood of orders must not flood the disk
 _KEY = "clock"

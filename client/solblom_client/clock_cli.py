@@ -20,16 +20,16 @@ def clock(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show the newest moment that this node has seen. Exit 1: this machine's clock is behind it."""
+    from solblom_client.budget.ledger import STATE_FILE
     from solblom_client.clock import accept_clock, is_behind, latest_time
-    from solblom_client.decision_log import Decision
     from solblom_client.keys import read_node_keys
-    from solblom_client.ledger import STATE_FILE
-    from solblom_client.log_once import log_once
+    from solblom_client.log.decision import Decision
+    from solblom_client.log.once import log_once
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
     from solblom_client.state import VaultState
     from solblom_client.vault import utc_now
-    from solblom_protocol.messages import timestamp
+    from solblom_protocol.messages.message import timestamp
 
     config, now = load_node_config(node), utc_now()
     check_user(config)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solblom_client.training import TrainingSettings, TrainingTrace
+from solblom_client.training.dp_sgd import TrainingSettings, TrainingTrace
 from solblom_models.flat import layout_of
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.layout import Float32, Layout, pack, to_grid
+from solblom_protocol.messages.layout import Float32, Layout, pack, to_grid
 
 TAIL = 12.0  # standard deviations beyond the expected norm of the noise
 BLOCK = 65_536  # values judged at a time: they stay in the processor's cache

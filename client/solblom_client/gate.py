@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from solblom_client.policy import PolicyTable
 from solblom_models.accountant import alone_epsilon, format_epsilon, patient_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.mask_keys import open_mask_keys
-from solblom_protocol.mask_setup import Participants, read_participants
-from solblom_protocol.messages import CLOCK_TOLERANCE as CLOCK_TOLERANCE
-from solblom_protocol.messages import parse_timestamp
-from solblom_protocol.order import OrderHeader
-from solblom_protocol.run_sums import (
+from solblom_protocol.messages.message import CLOCK_TOLERANCE as CLOCK_TOLERANCE
+from solblom_protocol.messages.message import parse_timestamp
+from solblom_protocol.messages.order import OrderHeader
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.sums.mask_keys import open_mask_keys
+from solblom_protocol.sums.mask_setup import Participants, read_participants
+from solblom_protocol.sums.run_sums import (
     place_of,
     sum_at,
     sum_count,
     sum_roster,
     tolerates_dropouts,
 )
-from solblom_protocol.study import StudyDocument
 from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted, format_delta
 
@@ -238,7 +238,7 @@ def check_secure_sum(header: OrderHeader, document: StudyDocument) -> Participan
 def _check_setups(header: OrderHeader, document: StudyDocument) -> Participants | None:
     """Refuse an order for a vector whose mask setups do not hold, before anything is charged.
 
-    The orders about masks carry other things, which their own steps check (mask_steps.py).
+    The orders about masks carry other things, which their own steps check (masks/steps.py).
 
     Raises:
         RefusedError: SB-216.

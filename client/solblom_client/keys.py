@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from solblom_protocol.key_files import (
+from solblom_protocol.keys.key_files import (
     private_pem,
     read_sealing_key,
     read_secret,
     read_signing_key,
     write_new,
 )
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.public_keys import PublicKeys
 
 SECRET_BYTES = 32
 

@@ -3,13 +3,13 @@
 import os
 import pwd
 
+from solblom_client.budget.ledger import STATE_FILE, Ledger
 from solblom_client.keys import Entropy, create_node_keys, random_entropy
-from solblom_client.ledger import STATE_FILE, Ledger
 from solblom_client.policy import NodeConfig
 from solblom_client.state import create_state
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import write_new
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.key_files import write_new
+from solblom_protocol.keys.public_keys import PublicKeys
 
 
 def create_node(config: NodeConfig, *, entropy: Entropy = random_entropy) -> PublicKeys:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from solblom_client.outbox import Outbox
+from solblom_client.outbox.outbox import Outbox
 from solblom_client.policy import NodeConfig
 from solblom_verify.wording import counted
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.order import NamedRelease
+from solblom_protocol.messages.order import NamedRelease
 from solblom_protocol.toml_file import parse, parse_toml, read_text
 from solblom_verify.wording import counted
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solblom_client.approval import Approval
-from solblom_client.discrete_gaussian import Counts, discrete_gaussian
-from solblom_client.keystream import KeyStream
+from solblom_client.approvals.approval import Approval
+from solblom_client.training.discrete_gaussian import Counts, discrete_gaussian
+from solblom_client.training.keystream import KeyStream
 from solblom_client.work import OrderedModel, build_model
 from solblom_models.metrics import auroc_with_interval
 from solblom_models.ranking import ranks_of
 from solblom_models.task import DescribingTask, RankingTask, Task, Units
-from solblom_protocol.contracts import RANK_CELLS
-from solblom_protocol.counts import LARGEST_COUNT, pack_release, pack_values
+from solblom_protocol.contracts.kinds import RANK_CELLS
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.order import NamedRelease, Order
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.counts import LARGEST_COUNT, pack_release, pack_values
+from solblom_protocol.messages.order import NamedRelease, Order
+from solblom_protocol.studies.study import StudyDocument
 
 VALUES_OF_A_NAME = 3  # site-auroc: the value, and its interval's ends
 

@@ -7,10 +7,10 @@ before an answer leaves. Bytes are compared, never a file's time or size.
 
 from dataclasses import dataclass, field
 
-from solblom_client.opening_hours import WaitingError
 from solblom_client.policy import NodeConfig, load_node_config
+from solblom_client.service.opening_hours import WaitingError
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.public_keys import PublicKeys
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,10 @@ def init(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Make a node: its settings to be read and changed, its keys, and an empty privacy ledger."""
+    from solblom_client.link.transport_key import create_transport_key
     from solblom_client.node import create_node
     from solblom_client.policy import load_node_config
-    from solblom_client.transport_key import create_transport_key
-    from solblom_protocol.key_files import fingerprint, write_new
+    from solblom_protocol.keys.key_files import fingerprint, write_new
 
     data, is_there = _place_of(data, folder)
     text = NODE_TOML.format(site=site, data=_toml(data), patient=_toml(patient))
@@ -136,10 +136,10 @@ def join(
 ) -> None:
     """Pin the inviting coordinator and write the answer that it needs; no private key leaves."""
     from solblom_client.keys import read_node_keys
+    from solblom_client.link.transport_key import public_transport_pem, read_transport_key
     from solblom_client.policy import load_node_config
-    from solblom_client.transport_key import public_transport_pem, read_transport_key
-    from solblom_protocol.enrolment import open_invite, write_answer
-    from solblom_protocol.key_files import fingerprint, write_new
+    from solblom_protocol.keys.key_files import fingerprint, write_new
+    from solblom_protocol.messages.enrolment import open_invite, write_answer
 
     config, now = load_node_config(node), dt.datetime.now(dt.UTC)
     opened = open_invite(read_given(invite), now=now)

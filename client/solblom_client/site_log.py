@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from solblom_protocol.messages import timestamp
+from solblom_protocol.messages.message import timestamp
 
 MOST_KINDS = 20  # of repeating events in an hour; what comes after them is counted together
 

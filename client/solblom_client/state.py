@@ -38,7 +38,7 @@ CREATE TABLE mask_closed (
   run TEXT NOT NULL, kind TEXT NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (run, kind)
 ) STRICT;
 """
-"""What `mask_record.py` keeps; new in layout 4."""
+"""What `masks/record.py` keeps; new in layout 4."""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE events (

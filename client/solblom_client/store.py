@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from solblom_client import clock
 from solblom_client.gate import RunHistory
 from solblom_client.state import VaultState
-from solblom_protocol.mailbox import MailFile, read_mail, write_mail
-from solblom_protocol.messages import timestamp
-from solblom_protocol.order import Order
-from solblom_protocol.seal import read_header, sealing_key_id
+from solblom_protocol.messages.mailbox import MailFile, read_mail, write_mail
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.order import Order
+from solblom_protocol.messages.seal import read_header, sealing_key_id
 
 REPLIES_FOLDER = "replies"
 

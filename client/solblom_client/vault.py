@@ -14,15 +14,20 @@ from typing import Any
 
 from solblom_client import gate
 from solblom_client.answers import Answer, Answers
-from solblom_client.approval import Approval, check_permit, read_approval
-from solblom_client.approval_record import approval_folder, end_expired
+from solblom_client.approvals.approval import Approval, check_permit, read_approval
+from solblom_client.approvals.permits import check_cohort
+from solblom_client.approvals.record import approval_folder, end_expired
 from solblom_client.arrivals import Arrivals
+from solblom_client.budget.ledger import STATE_FILE, Request, Reservation, StudyLimits, open_ledger
 from solblom_client.clock import check_clock, pass_clock
-from solblom_client.cohort import Cohort, check_consent_holds, join_cohort, units_of
-from solblom_client.cohort_record import keep_cohort, note_receipt
+from solblom_client.cohorts.cohort import Cohort, check_consent_holds, join_cohort, units_of
+from solblom_client.cohorts.family_record import keep_families
+from solblom_client.cohorts.record import keep_cohort, note_receipt
 from solblom_client.connectors.sources import open_source
-from solblom_client.decision_log import Decision, Event, open_decisions
-from solblom_client.decisions import (
+from solblom_client.keys import read_node_keys
+from solblom_client.log.decision import Decision, Event
+from solblom_client.log.decision_log import open_decisions
+from solblom_client.log.decisions import (
     about_accepted,
     about_answer,
     about_charged,
@@ -31,22 +36,18 @@ from solblom_client.decisions import (
     about_refusal,
     has_left,
 )
-from solblom_client.family_record import keep_families
-from solblom_client.keys import read_node_keys
-from solblom_client.ledger import STATE_FILE, Request, Reservation, StudyLimits, open_ledger
-from solblom_client.mask_key_file import erase_when_done, own_mask_key
-from solblom_client.mask_steps import ABOUT_MASKS, MaskSteps
-from solblom_client.opening_hours import WaitingError, check_open
-from solblom_client.outbox import Outbox, held_answer
-from solblom_client.permits import check_cohort
+from solblom_client.masks.key_file import erase_when_done, own_mask_key
+from solblom_client.masks.secure_answer import check_one_masked_answer
+from solblom_client.masks.steps import ABOUT_MASKS, MaskSteps
+from solblom_client.outbox.outbox import Outbox, held_answer
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.queries import exact_counts
 from solblom_client.rules_in_force import RulesInForce
-from solblom_client.secure_answer import check_one_masked_answer
+from solblom_client.service.opening_hours import WaitingError, check_open
 from solblom_client.site_log import SiteLog
 from solblom_client.state import VaultState
 from solblom_client.store import Store
-from solblom_client.training import TrainingTrace
+from solblom_client.training.dp_sgd import TrainingTrace
 from solblom_client.witness import OUTSIDE_CODE, HistoryError, Witness, cosigned, pass_witness_gate
 from solblom_client.work import Work, read_model, request_of, run_key, work_digest
 from solblom_protocol.errors import (
@@ -56,10 +57,9 @@ from solblom_protocol.errors import (
     RefusedError,
     SolblomError,
 )
-from solblom_protocol.mask_setup import Participants
-from solblom_protocol.order import Order, read_order
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import (
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.order import Order, read_order
+from solblom_protocol.messages.result import (
     Refusal,
     seal_mask_reply,
     write_key_reply,
@@ -67,8 +67,9 @@ from solblom_protocol.result import (
     write_result,
     write_witnessed,
 )
-from solblom_protocol.run_sums import tolerates_dropouts
-from solblom_protocol.seal import sealing_key_id
+from solblom_protocol.messages.seal import sealing_key_id
+from solblom_protocol.sums.mask_setup import Participants
+from solblom_protocol.sums.run_sums import tolerates_dropouts
 from solblom_verify.envelope import key_id
 
 
@@ -188,8 +189,7 @@ class Vault:
 
     def _remember(self) -> None:
         """Remember the order that passed the chain, on disk; with a new charge it is part of the charge."""
-        decisions = self._arrivals.remember()
-        if decisions:
+        if decisions := self._arrivals.remember():
             self._note(*decisions)
 
     def _remember_all_the_same(self) -> Exception | None:

@@ -14,16 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from solblom_client import gate
 from solblom_client.clock import pass_clock
-from solblom_client.opening_hours import check_open
 from solblom_client.policy import NodeConfig
+from solblom_client.service.opening_hours import check_open
 from solblom_client.state import VaultState
 from solblom_client.store import Store
-from solblom_protocol.cosignature import cosign
 from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.order import Order, OrderHeader
-from solblom_protocol.result import Witnessed
-from solblom_protocol.transparency import (
+from solblom_protocol.logs.cosignature import cosign
+from solblom_protocol.logs.transparency import (
     Head,
     decoded,
     head_in,
@@ -32,6 +30,8 @@ from solblom_protocol.transparency import (
     split_note,
     verify_consistency,
 )
+from solblom_protocol.messages.order import Order, OrderHeader
+from solblom_protocol.messages.result import Witnessed
 from solblom_verify.envelope import key_id
 
 OUTSIDE_CODE = "SB-221"

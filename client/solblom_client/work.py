@@ -11,19 +11,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from solblom_client.approval import Approval
-from solblom_client.cohort import Cohort
+from solblom_client.approvals.approval import Approval
+from solblom_client.budget.ledger import Request, Reservation
+from solblom_client.cohorts.cohort import Cohort
 from solblom_client.keys import derive, keyed_digest
-from solblom_client.ledger import Request, Reservation
-from solblom_client.local_parameters import load_local
+from solblom_client.training.local_parameters import load_local
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.task import Task, Units
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.layout import Float32, Layout, unpack
-from solblom_protocol.messages import as_json
-from solblom_protocol.order import Order
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.layout import Float32, Layout, unpack
+from solblom_protocol.messages.message import as_json
+from solblom_protocol.messages.order import Order
+from solblom_protocol.studies.privacy_event import PrivacyEvent
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import canonical_json, digest
 
 

@@ -25,8 +25,8 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
 
-from solblom_protocol.privacy_event import EventKind, PrivacyEvent, exact_decimal
-from solblom_protocol.study import MIN_NOISE, StudyDocument
+from solblom_protocol.studies.privacy_event import EventKind, PrivacyEvent, exact_decimal
+from solblom_protocol.studies.study import MIN_NOISE, StudyDocument
 
 PLD_INTERVAL = 1e-3
 FILTER_ORDERS = tuple(range(2, 65))

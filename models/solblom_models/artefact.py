@@ -25,12 +25,12 @@ from solblom_models.artefact_files.manifest import NOT_FOR, manifest_of
 from solblom_models.flat import layout_of, load_flat
 from solblom_models.model_card import render_card
 from solblom_models.task import Task, find_task
-from solblom_protocol.contracts import AnyContract
+from solblom_protocol.contracts.kinds import AnyContract
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.layout import Layout, unpack
-from solblom_protocol.messages import timestamp
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.study import StudyDocument, parse_document
+from solblom_protocol.messages.layout import Layout, unpack
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.studies.study import StudyDocument, parse_document
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
 __all__ = [

@@ -137,7 +137,7 @@ def plot(
     """Verify a model, then draw what its evaluation report says."""
     from solblom_models.plots import pictures
     from solblom_models.trusted import verified_model
-    from solblom_protocol.key_files import write_new
+    from solblom_protocol.keys.key_files import write_new
 
     folder, verdict = verified_model(ref, home, trust)
     report = json.loads((folder / "evaluation/report.json").read_bytes())

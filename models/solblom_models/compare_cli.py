@@ -153,7 +153,7 @@ def _input_key(given: Path | None, out_folder: Path | None, check: Path | None) 
     import os
 
     from solblom_models.prediction_receipt import KEY_BYTES, receipt_key
-    from solblom_protocol.key_files import read_secret
+    from solblom_protocol.keys.key_files import read_secret
 
     if check is not None:
         path = given or check.parent / "prediction.key"
@@ -213,7 +213,7 @@ def receipt(
     from solblom_models.receipt_check import compare_receipts, read_output, read_receipt
     from solblom_models.trusted import pinned_trust, verified_model
     from solblom_models.withdrawn import say_if_withdrawn
-    from solblom_protocol.key_files import read_secret
+    from solblom_protocol.keys.key_files import read_secret
 
     then = read_receipt(receipt_file)
     key = read_secret(receipt_key or receipt_file.parent / "prediction.key", length=KEY_BYTES)

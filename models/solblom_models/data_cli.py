@@ -30,7 +30,7 @@ def mock(
 ) -> None:
     """Make up patients that obey a contract. They are drawn from the contract alone: never from a patient."""
     from solblom_models.mock.files import write_mock
-    from solblom_protocol.contracts import read_contract
+    from solblom_protocol.contracts.kinds import read_contract
 
     made = write_mock(read_contract(contract), patients, seed=seed, path=file)
     if as_json:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RunError
-from solblom_protocol.key_files import write_new
+from solblom_protocol.keys.key_files import write_new
 from solblom_verify.canonical import digest, file_digest, parse_canonical
 
 ATTESTATION = "attestations/model.dsse.json"

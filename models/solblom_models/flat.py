@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.layout import Layout, TensorSpec, pack, unpack
+from solblom_protocol.messages.layout import Layout, TensorSpec, pack, unpack
 
 
 def layout_of(model: torch.nn.Module, *, local: frozenset[str]) -> Layout:

@@ -6,7 +6,7 @@ from solblom_models.card_text import TO_FILL, bullets, plain, quoted, table, to_
 from solblom_models.ranking_card import ranking_release, ranking_table
 from solblom_models.slide_card import area, slide_table
 from solblom_models.technical_card import later_sections, technical_sections
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.wording import counted
 
 BANNER = (

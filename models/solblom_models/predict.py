@@ -32,10 +32,10 @@ from solblom_models.tabular.data import read_inputs, table_contract
 from solblom_models.tabular.harmonise import Harmonisation, harmonise
 from solblom_models.tabular.table_file import read_table
 from solblom_models.task import RankingTask
-from solblom_protocol.bag_contract import BagContract
 from solblom_protocol.console import out, say
+from solblom_protocol.contracts.bags import BagContract
 from solblom_protocol.errors import ConfigurationError, DataError, RunError
-from solblom_protocol.key_files import write_new
+from solblom_protocol.keys.key_files import write_new
 from solblom_verify.artefact import Verdict
 from solblom_verify.wording import counted
 

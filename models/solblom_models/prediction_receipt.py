@@ -17,8 +17,8 @@ from solblom_models.artefact import LoadedModel
 from solblom_models.recalibration import RecalibrationFile
 from solblom_protocol.code_digest import code_digest
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import read_secret, write_new
-from solblom_protocol.messages import as_json, timestamp
+from solblom_protocol.keys.key_files import read_secret, write_new
+from solblom_protocol.messages.message import as_json, timestamp
 from solblom_verify.canonical import canonical_json, digest
 
 KEY_BYTES = 32

@@ -9,7 +9,7 @@ from typing import Literal
 
 from solblom_models.accountant import calibrate_noise
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study_tables import Study
+from solblom_protocol.studies.tables import Study
 
 RULE_PATIENTS = 150.0  # expected_batch_size of the studies from which the default's rule comes
 

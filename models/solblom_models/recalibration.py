@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError, RunError
-from solblom_protocol.key_files import write_new
-from solblom_protocol.messages import Digest, Message, SiteName, Timestamp, parse_message, timestamp
+from solblom_protocol.keys.key_files import write_new
+from solblom_protocol.messages.message import (
+    Digest,
+    Message,
+    SiteName,
+    Timestamp,
+    parse_message,
+    timestamp,
+)
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float64]

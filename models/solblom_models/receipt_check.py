@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from solblom_models.json_difference import differing_paths
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.messages import Digest, Message, Timestamp, as_json
+from solblom_protocol.messages.message import Digest, Message, Timestamp, as_json
 from solblom_verify.canonical import canonical_json, digest
 
 TOLERANCE = 1e-5

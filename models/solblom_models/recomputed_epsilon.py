@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from solblom_models.accountant import format_epsilon, patient_epsilon, pld_epsilon
 from solblom_models.statement import Charge, privacy_statement
 from solblom_protocol.errors import SolblomError
-from solblom_protocol.messages import parse_message
-from solblom_protocol.order import OrderKind
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Receipt
-from solblom_protocol.study import StudyDocument, parse_document
+from solblom_protocol.messages.message import parse_message
+from solblom_protocol.messages.order import OrderKind
+from solblom_protocol.messages.result import RECEIPT_PAYLOAD_TYPE, Receipt
+from solblom_protocol.studies.privacy_event import PrivacyEvent
+from solblom_protocol.studies.study import StudyDocument, parse_document
 from solblom_verify.artefact import Check, Verdict
 from solblom_verify.canonical import (
     JsonValue,

@@ -20,8 +20,8 @@ from solblom_models.aggregation.optimisers import ServerState, step
 from solblom_models.aggregation.robust import round_of, rule_in_words
 from solblom_models.replay_files import GRADE_A, INITIAL, sum_name, update_name
 from solblom_protocol.errors import IntegrityError, RunError
-from solblom_protocol.layout import Float32, Layout, pack, unpack
-from solblom_protocol.study import StudyDocument, parse_document
+from solblom_protocol.messages.layout import Float32, Layout, pack, unpack
+from solblom_protocol.studies.study import StudyDocument, parse_document
 from solblom_verify.canonical import digest, parse_canonical, read_file
 from solblom_verify.shape import JsonObject
 

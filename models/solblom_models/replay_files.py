@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import file_digest
 
 GRADE_A = "A"

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from decimal import ROUND_CEILING, Decimal, localcontext
 
 from solblom_models.accountant import pld_epsilon
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.secure_sum import (
+from solblom_protocol.studies.privacy_event import PrivacyEvent
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.sums.secure_sum import (
     MOST_NODES,
     SMALLEST_SHARE,
     Roster,
@@ -18,7 +19,6 @@ from solblom_protocol.secure_sum import (
     fractional_bits,
     training_sensitivity,
 )
-from solblom_protocol.study import StudyDocument
 
 LARGEST_SHARE = 2**26 - 1
 

@@ -18,9 +18,9 @@ from solblom_models.accountant import (
     rdp_epsilon,
     two_hospitals_epsilon,
 )
-from solblom_protocol.messages import as_json
-from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.message import as_json
+from solblom_protocol.studies.privacy_event import PrivacyEvent, exact_decimal
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.wording import counted, format_delta
 
 Line = Annotated[str, Field(min_length=20, pattern=r"\S")]

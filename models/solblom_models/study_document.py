@@ -4,11 +4,11 @@ from solblom_models.accountant import calibrate_noise
 from solblom_models.flat import layout_of
 from solblom_models.shared_noise import add_shared_noise, shared_with_training
 from solblom_models.task import Task, find_task
-from solblom_protocol.contracts import AnyContract
+from solblom_protocol.contracts.kinds import AnyContract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument, check_sum_plan
-from solblom_protocol.study_tables import Study
+from solblom_protocol.studies.study import StudyDocument, check_sum_plan
+from solblom_protocol.studies.tables import Study
+from solblom_protocol.sums.secure_sum import Roster
 
 
 def resolve(study: Study, contract: AnyContract, roster: Roster | None = None) -> StudyDocument:

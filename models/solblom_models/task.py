@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 GROUP = "solblom.tasks"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from solblom_models.aggregation.robust import rule_in_words
 from solblom_models.card_text import bullets, code, plain, table, to_fill
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.contract import Contract, NumberVariable
-from solblom_protocol.phenotype_contract import PhenotypeContract
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_checks import ROBUST
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
+from solblom_protocol.contracts.table import Contract, NumberVariable
+from solblom_protocol.studies.checks import ROBUST
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.wording import counted
 
 MEANS = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from solblom_models.presets import DEFAULT_PRESET, Preset
 from solblom_models.task import find_task
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import write_new
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.keys.key_files import write_new
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.wording import format_delta
 
 UNDECLARED_TUNING = """\

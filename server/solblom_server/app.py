@@ -6,8 +6,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from solblom_server.conduct import conduct, conduct_over_network
 from solblom_server.coordinator import Coordinator
+from solblom_server.rounds.conduct import conduct, conduct_over_network
 
 app = ServerApp()
 ADDRESS_PREFIX = "address."

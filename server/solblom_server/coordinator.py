@@ -15,19 +15,19 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from solblom_protocol.errors import ConfigurationError
 from solblom_protocol.home import MARKER
-from solblom_protocol.key_files import (
+from solblom_protocol.keys.key_files import (
     private_pem,
     public_pem,
     read_sealing_key,
     read_signing_key,
     write_new,
 )
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.public_keys import PublicKeys
 from solblom_protocol.toml_file import parse
-from solblom_server.certificates import create_certificates
 from solblom_server.database import Database
+from solblom_server.log.transparency_log import TransparencyLog
+from solblom_server.service.certificates import create_certificates
 from solblom_server.settings import Settings, split_address
-from solblom_server.transparency_log import TransparencyLog
 from solblom_verify.canonical import canonical_json
 
 TRUST_EXPIRES = "2036-12-31T00:00:00Z"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from solblom_protocol.errors import ConfigurationError, RunError
-from solblom_protocol.messages import timestamp
+from solblom_protocol.messages.message import timestamp
 from solblom_server.database_schema import INDEX, LINKS, SCHEMA, SCHEMA_VERSION, SUMS
 
 

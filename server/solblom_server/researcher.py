@@ -6,8 +6,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from solblom_protocol.key_files import private_pem, write_new
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.key_files import private_pem, write_new
+from solblom_protocol.keys.public_keys import PublicKeys
 
 
 def create_researcher(folder: Path, *, name: str, entropy: Callable[[str], bytes]) -> PublicKeys:

@@ -12,8 +12,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.messages import timestamp
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.message import timestamp
 from solblom_verify.canonical import canonical_json, parse_json, read_file
 from solblom_verify.envelope import key_id, public_key_to_pem
 from solblom_verify.trust import TrustError, load_trust

@@ -23,13 +23,13 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import binom
 
 from solblom_client.keys import derive
-from solblom_client.keystream import KeyStream
-from solblom_client.training import TrainingSettings, train
+from solblom_client.training.dp_sgd import TrainingSettings, train
+from solblom_client.training.keystream import KeyStream
 from solblom_models.accountant import pld_epsilon
 from solblom_models.metrics import auroc_with_interval
 from solblom_models.task import AllShared
-from solblom_protocol.layout import to_grid
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.layout import to_grid
+from solblom_protocol.studies.study import StudyDocument
 
 FAILURE_LEVEL = 1e-4  # chance that a correct build is called false, over all guesses together
 ABSTENTION = (1.0, 0.5, 0.2)  # shares of canaries that are guessed, fixed before looking

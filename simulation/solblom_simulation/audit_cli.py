@@ -11,7 +11,7 @@ import typer
 from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
 from solblom_protocol.errors import EXIT_CHECK_SAID_NO, ConfigurationError
 from solblom_protocol.home import HOME_OPTION, find_home
-from solblom_protocol.messages import timestamp
+from solblom_protocol.messages.message import timestamp
 from solblom_verify.wording import counted, format_delta
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def privacy(
     """Attack a run's settings with made-up patients; no real patient is touched, no budget is spent."""
     from solblom_server.coordinator import DATABASE_FILE
     from solblom_server.database import Database
-    from solblom_server.runs import read_signed_study
+    from solblom_server.rounds.runs import read_signed_study
     from solblom_simulation.audit import FAILURE_LEVEL, audit_study
 
     folder = find_home(home)

@@ -50,7 +50,7 @@ def demo(
             "SB-108", f"{asked} is not available in this version", "Try: solblom demo heart"
         )
     from solblom_client.vault import utc_now
-    from solblom_server.run_cli import with_progress
+    from solblom_server.commands.run import with_progress
     from solblom_simulation.demo import DemoSettings, demo_json, run_demo
     from solblom_simulation.scenarios import SCENARIOS
 

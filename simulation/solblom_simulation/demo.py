@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from solblom_client.approval_summary import ApprovalSummary
+from solblom_client.approvals.summary import ApprovalSummary
 from solblom_client.slides.bags import MadeBags
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.key_files import read_signing_key, write_new
-from solblom_protocol.secure_sum import Roster, write_roster
-from solblom_protocol.study import load_study, sign_study
+from solblom_protocol.keys.key_files import read_signing_key, write_new
+from solblom_protocol.studies.study import load_study, sign_study
+from solblom_protocol.sums.secure_sum import Roster, write_roster
 from solblom_server.coordinator import Coordinator
-from solblom_server.run_report import run_report
-from solblom_server.runs import FinishedRun, start_run
+from solblom_server.rounds.run_report import run_report
+from solblom_server.rounds.runs import FinishedRun, start_run
 from solblom_server.settings import free_port
 from solblom_simulation.demo_histology import Heatmaps, draw_heatmaps, prepare_slides
 from solblom_simulation.hospitals import (

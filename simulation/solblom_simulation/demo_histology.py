@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solblom_client.cohort import join_cohort
+from solblom_client.cohorts.cohort import join_cohort
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
@@ -29,7 +29,7 @@ from solblom_models.slides.hit_rate import HitRate, hit_rate
 from solblom_models.slides.slide import open_slide
 from solblom_models.slides.slide_pictures import write_pictures
 from solblom_protocol.errors import DataError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_simulation.hospitals import SLIDES, node_files
 from solblom_simulation.slides import TRUTH, lesion_share, read_truth
 

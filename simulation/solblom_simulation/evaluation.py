@@ -4,11 +4,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from solblom_client.approval import read_approval
-from solblom_client.cohort import join_cohort
+from solblom_client.approvals.approval import read_approval
+from solblom_client.budget.ledger import STATE_FILE
+from solblom_client.cohorts.cohort import join_cohort
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
-from solblom_client.ledger import STATE_FILE
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.state import VaultState
 from solblom_client.store import Store
@@ -20,7 +20,7 @@ from solblom_models.tabular.table_one import cells_of
 from solblom_models.task import has_one_label
 from solblom_models.tile_classification.tiles import TileUnits
 from solblom_protocol.errors import DataError, SolblomError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_simulation.ranking_evaluation import CaseData, evaluate_rankings
 from solblom_simulation.slide_evaluation import evaluate_slides
 from solblom_simulation.table_evaluation import SiteData, evaluate

@@ -10,12 +10,12 @@ from typing import Any
 from solblom_client.app import app, open_vault
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import RunError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_server.database import Database
-from solblom_server.file_transport import FileTransport
-from solblom_server.grids.files import FileGrid
-from solblom_server.grids.local import LocalGrid, LocalNode
-from solblom_server.network_transport import NetworkTransport
+from solblom_server.transports.files import FileTransport
+from solblom_server.transports.grids.files import FileGrid
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
+from solblom_server.transports.network import NetworkTransport
 from solblom_simulation.hospitals import node_files
 
 

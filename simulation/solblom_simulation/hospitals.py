@@ -14,13 +14,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from solblom_client.approval import approve
-from solblom_client.approval_summary import ApprovalSummary
+from solblom_client.approvals.approval import approve
+from solblom_client.approvals.summary import ApprovalSummary
 from solblom_client.keys import read_node_keys
+from solblom_client.link.transport_key import create_transport_key, public_transport_pem
 from solblom_client.node import create_node
 from solblom_client.policy import load_node_config
-from solblom_client.transport_key import create_transport_key, public_transport_pem
-from solblom_protocol.key_files import write_new
+from solblom_protocol.keys.key_files import write_new
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.researcher import create_researcher
 from solblom_verify.wording import format_delta

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from solblom_client.families import Families
+from solblom_client.cohorts.families import Families
 from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.phenotype.net import Prototypes, Ranker, Trained
 from solblom_models.phenotype.settings import COUNT_WEIGHT

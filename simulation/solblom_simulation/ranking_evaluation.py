@@ -18,7 +18,7 @@ from solblom_models.phenotype.net import Ranker
 from solblom_models.phenotype.phenopacket import Sex
 from solblom_models.ranking import Ranks, ranking_metrics, ranks_of
 from solblom_models.task import RankingTask, Task, find_task
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_simulation.ranking_baselines import HOW, fitted, joined, shares_of
 
 KINDS = ("prior", "local", "federated", "pooled")

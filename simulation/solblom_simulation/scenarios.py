@@ -6,8 +6,8 @@ from pathlib import Path
 
 from solblom_models.phenotype.knowledge import release_of
 from solblom_protocol.console import say
-from solblom_protocol.contracts import contract_as, read_contract
-from solblom_protocol.phenotype_contract import PhenotypeContract
+from solblom_protocol.contracts.kinds import contract_as, read_contract
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
 from solblom_simulation.hospitals import CASES, SLIDES, TABLES, DataKind, heart_tables
 from solblom_simulation.rare_disease import HOSPITALS, write_hospitals
 from solblom_simulation.slides import HOSPITALS as SLIDE_HOSPITALS

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from solblom_models.slide_mil.bags import BagUnits
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_simulation.decision_report import (
     KINDS,
     OF_PATIENTS,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_client.local_parameters import load_local
+from solblom_client.training.local_parameters import load_local
 from solblom_models.flat import load_weights
 from solblom_models.metrics import (
     accuracy,
@@ -24,7 +24,7 @@ from solblom_models.recalibration import fit_recalibration
 from solblom_models.slide_mil.bags import BagUnits
 from solblom_models.tabular.data import TableUnits
 from solblom_models.task import Task, find_task
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.ranking_evaluation import SMALLEST_GROUP
 from solblom_simulation.site_differences import distances

@@ -21,7 +21,7 @@ from solblom_models.tile_classification.task import tile_scores
 from solblom_models.tile_classification.tiles import TileUnits
 from solblom_models.tile_encoder.encoder import NAME, encode
 from solblom_models.tile_encoder.texture import SMALLEST_PX
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.decision_report import (
     KINDS,

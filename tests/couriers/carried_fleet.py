@@ -7,10 +7,10 @@ from typing import Any
 from flwr.supercore.task_identity import TaskIdentity
 
 from couriers.stand_in import FlowerStandIn, NodeDoor
-from solblom_client.link import Link
+from solblom_client.link.link import Link
 from solblom_client.policy import load_node_config
 from solblom_client.vault import Vault
-from solblom_server.grids.fleet import FleetGrid
+from solblom_server.transports.grids.fleet import FleetGrid
 from solblom_simulation.hospitals import node_files
 
 FIRST_ASK_SECONDS = 0.4

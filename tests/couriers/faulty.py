@@ -11,8 +11,8 @@ from typing import Any, Literal
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from solblom_server.grids.files import FileGrid
-from solblom_server.grids.fleet import FleetGrid
+from solblom_server.transports.grids.files import FileGrid
+from solblom_server.transports.grids.fleet import FleetGrid
 
 Way = Literal["order", "reply"]
 FAULTS = ("lose", "cut", "change", "double", "delay", "replay", "swap")

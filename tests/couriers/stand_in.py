@@ -19,8 +19,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 
-from solblom_client.link_errors import LinkError
-from solblom_protocol.flower import FAB_HASH
+from solblom_client.link.errors import LinkError
+from solblom_protocol.messages.flower import FAB_HASH
 
 Change = Callable[[Message], Message | None]
 """What happens to a message on one way: another one, or none at all."""

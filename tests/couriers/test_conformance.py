@@ -10,14 +10,14 @@ from flwr.serverapp import Grid
 from couriers.carried_fleet import CarriedFleet
 from couriers.faulty import FAULTS, FaultyGrid
 from integration.federation import SITES, Federation, now
-from solblom_client.exchange import exchange_once
+from solblom_client.link.exchange import exchange_once
 from solblom_client.policy import load_node_config
 from solblom_client.vault import Vault
 from solblom_protocol.errors import RunError
-from solblom_server.file_transport import EXCHANGE
-from solblom_server.grids.files import FileGrid
-from solblom_server.run_report import run_report
-from solblom_server.runs import FinishedRun, start_run
+from solblom_server.rounds.run_report import run_report
+from solblom_server.rounds.runs import FinishedRun, start_run
+from solblom_server.transports.files import EXCHANGE
+from solblom_server.transports.grids.files import FileGrid
 from solblom_simulation import federation as transports
 
 pytestmark = pytest.mark.usefixtures("no_evaluation")
@@ -61,7 +61,7 @@ def open_with(monkeypatch: pytest.MonkeyPatch, courier: str, wrap: Callable[[Gri
         transport.grid = wrap(transport.grid)
         return transport
 
-    monkeypatch.setattr("solblom_server.runs.open_transport", open_transport)
+    monkeypatch.setattr("solblom_server.rounds.runs.open_transport", open_transport)
 
 
 def run_over(federation: Federation) -> FinishedRun:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from lab import LabCoordinator, LabHospital, study_document
-from solblom_client.exchange import PassReport, exchange_once
-from solblom_client.link_process import pause_file
+from solblom_client.link.exchange import PassReport, exchange_once
+from solblom_client.link.process import pause_file
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.mailbox import list_mail, read_mail, write_mail
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.mailbox import list_mail, read_mail, write_mail
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument
 
 
 class FileHospital(LabHospital):
@@ -201,7 +201,7 @@ def test_a_folder_that_is_missing_is_named(behind_files: FileHospital) -> None:
 def test_a_flooded_inbox_is_refused_before_it_is_read(
     behind_files: FileHospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_protocol.mailbox.MAX_FILES", 3)
+    monkeypatch.setattr("solblom_protocol.messages.mailbox.MAX_FILES", 3)
     for number in range(4):
         (behind_files.inbox / f"{number}.txt").touch()
     with pytest.raises(ConfigurationError, match="holds 4 files") as caught:

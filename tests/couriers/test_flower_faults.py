@@ -19,11 +19,11 @@ from couriers.faulty import sealed_of, with_sealed
 from couriers.stand_in import FlowerStandIn, copied
 from couriers.test_conformance import last_model, no_evaluation, run_over, undisturbed
 from integration.federation import SITES, Federation
-from solblom_client import link as link_module
-from solblom_client.link_errors import LinkError
-from solblom_protocol.flower import ORDER
-from solblom_server.grids import fleet as fleet_module
-from solblom_server.grids.fleet import FleetGrid
+from solblom_client.link import link as link_module
+from solblom_client.link.errors import LinkError
+from solblom_protocol.messages.flower import ORDER
+from solblom_server.transports.grids import fleet as fleet_module
+from solblom_server.transports.grids.fleet import FleetGrid
 
 __all__ = ["no_evaluation", "undisturbed"]  # fixtures
 pytestmark = pytest.mark.usefixtures("no_evaluation")
@@ -112,7 +112,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[CarriedFleet]:
         found.append(CarriedFleet(home))
         return found[-1]
 
-    monkeypatch.setattr("solblom_server.runs.open_transport", open_transport)
+    monkeypatch.setattr("solblom_server.rounds.runs.open_transport", open_transport)
     return found
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bundle_lab import LabBundle
 from fuzz.target import Target
-from solblom_protocol.offline_bundle import (
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.offline.bundle import (
     BILL,
     BUNDLE_PAYLOAD_TYPE,
     ENVELOPE,
@@ -21,8 +22,7 @@ from solblom_protocol.offline_bundle import (
     SUMS,
     this_machine,
 )
-from solblom_protocol.offline_bundle_check import check_bundle
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.offline.check import check_bundle
 from solblom_server.offline import check_bundle as script
 
 

@@ -16,9 +16,9 @@ import tomli_w
 from fuzz.target import Target, file_in
 from lab import CONTRACT, patient_rows
 from phenotype_lab import packet, small_ontology
-from solblom_client.consent_sources.csv_table import read_csv as read_consent_csv
-from solblom_client.consent_sources.fhir_bundle import read_fhir
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.sources.csv_table import read_csv as read_consent_csv
+from solblom_client.consent.sources.fhir_bundle import read_fhir
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 from solblom_models.phenotype.phenopacket import CaseRules, read_cases
 from solblom_models.phenotype.reading import Reading
 from solblom_models.slide_mil.bag_file import (
@@ -32,9 +32,9 @@ from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.tabular.data import read_units
 from solblom_models.tabular.harmonise import Harmonisation, harmonise, read_map
 from solblom_models.tabular.table_file import read_table
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.contract import Contract
-from solblom_protocol.contracts import read_contract
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.contracts.kinds import read_contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.toml_file import parse
 
 

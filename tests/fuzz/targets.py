@@ -21,16 +21,14 @@ from fuzz.verifier import VERIFIER
 from lab import NOW, LabHospital, study_document
 from solblom_client.checks.finding import Finding, Light
 from solblom_client.checks.traffic_light import read_traffic_light, write_traffic_light
-from solblom_protocol.enrolment import open_answer, open_invite, write_answer, write_invite
 from solblom_protocol.errors import SolblomError
-from solblom_protocol.issuer import Issuer
-from solblom_protocol.jws import sign_token
-from solblom_protocol.mailbox import list_mail, read_mail
-from solblom_protocol.messages import frame
-from solblom_protocol.order import ORDER_PAYLOAD_TYPE, read_order, seal_order
-from solblom_protocol.permit import PERMIT_TYPE, open_permit
-from solblom_protocol.public_keys import PublicKeys, read_fingerprints
-from solblom_protocol.result import (
+from solblom_protocol.keys.public_keys import PublicKeys, read_fingerprints
+from solblom_protocol.logs.transparency import Head, read_checkpoint, sign_note, write_checkpoint
+from solblom_protocol.messages.enrolment import open_answer, open_invite, write_answer, write_invite
+from solblom_protocol.messages.mailbox import list_mail, read_mail
+from solblom_protocol.messages.message import frame
+from solblom_protocol.messages.order import ORDER_PAYLOAD_TYPE, read_order, seal_order
+from solblom_protocol.messages.result import (
     RECEIPT_PAYLOAD_TYPE,
     REFUSAL_PAYLOAD_TYPE,
     Refusal,
@@ -38,19 +36,21 @@ from solblom_protocol.result import (
     write_refusal,
     write_result,
 )
-from solblom_protocol.revocations import REVOCATIONS_TYPE, open_revocations
-from solblom_protocol.seal import lock, seal
-from solblom_protocol.secure_sum import Roster, read_roster, write_roster
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.study import STUDY_PAYLOAD_TYPE, load_study, open_study
-from solblom_protocol.transparency import Head, read_checkpoint, sign_note, write_checkpoint
-from solblom_protocol.withdrawal_notice import (
+from solblom_protocol.messages.seal import lock, seal
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.messages.withdrawal_notice import (
     NOTICE_PAYLOAD_TYPE,
     NoticedRun,
     WithdrawalNotice,
     read_notice,
     write_notice,
 )
+from solblom_protocol.permits.issuer import Issuer
+from solblom_protocol.permits.jws import sign_token
+from solblom_protocol.permits.permit import PERMIT_TYPE, open_permit
+from solblom_protocol.permits.revocations import REVOCATIONS_TYPE, open_revocations
+from solblom_protocol.studies.study import STUDY_PAYLOAD_TYPE, load_study, open_study
+from solblom_protocol.sums.secure_sum import Roster, read_roster, write_roster
 from solblom_verify.envelope import key_id
 from unit.protocol import samples
 
@@ -232,7 +232,7 @@ def _permit_claims(data: bytes, folder: Path) -> object:
 
 
 def _claims() -> tuple[bytes, ...]:
-    from solblom_protocol.issuing import Terms, permit_for
+    from solblom_protocol.permits.issuing import Terms, permit_for
 
     terms = Terms(sites=("north",), days=30, rounds=10, duo=("DUO:0000042",))
     document = study_document()

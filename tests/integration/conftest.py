@@ -13,7 +13,7 @@ from integration.federation import SITES, Federation, Traces, progress
 from remembered import remembered_fits
 from solblom_client.app import open_vault
 from solblom_protocol.cli import app
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 
 
 @pytest.fixture(scope="module", autouse=True)

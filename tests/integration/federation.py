@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from solblom_client.approval import approve
+from solblom_client.approvals.approval import approve
+from solblom_client.budget.ledger import STATE_FILE, Ledger, open_ledger
 from solblom_client.cli import ledger_report
 from solblom_client.keys import read_node_keys
-from solblom_client.ledger import STATE_FILE, Ledger, open_ledger
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
-from solblom_client.training import TrainingTrace
+from solblom_client.training.dp_sgd import TrainingTrace
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import StudyDocument, load_study, sign_study
-from solblom_protocol.study_tables import Study
-from solblom_server.rounds import PROGRESS
-from solblom_server.runs import FinishedRun, resume_run, start_run
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import StudyDocument, load_study, sign_study
+from solblom_protocol.studies.tables import Study
+from solblom_server.rounds.rounds import PROGRESS
+from solblom_server.rounds.runs import FinishedRun, resume_run, start_run
 from solblom_simulation.hospitals import (
     SimulationPolicy,
     create_federation,

@@ -5,10 +5,10 @@ from typing import Any
 
 from integration.federation import Federation
 from solblom_models.study_document import resolve
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.secure_sum import Roster
-from solblom_protocol.study import StudyDocument, sign_study
-from solblom_protocol.study_tables import EvaluationTable, SecureSumTable, TableOneTable
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import StudyDocument, sign_study
+from solblom_protocol.studies.tables import EvaluationTable, SecureSumTable, TableOneTable
+from solblom_protocol.sums.secure_sum import Roster
 from solblom_server.coordinator import Coordinator
 
 

@@ -8,7 +8,7 @@ import pytest
 from integration.federation import Federation
 from integration.shared_noise import SharedFederation
 from integration.test_federation import failed_checks, interrupted
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 
 YOGI: dict[str, Any] = {
     "strategy": "fedyogi",

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from integration.demo_run import ROUNDS, Demo, Solblom, environment
 from integration.federation import SITES, Federation
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 
 
 def answer(result: Result, schema: str) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from integration.shared_noise import SharedFederation
 from solblom_client.vault import Vault
 from solblom_models.accountant import pld_epsilon
 from solblom_protocol.errors import ConfigurationError, RunError
-from solblom_protocol.order import Order
+from solblom_protocol.messages.order import Order
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
 

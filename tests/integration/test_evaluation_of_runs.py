@@ -11,7 +11,7 @@ import pytest
 from integration.federation import ROUNDS, SITES, Federation, progress
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.task import TabularClassification
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 from solblom_simulation import evaluation, table_evaluation
 from solblom_simulation.evaluation import evaluate_nodes
 from solblom_simulation.hospitals import node_files

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from integration.test_ranking_runs import Federation, federation, now, release, sums_of
-from solblom_client.families import Families
+from solblom_client.cohorts.families import Families
 from solblom_models.accountant import format_epsilon, patient_epsilon, pld_epsilon
 from solblom_models.phenotype.settings import COUNT_WEIGHT, noise_deviation
 from solblom_models.recomputed_epsilon import recomputed
 from solblom_models.statement import FAMILIES
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import canonical_json
 from solblom_verify.trust import load_trust

@@ -13,12 +13,12 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 
 from integration.federation import PRIVACY, ROUNDS, SITES, Federation, Traces, progress
-from solblom_client.training import TrainingTrace
+from solblom_client.training.dp_sgd import TrainingTrace
 from solblom_protocol.errors import RunError
-from solblom_protocol.messages import parse_timestamp
+from solblom_protocol.messages.message import parse_timestamp
 from solblom_server.database import Database
-from solblom_server.run_report import run_report
-from solblom_server.runs import FinishedRun, start_run
+from solblom_server.rounds.run_report import run_report
+from solblom_server.rounds.runs import FinishedRun, start_run
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
 

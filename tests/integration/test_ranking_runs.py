@@ -25,12 +25,12 @@ from solblom_models.phenotype.task import PhenotypeRanking
 from solblom_models.ranking import ranks_of
 from solblom_models.study_document import resolve
 from solblom_protocol.errors import DataError
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.secure_sum import Roster, write_roster
-from solblom_protocol.study import StudyDocument, load_study, sign_study
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import StudyDocument, load_study, sign_study
+from solblom_protocol.sums.secure_sum import Roster, write_roster
+from solblom_server.commands.run import release_line
 from solblom_server.coordinator import Coordinator
-from solblom_server.run_cli import release_line
-from solblom_server.runs import FinishedRun, start_run
+from solblom_server.rounds.runs import FinishedRun, start_run
 from solblom_simulation.evaluation import read_any_site
 from solblom_simulation.hospitals import (
     CASES,

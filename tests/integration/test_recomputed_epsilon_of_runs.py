@@ -11,8 +11,8 @@ from integration.federation import Federation, now
 from integration.shared_noise import SharedFederation
 from lying_coordinator import Change, sign_anew
 from solblom_models.recomputed_epsilon import recomputed, with_epsilon
-from solblom_protocol.key_files import read_signing_key
-from solblom_server.runs import FinishedRun
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_server.rounds.runs import FinishedRun
 from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.trust import load_trust
 

@@ -10,11 +10,11 @@ import pytest
 from integration.federation import SITES, Federation, now
 from solblom_client.policy import load_node_config
 from solblom_models.study_document import resolve
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import sign_study
-from solblom_protocol.study_tables import EvaluationTable, TableOneTable
-from solblom_server.run_report import run_report
-from solblom_server.runs import FinishedRun, evaluate_run
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import sign_study
+from solblom_protocol.studies.tables import EvaluationTable, TableOneTable
+from solblom_server.rounds.run_report import run_report
+from solblom_server.rounds.runs import FinishedRun, evaluate_run
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
 

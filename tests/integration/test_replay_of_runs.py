@@ -19,12 +19,12 @@ from integration.shared_noise import SharedFederation
 from integration.test_adaptive_steps import YOGI
 from integration.test_dropouts import droppable
 from integration.test_federation import interrupted
-from solblom_client.keystream import KeyStream
+from solblom_client.training.keystream import KeyStream
 from solblom_client.vault import Vault
 from solblom_models.replay import DifferenceError, replay
 from solblom_models.replay_files import INITIAL, sum_name, update_name
-from solblom_protocol.order import Order
-from solblom_server.runs import FinishedRun
+from solblom_protocol.messages.order import Order
+from solblom_server.rounds.runs import FinishedRun
 from solblom_verify.canonical import canonical_json, digest
 
 WITHOUT = ("torch", "flwr", "opacus", "scipy", "pandas", "sklearn", "dp_accounting")

@@ -12,7 +12,7 @@ from integration.test_federation import failed_checks, interrupted
 from solblom_models.replay import DifferenceError, replay
 from solblom_models.replay_files import update_name
 from solblom_protocol.errors import ConfigurationError, RunError
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds.runs import FinishedRun
 
 FIVE = ("cleveland", "hungarian", "second", "switzerland", "va")
 BATCHES = {site: 30.0 for site in FIVE} | {"switzerland": 12.0, "va": 20.0}

@@ -7,11 +7,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from integration.federation import SITES, Federation, now
 from solblom_models.study_document import resolve
-from solblom_protocol.issuer import Issuer
-from solblom_protocol.issuing import Terms, permit_for
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.permit import sign_permit
-from solblom_protocol.study import sign_study
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.permits.issuer import Issuer
+from solblom_protocol.permits.issuing import Terms, permit_for
+from solblom_protocol.permits.permit import sign_permit
+from solblom_protocol.studies.study import sign_study
 from solblom_verify.canonical import digest
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)

@@ -9,10 +9,10 @@ import pytest
 
 from integration.federation import ROUNDS, SITES, now
 from integration.shared_noise import SharedFederation
-from solblom_client.mask_key_file import ERASED
+from solblom_client.masks.key_file import ERASED
 from solblom_models.accountant import pld_epsilon
 from solblom_protocol.errors import RunError
-from solblom_server.runs import FinishedRun, start_run
+from solblom_server.rounds.runs import FinishedRun, start_run
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.trust import load_trust
 

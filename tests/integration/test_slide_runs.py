@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bag_lab import DIM, bag_study, contract, write_bag
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import sign_study
-from solblom_server.runs import FinishedRun, start_run
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import sign_study
+from solblom_server.rounds.runs import FinishedRun, start_run
 from solblom_simulation.demo_slides import lines, print_slides
 from solblom_simulation.hospitals import (
     DataKind,

@@ -11,17 +11,17 @@ from types import SimpleNamespace
 import pytest
 
 from integration.federation import ROUNDS, Federation
-from solblom_client.decision_log import open_decisions
+from solblom_client.budget.ledger import STATE_FILE
 from solblom_client.keys import read_node_keys
-from solblom_client.ledger import STATE_FILE
-from solblom_client.outbox import Outbox, reject, release
+from solblom_client.log.decision_log import open_decisions
+from solblom_client.outbox.outbox import Outbox, reject, release
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
 from solblom_protocol.errors import RunError
-from solblom_server import exchange
 from solblom_server.database import Database
-from solblom_server.run_report import run_report
-from solblom_server.runs import FinishedRun
+from solblom_server.rounds import exchange
+from solblom_server.rounds.run_report import run_report
+from solblom_server.rounds.runs import FinishedRun
 
 CAREFUL = "va"
 

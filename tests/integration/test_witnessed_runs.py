@@ -9,13 +9,13 @@ import pytest
 from integration.demo_run import Solblom
 from integration.federation import SITES, Federation, now
 from solblom_client import witness
-from solblom_protocol.cosignature import read_cosigned
-from solblom_protocol.merkle import leaf_hash
-from solblom_protocol.transparency import Head, verify_inclusion
+from solblom_protocol.logs.cosignature import read_cosigned
+from solblom_protocol.logs.merkle import leaf_hash
+from solblom_protocol.logs.transparency import Head, verify_inclusion
 from solblom_server.coordinator import Coordinator
-from solblom_server.log_report import check_log
-from solblom_server.runs import FinishedRun, cosign_run
-from solblom_server.transparency_log import TransparencyLog
+from solblom_server.log.report import check_log
+from solblom_server.log.transparency_log import TransparencyLog
+from solblom_server.rounds.runs import FinishedRun, cosign_run
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import canonical_json
 from solblom_verify.trust import load_trust

@@ -14,11 +14,11 @@ import pytest
 
 from lab import patient_rows, study_document, write_table
 from network.namespaces import ADDRESS, COORDINATOR, PORT, Premises, wait_until, why_not
-from solblom_protocol.key_files import read_signing_key
-from solblom_protocol.study import sign_study
+from solblom_protocol.keys.key_files import read_signing_key
+from solblom_protocol.studies.study import sign_study
 from solblom_server.coordinator import Coordinator
 from solblom_server.database import Database
-from solblom_server.runs import read_signed_study, start_run
+from solblom_server.rounds.runs import read_signed_study, start_run
 from solblom_simulation.hospitals import (
     SimulationPolicy,
     approve_everywhere,

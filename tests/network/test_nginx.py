@@ -16,10 +16,10 @@ import pytest
 
 from lab import patient_rows, write_table
 from network.namespaces import QUIET, START, wait_until
-from solblom_client.fleet import FleetConnection, FleetSettings
+from solblom_client.link.fleet import FleetConnection, FleetSettings
+from solblom_client.link.transport_key import read_transport_key
 from solblom_client.policy import load_node_config
-from solblom_client.transport_key import read_transport_key
-from solblom_server.front import FLEET_CALLS, MAX_BODY_BYTES, UNKNOWN_KEY
+from solblom_server.service.front import FLEET_CALLS, MAX_BODY_BYTES, UNKNOWN_KEY
 from solblom_server.settings import free_port
 from solblom_simulation.hospitals import SimulationPolicy, create_federation
 

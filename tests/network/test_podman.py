@@ -19,8 +19,8 @@ from lab import patient_rows, write_table
 from network.containers import MORE, PODMAN, Unit, podman, status_of
 from network.namespaces import QUIET, START, wait_until
 from solblom_client import __version__
-from solblom_client.container_units import FIRST_ID, IMAGE, podman_files
 from solblom_client.policy import load_node_config
+from solblom_client.service.container_units import FIRST_ID, IMAGE, podman_files
 
 ROOT = Path(__file__).parents[2]
 BASE = os.environ.get("SOLBLOM_TEST_BASE", "")

@@ -21,7 +21,7 @@ import pytest
 from lab import patient_rows, write_table
 from network.namespaces import QUIET, START, interfaces, process_status, wait_until
 from solblom_client.policy import load_node_config
-from solblom_client.units import systemd_files
+from solblom_client.service.units import systemd_files
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "systemd"
 TOOLS = ("unshare", "setpriv", "systemd-sysusers", "systemd-tmpfiles")
@@ -268,7 +268,7 @@ def test_the_link_gets_ready_as_its_user_and_reaches_the_vault(host: Host) -> No
     )
     assert host.processes[1].poll() is None
     ask = (
-        "import sys; from pathlib import Path; from solblom_client.vault_client import VaultClient;"
+        "import sys; from pathlib import Path; from solblom_client.link.vault_client import VaultClient;"
         "print(VaultClient(Path(sys.argv[1])).describe().site)"
     )
     socket_path = str(host.node / "vault/vault.sock")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.canonical import CanonicalError, canonical_json, digest, parse_canonical
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 

@@ -9,12 +9,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solblom_client.consent_rules import AgeRules, decide
-from solblom_client.consent_sources.csv_table import COLUMNS, MORE_COLUMNS, read_csv
-from solblom_client.consent_sources.fhir_bundle import read_fhir
-from solblom_client.consent_sources.fhir_consent import FhirSettings
-from solblom_client.consent_sources.json_stream import members
-from solblom_client.consent_sources.record import Snapshot, birth_date, end_of, start_of
+from solblom_client.consent.rules import AgeRules, decide
+from solblom_client.consent.sources.csv_table import COLUMNS, MORE_COLUMNS, read_csv
+from solblom_client.consent.sources.fhir_bundle import read_fhir
+from solblom_client.consent.sources.fhir_consent import FhirSettings
+from solblom_client.consent.sources.json_stream import members
+from solblom_client.consent.sources.record import Snapshot, birth_date, end_of, start_of
 from solblom_protocol.errors import DataError
 
 NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)

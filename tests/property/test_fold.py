@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from solblom_models.aggregation.fold import MAX_ABSOLUTE, Fold
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.layout import is_on_grid, to_grid
+from solblom_protocol.messages.layout import is_on_grid, to_grid
 
 SIZE = 7
 numbers = st.floats(-MAX_ABSOLUTE, MAX_ABSOLUTE, width=32)

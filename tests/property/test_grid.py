@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from solblom_protocol.layout import Layout, TensorSpec, is_on_grid, pack, to_grid, unpack
+from solblom_protocol.messages.layout import Layout, TensorSpec, is_on_grid, pack, to_grid, unpack
 
 STEP = 2.0**-24
 SHAPES = arrays.array_shapes(max_dims=1, max_side=40)

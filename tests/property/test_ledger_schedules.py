@@ -16,7 +16,7 @@ from schedules.mutants import MUTANTS, Mutant
 from schedules.plan import Action, Template, folder_in_memory, templates
 from schedules.watch import POINTS, Trap, watched
 from solblom_models.accountant import pld_epsilon
-from solblom_protocol.privacy_event import PrivacyEvent, exact_decimal
+from solblom_protocol.studies.privacy_event import PrivacyEvent, exact_decimal
 
 SEEDS = range(1_000_000, 1_000_020)
 SEEDS_OF_A_HUNT = range(2_000_000, 2_000_300)

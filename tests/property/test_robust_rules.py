@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from solblom_models.aggregation.fold import MAX_ABSOLUTE
 from solblom_models.aggregation.robust import round_of, squared_distance
-from solblom_protocol.layout import to_grid
-from solblom_protocol.study_tables import TrainingTable
+from solblom_protocol.messages.layout import to_grid
+from solblom_protocol.studies.tables import TrainingTable
 
 SIZE = 5
 numbers = st.floats(-MAX_ABSOLUTE, MAX_ABSOLUTE, width=32)

@@ -47,8 +47,8 @@ from schedules.watch import TEST_FRACTION, Asked, Drawing, Event, Killed, Watch,
 from solblom_client.vault import Vault
 from solblom_models.accountant import pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import SolblomError
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 
 Steps = tuple[tuple[float, float], ...]  # (sampling rate, noise multiplier), one per step
 Cells = tuple[float, ...]  # deviation of the noise on each cell in which a patient is counted

@@ -10,11 +10,11 @@ from unittest import mock
 from schedules.machine import CAPS, NOISE, ONE, ORDER, SAME, TODAY, UNDER
 from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
-from solblom_client.anchor import EMPTY_HEAD, LedgerHead
-from solblom_client.ledger import Ledger
+from solblom_client.budget.anchor import EMPTY_HEAD, LedgerHead
+from solblom_client.budget.ledger import Ledger
 from solblom_client.store import Store
 from solblom_client.vault import Vault
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 FIND, RESERVE, SPENT, DERIVE = Ledger.find, Ledger.reserve, Ledger._spent, answers_module.derive
 INIT, STORED, WORK, PASS = (

@@ -12,9 +12,9 @@ from pathlib import Path
 from lab import Clock, LabHospital, study_document
 from schedules.watch import PASSED_OFTEN, POINTS, SPLIT_KEY, Trap
 from solblom_client.policy import load_node_config
-from solblom_protocol.layout import Layout
-from solblom_protocol.study import StudyDocument
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.layout import Layout
+from solblom_protocol.studies.study import StudyDocument
+from solblom_server.rounds.rounds import initial_model
 
 BUDGETS = (
     1.75,

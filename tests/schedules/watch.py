@@ -17,11 +17,11 @@ from typing import Any
 from unittest import mock
 
 from solblom_client import answers as answers_module
-from solblom_client import approval as approval_module
 from solblom_client import vault as vault_module
-from solblom_client.anchor import Anchor
-from solblom_client.keystream import KeyStream
+from solblom_client.approvals import approval as approval_module
+from solblom_client.budget.anchor import Anchor
 from solblom_client.state import VaultState
+from solblom_client.training.keystream import KeyStream
 
 # Where the machine may die, in the order of one round; some are passed several times.
 POINTS = (

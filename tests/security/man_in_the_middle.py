@@ -27,7 +27,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from solblom_server.grids.sealed import sealed_bytes, wire_content
+from solblom_server.transports.grids.sealed import sealed_bytes, wire_content
 
 MEDIA = "application/protobuf"
 SESSION = "in the middle"

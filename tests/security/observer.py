@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from lab import LabHospital
 from solblom_client import vault as vault_module
 from solblom_client.policy import load_node_config
-from solblom_protocol.messages import unframe
-from solblom_protocol.order import ORDER_PAYLOAD_TYPE, seal_order
-from solblom_protocol.result import REFUSAL_PAYLOAD_TYPE, Refusal, Result
-from solblom_protocol.seal import lock, unseal
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.messages.message import unframe
+from solblom_protocol.messages.order import ORDER_PAYLOAD_TYPE, seal_order
+from solblom_protocol.messages.result import REFUSAL_PAYLOAD_TYPE, Refusal, Result
+from solblom_protocol.messages.seal import lock, unseal
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.canonical import JsonValue, canonical_json
 from solblom_verify.envelope import key_id, open_envelope
 

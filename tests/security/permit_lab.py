@@ -12,20 +12,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab import LabHospital
 from security.observer import Observer
-from solblom_client.approval import approve
-from solblom_client.approval_record import (
+from solblom_client.approvals.approval import approve
+from solblom_client.approvals.record import (
     APPROVAL_PAYLOAD_TYPE,
     approval_folder,
     read_record,
 )
 from solblom_client.keys import read_node_keys
-from solblom_protocol.issuer import Issuer
-from solblom_protocol.issuing import Terms, permit_for
-from solblom_protocol.messages import as_json
-from solblom_protocol.permit import PERMIT_TYPE, Permit
-from solblom_protocol.revocations import REVOCATIONS_TYPE
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.message import as_json
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.permits.issuer import Issuer
+from solblom_protocol.permits.issuing import Terms, permit_for
+from solblom_protocol.permits.permit import PERMIT_TYPE, Permit
+from solblom_protocol.permits.revocations import REVOCATIONS_TYPE
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 

@@ -25,13 +25,13 @@ from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 
 from network_lab import NetworkLab
-from solblom_client.fleet import FleetConnection, FleetSettings
-from solblom_client.link import Link, LinkStatus
-from solblom_client.link_errors import LinkError
+from solblom_client.link.errors import LinkError
+from solblom_client.link.fleet import FleetConnection, FleetSettings
+from solblom_client.link.link import Link, LinkStatus
+from solblom_client.link.transport_key import public_transport_pem, read_transport_key
 from solblom_client.policy import NodeConfig, load_node_config
-from solblom_client.transport_key import public_transport_pem, read_transport_key
-from solblom_protocol.public_keys import PublicKeys
-from solblom_server.superlink import Control
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_server.service.superlink import Control
 
 SECONDS = 60.0
 

@@ -15,17 +15,17 @@ from lab import NOW, LabHospital, study_document
 from security.observer import PLANTED, Observer
 from solblom_client import vault as vault_module
 from solblom_client.cli import app
-from solblom_client.cohort_record import frozen_cohorts, read_manifest
-from solblom_client.consent_notices import Notice, notice_of
-from solblom_client.decision_log import open_decisions
+from solblom_client.cohorts.record import frozen_cohorts, read_manifest
+from solblom_client.consent.notices import Notice, notice_of
 from solblom_client.keys import read_node_keys
-from solblom_client.outbox import Outbox, reject, release
+from solblom_client.log.decision_log import open_decisions
+from solblom_client.outbox.outbox import Outbox, reject, release
 from solblom_protocol.errors import DataError, IntegrityError
-from solblom_protocol.messages import unframe
-from solblom_protocol.result import BANDS, Result
-from solblom_protocol.seal import unseal
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.withdrawal_notice import WithdrawalNotice, read_notice
+from solblom_protocol.messages.message import unframe
+from solblom_protocol.messages.result import BANDS, Result
+from solblom_protocol.messages.seal import unseal
+from solblom_protocol.messages.withdrawal_notice import WithdrawalNotice, read_notice
+from solblom_protocol.studies.study import StudyDocument
 
 STUDY = study_document()
 WORDS = ("granted", "withdrawn", "inactive", "2031-07-13", "Oslo", "guardian", "deceased")
@@ -199,7 +199,7 @@ def test_impact_names_every_round_receipt_and_model(north: Observer) -> None:
 
 
 def hospital_weights(study: StudyDocument) -> bytes:
-    from solblom_server.rounds import initial_model
+    from solblom_server.rounds.rounds import initial_model
 
     return initial_model(study)[0]
 
@@ -335,7 +335,7 @@ def test_a_row_that_vanished_under_opt_in_is_a_withdrawal(tmp_path: Path) -> Non
 def test_a_notice_reads_every_manifest_whatever_the_first_one_says(
     north: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from solblom_client import consent_notices
+    from solblom_client.consent import notices as consent_notices
 
     hospital = north.hospital
     hospital.ask(hospital.order(STUDY, round=1))

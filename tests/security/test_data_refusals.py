@@ -16,8 +16,8 @@ from solblom_client.cli import app
 from solblom_client.keys import is_test_patient, read_node_keys
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import DataError
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument
 
 Rows = list[dict[str, str]]
 

@@ -11,12 +11,12 @@ import torch
 from lab import LabHospital, study_document
 from security.observer import Observer
 from solblom_client.queries import Release, export_release
-from solblom_client.training import TrainingSettings
+from solblom_client.training.dp_sgd import TrainingSettings
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import ConfigurationError, RefusedError
-from solblom_protocol.result import Refusal, Result, read_reply
-from solblom_protocol.seal import REPLY_BLOCK_BYTES
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Refusal, Result, read_reply
+from solblom_protocol.messages.seal import REPLY_BLOCK_BYTES
+from solblom_protocol.studies.study import StudyDocument
 
 OFF = {"privacy": {"epsilon": "off"}}
 HONEST_LOSSES = TabularClassification.losses

@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lab import LabCoordinator, LabHospital, study_document
 from security.observer import Observer, forge
-from solblom_protocol.messages import as_json, timestamp, unframe
-from solblom_protocol.order import RosterEntry, seal_order, write_order
-from solblom_protocol.result import RECEIPT_PAYLOAD_TYPE, Result
-from solblom_protocol.seal import LockedArray, lock, seal, split_body, unseal
-from solblom_protocol.study import StudyDocument
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.message import as_json, timestamp, unframe
+from solblom_protocol.messages.order import RosterEntry, seal_order, write_order
+from solblom_protocol.messages.result import RECEIPT_PAYLOAD_TYPE, Result
+from solblom_protocol.messages.seal import LockedArray, lock, seal, split_body, unseal
+from solblom_protocol.studies.study import StudyDocument
+from solblom_server.rounds.rounds import initial_model
 from solblom_verify.canonical import canonical_json, digest, parse_canonical
 
 UNKNOWN = "sha256:" + "5" * 64

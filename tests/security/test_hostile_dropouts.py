@@ -8,20 +8,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from secure_lab import SecureLab
-from solblom_client.approval import revoke
-from solblom_protocol.layout import Layout
-from solblom_protocol.mask_setup import (
+from solblom_client.approvals.approval import revoke
+from solblom_protocol.messages.layout import Layout
+from solblom_protocol.messages.order import RosterEntry
+from solblom_protocol.messages.result import MaskReply, Refusal, Result
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.sums.mask_setup import (
     SETUP_PAYLOAD_TYPE,
     DealtSetup,
     participants_of,
     read_dealt_setup,
 )
-from solblom_protocol.order import RosterEntry
-from solblom_protocol.result import MaskReply, Refusal, Result
-from solblom_protocol.run_sums import sum_at, sum_roster
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.survivors import SURVIVORS_PAYLOAD_TYPE, SurvivorSet, join_cosignatures
-from solblom_server.rounds import initial_model
+from solblom_protocol.sums.run_sums import sum_at, sum_roster
+from solblom_protocol.sums.survivors import SURVIVORS_PAYLOAD_TYPE, SurvivorSet, join_cosignatures
+from solblom_server.rounds.rounds import initial_model
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id
 

@@ -10,9 +10,9 @@ from lab import LabHospital, study_document
 from robust_lab import LIAR, OWN, RULES, SIZES, RobustLab, flipped, scaled
 from secure_lab import SecureLab
 from solblom_protocol.errors import ConfigurationError, RunError
-from solblom_protocol.layout import Float32
-from solblom_protocol.study import StudyDocument
-from solblom_server.runs import read_signed_study
+from solblom_protocol.messages.layout import Float32
+from solblom_protocol.studies.study import StudyDocument
+from solblom_server.rounds.runs import read_signed_study
 
 ATTACKS: dict[str, dict[str, Any]] = {
     "turned round, ten times as large": {"lie": flipped},

@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lab import NOW, LabHospital, study_document
 from log_lab import History, history
 from security.observer import Observer
-from solblom_client.approval_record import approval_folder
-from solblom_client.decision_log import log_place, read_entries
+from solblom_client.approvals.record import approval_folder
+from solblom_client.log.decision_log import log_place, read_entries
 from solblom_client.witness import proof_file
-from solblom_protocol.cosignature import read_cosignature
-from solblom_protocol.layout import Layout
-from solblom_protocol.result import Result, WitnessReply
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.transparency import sign_note
+from solblom_protocol.logs.cosignature import read_cosignature
+from solblom_protocol.logs.transparency import sign_note
+from solblom_protocol.messages.layout import Layout
+from solblom_protocol.messages.result import Result, WitnessReply
+from solblom_protocol.studies.study import StudyDocument
 
 SEEN = 6
 

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from lab import study_document
 from security.observer import Observer
 from security.permit_lab import DAY, JTI, LabIssuer, PermitLab, b64, mac_token, token
-from solblom_client.approval_record import approval_folder
+from solblom_client.approvals.record import approval_folder
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.jws import ACCEPTED
-from solblom_protocol.permit import MAX_PERMIT_BYTES
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
+from solblom_protocol.permits.jws import ACCEPTED
+from solblom_protocol.permits.permit import MAX_PERMIT_BYTES
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from security.permit_lab import DAY, JTI, LabIssuer, PermitLab
 from security.test_hostile_permit import answered
 from security.test_hostile_permit import lab as lab
 from solblom_client import vault as vault_module
-from solblom_client.approval import revoke
-from solblom_client.approval_record import approval_folder
-from solblom_client.decision_log import log_place, open_decisions, read_entries
-from solblom_client.exchange import exchange_once
+from solblom_client.approvals.approval import revoke
+from solblom_client.approvals.record import approval_folder
 from solblom_client.keys import read_node_keys
-from solblom_client.outbox import Outbox, release
+from solblom_client.link.exchange import exchange_once
+from solblom_client.log.decision_log import log_place, open_decisions, read_entries
+from solblom_client.outbox.outbox import Outbox, release
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.result import Refusal, Result
+from solblom_protocol.messages.result import Refusal, Result
 
 # --- Dates
 
@@ -282,7 +282,9 @@ def test_settings_changed_after_the_approval_are_refused(lab: PermitLab) -> None
 def test_code_changed_after_the_approval_is_refused_whatever_the_permit_says(
     lab: PermitLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_client.approval.code_digest", lambda _: "sha256:" + "c" * 64)
+    monkeypatch.setattr(
+        "solblom_client.approvals.approval.code_digest", lambda _: "sha256:" + "c" * 64
+    )
     lab.assert_refused("SB-211", "not the code that was approved")
 
 

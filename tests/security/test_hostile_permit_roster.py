@@ -10,7 +10,7 @@ from secure_lab import SITES, SecureLab
 from security.observer import Observer
 from security.permit_lab import JTI, LabIssuer, PermitLab
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.result import KeyReply, Refusal
+from solblom_protocol.messages.result import KeyReply, Refusal
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 from lab import LabHospital, study_document
 from security.observer import PLANTED, Observer
 from security.test_data_refusals import training_patients
-from solblom_client.approval import approve
+from solblom_client.approvals.approval import approve
 from solblom_client.keys import read_node_keys
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import ConfigurationError, RefusedError
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument, parse_document
-from solblom_server.releases import CountSum
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument, parse_document
+from solblom_server.rounds.releases import CountSum
 from solblom_verify.canonical import canonical_json, parse_canonical
 from unit.client.test_releases import releasing
 

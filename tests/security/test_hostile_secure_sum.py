@@ -9,14 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from secure_lab import SITES, SecureLab
-from solblom_client.approval import approval_folder, revoke
-from solblom_client.mask_key_file import ERASED
+from solblom_client.approvals.approval import approval_folder, revoke
+from solblom_client.masks.key_file import ERASED
 from solblom_protocol.errors import ConfigurationError, RefusedError
-from solblom_protocol.mask_keys import MaskKey, mask_key_text, sign_mask_key
-from solblom_protocol.messages import parse_message
-from solblom_protocol.order import RosterEntry
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import parse_document
+from solblom_protocol.messages.message import parse_message
+from solblom_protocol.messages.order import RosterEntry
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import parse_document
+from solblom_protocol.sums.mask_keys import MaskKey, mask_key_text, sign_mask_key
 from solblom_verify.canonical import canonical_json, parse_canonical
 from solblom_verify.envelope import key_id, open_envelope
 
@@ -280,9 +280,9 @@ def test_a_hospital_that_the_roster_does_not_name_approves_nothing(tmp_path: Pat
 
 
 def test_the_roster_stands_in_what_a_hospital_approves(tmp_path: Path) -> None:
-    from solblom_client.approval import prepare
+    from solblom_client.approvals.approval import prepare
     from solblom_client.keys import read_node_keys
-    from solblom_protocol.key_files import fingerprint
+    from solblom_protocol.keys.key_files import fingerprint
 
     lab = SecureLab(tmp_path)
     north = lab.hospitals["north"]

@@ -15,7 +15,7 @@ from slide_lab import tissue_picture
 from solblom_client.cli import app
 from solblom_models.slides.slide import open_slide
 from solblom_models.slides.slide_error import SlideError
-from solblom_protocol.result import Refusal, Result
+from solblom_protocol.messages.result import Refusal, Result
 
 NAME = "NordmannKari19850101"
 """A name as a scanner or a laboratory puts it into names and tags of files."""

@@ -9,12 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab import LabHospital, study_document
 from security.observer import Observer
-from solblom_client.approval import approval_folder, approve, revoke
+from solblom_client.approvals.approval import approval_folder, approve, revoke
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import IntegrityError, RefusedError, SolblomError
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument, sign_study
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument, sign_study
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def test_revoking_a_study_leaves_no_noise_root_behind(
 def test_code_that_changed_since_the_approval_does_not_train(
     observer: Observer, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_client.approval.code_digest", lambda _: "sha256:" + "c" * 64)
+    monkeypatch.setattr(
+        "solblom_client.approvals.approval.code_digest", lambda _: "sha256:" + "c" * 64
+    )
     observer.assert_refused(observer.hospital.order(study), "SB-211")
 
 
@@ -292,7 +294,7 @@ def test_no_reply_without_noise_is_stored(tmp_path: Path) -> None:
 def test_a_study_with_less_noise_than_its_promise_runs_out_of_budget_at_once(
     observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_client.approval.check_promise", lambda _: None)
+    monkeypatch.setattr("solblom_client.approvals.approval.check_promise", lambda _: None)
     honest = study_document()
     lying = honest.model_copy(update={"noise_multiplier": "1.0000"})
     observer.hospital.approve(lying)

@@ -8,8 +8,8 @@ import pytest
 from lab import LabHospital, study_document
 from security.observer import Observer
 from solblom_client.keys import is_test_patient, read_node_keys
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument
 
 WEIGHT = {"name": "linear.weight", "shape": [1, 5]}
 BIAS = {"name": "linear.bias", "shape": [1]}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from solblom_client import isolation
-from solblom_client.isolation import Isolation, require, writable_data
-from solblom_client.seccomp import denied_calls
+from solblom_client.service import isolation
+from solblom_client.service.isolation import Isolation, require, writable_data
+from solblom_client.service.seccomp import denied_calls
 from solblom_protocol.errors import ConfigurationError
 from vault_process import FULL_LEVEL, reachable_level, short_folder
 
@@ -21,7 +21,7 @@ BOTH = FULL_LEVEL
 BEGIN = """
 import ctypes, errno, json, os, resource, socket, subprocess, sys, threading
 from pathlib import Path
-from solblom_client import isolation
+from solblom_client.service import isolation
 said = {}
 def tried(call, *arguments):
     try:

@@ -10,10 +10,10 @@ import torch
 
 from lab import LabHospital, study_document
 from solblom_client import answers as answers_module
-from solblom_client import ledger as ledger_module
 from solblom_client import vault as vault_module
+from solblom_client.budget import ledger as ledger_module
 from solblom_client.store import Store
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 
 
 def killed_before(target: Any, name: str) -> Callable[[], None]:

@@ -21,16 +21,16 @@ from security.flower_door import answer
 from security.observer import Observer
 from security.small_disk import Disk, limited_files, small_file_system
 from solblom_client import answers as answers_module
-from solblom_client import log_memory
 from solblom_client import vault as vault_module
-from solblom_client.approval import approval_folder, approve
+from solblom_client.approvals.approval import approval_folder, approve
 from solblom_client.keys import read_node_keys
+from solblom_client.log import memory as log_memory
 from solblom_client.policy import load_node_config
 from solblom_client.vault import Vault
 from solblom_protocol.errors import ConfigurationError, IntegrityError, SolblomError
-from solblom_protocol.result import Refusal, Result, write_refusal
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.study import STUDY_PAYLOAD_TYPE, StudyDocument
+from solblom_protocol.messages.result import Refusal, Result, write_refusal
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.studies.study import STUDY_PAYLOAD_TYPE, StudyDocument
 
 
 @pytest.fixture

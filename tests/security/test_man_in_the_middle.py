@@ -17,19 +17,19 @@ import pytest
 from network_lab import NetworkLab
 from security.man_in_the_middle import RAW, ManInTheMiddle, flipped
 from security.real_network import RealNetwork, real_network
-from solblom_client.fleet import FleetConnection, FleetSettings
 from solblom_client.keys import read_node_keys
-from solblom_client.transport_key import public_transport_pem
+from solblom_client.link.fleet import FleetConnection, FleetSettings
+from solblom_client.link.transport_key import public_transport_pem
 from solblom_client.vault import Vault
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.messages import timestamp
-from solblom_protocol.order import OrderHeader, RosterEntry, write_order
-from solblom_protocol.seal import lock, unseal
-from solblom_protocol.study import parse_document
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.messages.order import OrderHeader, RosterEntry, write_order
+from solblom_protocol.messages.seal import lock, unseal
+from solblom_protocol.studies.study import parse_document
 from solblom_server.coordinator import Coordinator, create_coordinator
-from solblom_server.rounds import initial_model
-from solblom_server.run_report import run_report
-from solblom_server.runs import resume_run, stored_payload
+from solblom_server.rounds.rounds import initial_model
+from solblom_server.rounds.run_report import run_report
+from solblom_server.rounds.runs import resume_run, stored_payload
 from solblom_verify.canonical import digest
 from unit.client.bad_servers import Authority
 

@@ -28,13 +28,13 @@ from security.real_network import (
     start_lonely_link,
     wait_for,
 )
-from solblom_client.fleet import FleetConnection, FleetSettings
-from solblom_client.link_errors import LinkError
-from solblom_client.transport_key import public_transport_pem
+from solblom_client.link.errors import LinkError
+from solblom_client.link.fleet import FleetConnection, FleetSettings
+from solblom_client.link.transport_key import public_transport_pem
 from solblom_server.coordinator import create_coordinator
-from solblom_server.front import FLEET_CALLS, MAX_BODY_BYTES
-from solblom_server.front_connection import HEAD_SECONDS
-from solblom_server.front_process import CONNECTIONS
+from solblom_server.service.front import FLEET_CALLS, MAX_BODY_BYTES
+from solblom_server.service.front_connection import HEAD_SECONDS
+from solblom_server.service.front_process import CONNECTIONS
 
 MIB = 1024**2
 

@@ -16,20 +16,20 @@ from security.flower_door import answer
 from security.observer import PLANTED, Observer, forge
 from solblom_client import answers as answers_module
 from solblom_client import vault as vault_module
-from solblom_client.decision_log import log_place
-from solblom_client.ledger import STATE_FILE
-from solblom_client.outbox_statement import (
+from solblom_client.budget.ledger import STATE_FILE
+from solblom_client.log.decision_log import log_place
+from solblom_client.log.syslog import forward
+from solblom_client.outbox.statement import (
     collect_statement,
     statement_html,
     statement_lines,
 )
 from solblom_client.state import VaultState
-from solblom_client.syslog import forward
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import REFUSAL_CODES
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.seal import MAGIC, seal
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.messages.seal import MAGIC, seal
+from solblom_protocol.studies.study import StudyDocument
 
 FEW = settings(
     max_examples=40,

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lab import LabHospital
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 from vault_process import (
     FULL_LEVEL,
     hospital_of_today,

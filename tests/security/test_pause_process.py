@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from security.test_vault_process import Asked, Node, in_the_loss
-from solblom_client.pausing import pause, resume
-from solblom_protocol.mailbox import list_mail, write_mail
-from solblom_protocol.result import Refusal, Result
+from solblom_client.service.pausing import pause, resume
+from solblom_protocol.messages.mailbox import list_mail, write_mail
+from solblom_protocol.messages.result import Refusal, Result
 from vault_process import BEGIN, hospital_of_today, running_vault, short_folder
 
 

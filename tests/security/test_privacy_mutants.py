@@ -9,13 +9,13 @@ import pytest
 
 from lab import LabHospital, study_document
 from solblom_client import answers as answers_module
-from solblom_client.keystream import KeyStream
-from solblom_client.optimizer import KeyedDPOptimizer
-from solblom_client.training import TrainingSettings, train
+from solblom_client.training.dp_sgd import TrainingSettings, train
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 from solblom_models.accountant import pld_epsilon
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.task import TabularClassification
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 from solblom_simulation.audit import ROWS, audit_study, epsilon_lower_bound, p_value
 
 Step = Callable[[KeyedDPOptimizer], None]

@@ -13,28 +13,28 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab import NOW, LabHospital, study_document
 from security.observer import PLANTED
-from solblom_client.approval import revoke
-from solblom_client.decision_log import (
-    Decision,
+from solblom_client.approvals.approval import revoke
+from solblom_client.budget.ledger import STATE_FILE
+from solblom_client.keys import read_node_keys
+from solblom_client.link.exchange import exchange_once
+from solblom_client.log.check import verify_log
+from solblom_client.log.decision import Decision
+from solblom_client.log.decision_log import (
     DecisionLog,
     _add,
     log_place,
     open_decisions,
     read_entries,
 )
-from solblom_client.exchange import exchange_once
-from solblom_client.keys import read_node_keys
-from solblom_client.ledger import STATE_FILE
-from solblom_client.log_check import verify_log
-from solblom_client.log_file import size_of
-from solblom_client.opening_hours import is_open, vault_pause_file
-from solblom_client.outbox import HeldAnswer, Outbox, reject, release
+from solblom_client.log.log_file import size_of
+from solblom_client.outbox.outbox import HeldAnswer, Outbox, reject, release
 from solblom_client.policy import PolicyTable, load_node_config
+from solblom_client.service.opening_hours import is_open, vault_pause_file
 from solblom_client.state import VaultState
 from solblom_protocol.errors import DataError, IntegrityError, RefusedError
-from solblom_protocol.mailbox import list_mail, write_mail
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.mailbox import list_mail, write_mail
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument
 
 BY = "Kari Nordmann"
 
@@ -274,7 +274,7 @@ def test_an_answer_whose_bytes_a_later_round_erased_is_not_released(
 def test_leaving_again_is_logged_after_any_flood_of_orders(
     careful: LabHospital, study: StudyDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_client.log_repeats.MOST_KINDS", 6)
+    monkeypatch.setattr("solblom_client.log.repeats.MOST_KINDS", 6)
     for attempt in range(1, 8):
         careful.ask(careful.order(study, attempt=attempt))
     let_go(careful)

@@ -14,18 +14,18 @@ from fixed_secrets import fixed_secrets
 from lab import LabHospital, patient_rows, study_document
 from replay_lab import LabRun
 from security.permit_lab import DAY, LabIssuer, PermitLab
-from solblom_client import replay as replay_module
-from solblom_client.approval import revoke
-from solblom_client.decision_log import log_place, read_entries
-from solblom_client.keystream import KeyStream
-from solblom_client.ledger import STATE_FILE
-from solblom_client.optimizer import KeyedDPOptimizer
-from solblom_client.replay import ReplayedRound
+from solblom_client.approvals.approval import revoke
+from solblom_client.budget.ledger import STATE_FILE
+from solblom_client.log.decision_log import log_place, read_entries
+from solblom_client.replaying import replay as replay_module
+from solblom_client.replaying.replay import ReplayedRound
 from solblom_client.state import VaultState
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 from solblom_models.replay import DifferenceError
 from solblom_models.replay_files import update_name
 from solblom_protocol.errors import DataError, RefusedError, RunError, SolblomError
-from solblom_protocol.order import OrderKind
+from solblom_protocol.messages.order import OrderKind
 from solblom_verify.canonical import digest
 
 WIDE = {"kind": "mlp", "hidden": [24]}  # 169 weights: enough noise to judge
@@ -263,7 +263,7 @@ def test_when_the_permits_date_has_come_the_replay_wipes_the_root_and_refuses(
 
 
 def test_other_code_is_refused(run: LabRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    from solblom_client import approval
+    from solblom_client.approvals import approval
 
     monkeypatch.setattr(approval, "node_code_digest", lambda task: digest(b"newer"))
     assert_refused(run, 1, "SB-446", "rule 3")

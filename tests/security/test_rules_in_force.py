@@ -12,12 +12,12 @@ import pytest
 from lab import LabCoordinator, LabHospital, study_document
 from security.observer import Observer
 from solblom_client import vault as vault_module
-from solblom_client.decision_log import LOG_FILE, log_place, open_decisions, read_entries
 from solblom_client.keys import read_node_keys
-from solblom_client.outbox import Outbox, release
+from solblom_client.log.decision_log import LOG_FILE, log_place, open_decisions, read_entries
+from solblom_client.outbox.outbox import Outbox, release
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.result import Refusal, Result, read_reply
+from solblom_protocol.messages.result import Refusal, Result, read_reply
 from vault_process import hospital_of_today, running_vault, short_folder
 
 STUDY = study_document()

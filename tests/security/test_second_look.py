@@ -10,8 +10,8 @@ import pytest
 from lab import LabHospital, study_document
 from security.observer import Observer
 from solblom_client import answers as answers_module
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from solblom_client import mask_record as mask_record_module
-from solblom_client.mask_record import MaskRecord
+from solblom_client.masks import record as mask_record_module
+from solblom_client.masks.record import MaskRecord
+from solblom_client.masks.sum_node import SumNode
 from solblom_client.state import VaultState
-from solblom_client.sum_node import SumNode
-from solblom_protocol import double_masks
-from solblom_protocol.double_masks import PairMasks, add_masks
 from solblom_protocol.errors import IntegrityError, RefusedError, SolblomError
-from solblom_protocol.mask_setup import (
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.sums import double_masks
+from solblom_protocol.sums.double_masks import PairMasks, add_masks
+from solblom_protocol.sums.mask_setup import (
     DEALT_PAYLOAD_TYPE,
     SETUP_PAYLOAD_TYPE,
     MaskSecrets,
@@ -27,16 +28,15 @@ from solblom_protocol.mask_setup import (
     participants_of,
     read_dealt_setup,
 )
-from solblom_protocol.ring import Ring, Words
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.sum_roster import SumRoster
-from solblom_protocol.survivors import (
+from solblom_protocol.sums.ring import Ring, Words
+from solblom_protocol.sums.roster import SumRoster
+from solblom_protocol.sums.survivors import (
     SurvivorSet,
     check_cosignatures,
     choose_survivors,
     join_cosignatures,
 )
-from solblom_protocol.unmasking import join_releases, read_release, unmask_sum
+from solblom_protocol.sums.unmasking import join_releases, read_release, unmask_sum
 from solblom_verify.canonical import canonical_json
 from sum_lab import (
     MODEL,

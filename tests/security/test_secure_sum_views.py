@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from solblom_protocol import double_masks
-from solblom_protocol.double_masks import PairMasks, add_masks, remove_masks
-from solblom_protocol.ring import Ring, Words
+from solblom_protocol.sums import double_masks
+from solblom_protocol.sums.double_masks import PairMasks, add_masks, remove_masks
+from solblom_protocol.sums.ring import Ring, Words
 
 Z4, Z16 = Ring(2), Ring(4)
 Mask = tuple[str, ...]

@@ -8,8 +8,8 @@ import pytest
 from lab import LabCoordinator, LabHospital, study_document
 from security.observer import Observer, forge
 from solblom_client.site_log import MOST_KINDS
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from solblom_client.policy import load_node_config
 from solblom_client.support.gather import gather
 from solblom_client.support.report import CheckLight, SupportReport, VersionText
 from solblom_client.support.writing import as_text, as_zip
-from solblom_protocol.messages import as_json
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.message import as_json
+from solblom_protocol.studies.study import StudyDocument
 
 PATIENT, SLIDE, TERM = "19531212-43210", "S24-11873-HE-3", "HP:0001250"
 WORDS = (

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from lab import LabHospital
-from solblom_client.ledger import STATE_FILE
+from solblom_client.budget.ledger import STATE_FILE
+from solblom_client.link.vault_client import VaultUnavailableError
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_client.vault import Vault
-from solblom_client.vault_client import VaultUnavailableError
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import digest
 from vault_process import (
     FULL_LEVEL,
@@ -360,7 +360,7 @@ def test_an_order_that_hangs_three_times_stops_the_study_until_a_person_looks(
 def test_a_hung_order_that_lets_no_other_thread_run_ends_the_process_too(node: Node) -> None:
     set_vault(node, "order_minutes = 0.03")
     hook = in_the_loss("import ctypes; ctypes.PyDLL(None).sleep(3600)")
-    hook += "\nimport solblom_client.vault_service as s; s.FALLBACK_SECONDS = 1.0"
+    hook += "\nimport solblom_client.service.vault_service as s; s.FALLBACK_SECONDS = 1.0"
     with running_vault(node.folder, hook=hook) as vault:
         Asked(vault.wait_until_ready(), node.hospital.order(node.study))
         assert vault.wait() == 1
@@ -405,7 +405,7 @@ def test_an_order_that_is_nearly_done_is_finished_before_a_stop(node: Node) -> N
 def test_it_is_not_ready_while_it_starts_and_a_second_one_is_refused_by_name(node: Node) -> None:
     slow_start = "import time; time.sleep(3)"
     hook = f"""
-import solblom_client.vault_service as service
+import solblom_client.service.vault_service as service
 really_open = service._open_vault
 def slowly(config):
     {slow_start}
@@ -464,7 +464,7 @@ def test_a_user_without_rights_gets_the_same_walls_and_reads_through_its_groups(
 
 
 NOTHING_HELPS = """
-import solblom_client.isolation as walls
+import solblom_client.service.isolation as walls
 walls._unshare = lambda flags: "Operation not permitted"
 walls.install_filter = lambda: "no filter here"
 """

@@ -6,10 +6,10 @@ import pytest
 
 from lab import LabHospital, study_document
 from solblom_client import vault as vault_module
-from solblom_client.approval import revoke
-from solblom_client.decision_log import log_place, read_entries
+from solblom_client.approvals.approval import revoke
+from solblom_client.log.decision_log import log_place, read_entries
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.result import Refusal, Result
+from solblom_protocol.messages.result import Refusal, Result
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 
 from lab import LabHospital, study_document
 from solblom_client import answers as answers_module
-from solblom_client import cohort as cohort_module
-from solblom_client.consent import ConsentState
+from solblom_client.cohorts import cohort as cohort_module
+from solblom_client.consent.join import ConsentState
 from solblom_client.keys import read_node_keys
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 from withdrawals import Hospital, Oracle, simulate
 
 STUDY = study_document()

@@ -8,9 +8,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from integration.demo_run import Demo, Solblom
-from solblom_protocol.key_files import private_pem, public_pem, write_new
+from solblom_protocol.keys.key_files import private_pem, public_pem, write_new
 from solblom_server.coordinator import Coordinator
-from solblom_server.life_cycle import mark_affected
+from solblom_server.registry.life_cycle import mark_affected
 from solblom_server.steward.records import open_records
 from steward.lab import MODEL, NAME, scene_of, serving
 from steward.test_pages import Words

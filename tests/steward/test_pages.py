@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from integration.demo_run import ROUNDS, Solblom
-from solblom_protocol.messages import timestamp
+from solblom_protocol.messages.message import timestamp
 from solblom_server.database import Database, ReplyRow
 from solblom_server.steward import drawing
 from solblom_server.steward.app import subject_of

@@ -51,7 +51,7 @@ def check(
         digest, title, found = seen.study, seen.title, (*found, *seen.findings)
     _show(config.node.site, title, found, as_json=as_json, study=digest)
     if outside is not None:
-        from solblom_protocol.key_files import write_new
+        from solblom_protocol.keys.key_files import write_new
 
         key = read_node_keys(config.state).signing
         data = write_traffic_light(found, site=config.node.site, study=digest, key=key, now=now)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from solblom_models.metrics import auroc
 from solblom_models.tabular.data import encode_variable, is_missing
 from solblom_models.tabular.table_file import Table
-from solblom_protocol.contract import CategoryVariable, Contract, Variable
+from solblom_protocol.contracts.table import CategoryVariable, Contract, Variable
 from solblom_protocol.errors import DataError
 
 MANY_MISSING = 0.3

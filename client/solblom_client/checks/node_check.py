@@ -10,24 +10,24 @@ import stat
 import subprocess
 import sys
 
+from solblom_client.approvals.permits import pinned_issuers
+from solblom_client.budget.ledger import STATE_FILE, open_ledger
 from solblom_client.checks.finding import Checklist, Finding, Light, Seen
 from solblom_client.clock import latest_time
-from solblom_client.cohort import read_consent_now
-from solblom_client.decision_log import log_place
-from solblom_client.isolation import writable_data
+from solblom_client.cohorts.cohort import read_consent_now
 from solblom_client.keys import read_node_keys
-from solblom_client.ledger import STATE_FILE, open_ledger
-from solblom_client.link_process import read_status
-from solblom_client.log_check import verify_log
-from solblom_client.permits import pinned_issuers
+from solblom_client.link.process import read_status
+from solblom_client.log.check import verify_log
+from solblom_client.log.decision_log import log_place
 from solblom_client.policy import NodeConfig
+from solblom_client.service.isolation import writable_data
 from solblom_client.state import VaultState
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
-from solblom_protocol.key_files import fingerprint
-from solblom_protocol.mailbox import list_mail, read_mail
-from solblom_protocol.messages import CLOCK_TOLERANCE, parse_timestamp, timestamp
-from solblom_protocol.order import read_order
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.key_files import fingerprint
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.mailbox import list_mail, read_mail
+from solblom_protocol.messages.message import CLOCK_TOLERANCE, parse_timestamp, timestamp
+from solblom_protocol.messages.order import read_order
 from solblom_verify.wording import counted
 
 NODE_CHECKS = (
@@ -49,7 +49,7 @@ LEAST_FREE_BYTES = GIB // 4  # stop below: a reservation that cannot be synced s
 LOW_FREE_BYTES = 4 * GIB
 NEWEST_ORDERS = 3
 _PROBE = (
-    "import json, sys; from solblom_client.isolation import isolate; "
+    "import json, sys; from solblom_client.service.isolation import isolate; "
     "found = isolate(memory_bytes=int(sys.argv[1])); "
     "print(json.dumps([found.level, list(found.notes)]))"
 )

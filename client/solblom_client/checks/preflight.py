@@ -7,27 +7,27 @@ inside, where the answer stays. What may leave is one light a check, whose names
 import datetime as dt
 from dataclasses import dataclass
 
-from solblom_client.approval import (
+from solblom_client.approvals.approval import (
     ISOLATION_TOLERANCE,
     check_promise,
     node_code_digest,
     study_signers,
 )
+from solblom_client.approvals.permits import find_permit, pinned_issuers
+from solblom_client.budget.forecast import forecast
 from solblom_client.checks.finding import Checklist, Finding, Light, Seen
 from solblom_client.checks.preflight_data import look_at_data
-from solblom_client.cohort import Cohort, join_cohort, unit_count
-from solblom_client.forecast import forecast
+from solblom_client.cohorts.cohort import Cohort, join_cohort, unit_count
 from solblom_client.gate import check_policy, check_roster
-from solblom_client.gradients import choose_path
 from solblom_client.keys import NodeKeys
-from solblom_client.permits import find_permit, pinned_issuers
 from solblom_client.policy import DatasetTable, NodeConfig, fitting_dataset
+from solblom_client.training.gradients import choose_path
 from solblom_models.accountant import format_epsilon
 from solblom_models.study_document import check_task
 from solblom_models.task import Task, isolation_error
-from solblom_protocol.permit import check_covers, open_permit
-from solblom_protocol.permit import check_dates as check_permit_dates
-from solblom_protocol.study import StudyDocument, check_dates, open_study
+from solblom_protocol.permits.permit import check_covers, open_permit
+from solblom_protocol.permits.permit import check_dates as check_permit_dates
+from solblom_protocol.studies.study import StudyDocument, check_dates, open_study
 from solblom_verify.envelope import key_id
 from solblom_verify.wording import counted
 

@@ -18,7 +18,7 @@ from solblom_client.checks.data_quality import (
     wrong_values,
 )
 from solblom_client.checks.finding import Checklist, Light, Seen
-from solblom_client.cohort import Cohort
+from solblom_client.cohorts.cohort import Cohort
 from solblom_client.connectors.sources import open_source
 from solblom_client.connectors.table import harmonisation, read_as_it_stands
 from solblom_client.policy import DatasetTable, NodeConfig
@@ -27,8 +27,8 @@ from solblom_models.tabular.data import labels_of, table_contract
 from solblom_models.tabular.harmonise import Harmonised, is_forgiving, look_at
 from solblom_models.tabular.table_file import Table
 from solblom_models.task import NotedUnits, Task, Units
-from solblom_protocol.contract import Contract
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.wording import counted
 
 SHOWN = 20

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from solblom_client.checks.finding import Finding, Light, worst
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.messages import Digest, KeyId, Message, SiteName, parse_message
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.messages.message import Digest, KeyId, Message, SiteName, parse_message
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.envelope import EnvelopeError, key_id, open_envelope
 
 TRAFFIC_LIGHT_PAYLOAD_TYPE = "application/vnd.solblom.traffic-light+json"

@@ -6,9 +6,9 @@ from typing import Any
 from solblom_client.connectors.table import open_table
 from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_models.slide_mil.bags import BagIndex
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.contract import Contract
-from solblom_protocol.contracts import AnyContract
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.contracts.kinds import AnyContract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError, DataError
 
 

@@ -3,7 +3,7 @@
 from solblom_client.policy import DatasetTable, NodeConfig
 from solblom_models.tabular.harmonise import Harmonisation, harmonise
 from solblom_models.tabular.table_file import Table, read_table
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 
 
 def open_table(config: NodeConfig, dataset: DatasetTable, contract: Contract | None) -> Table:

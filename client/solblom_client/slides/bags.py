@@ -35,7 +35,7 @@ from solblom_models.slide_mil.bags import (
 )
 from solblom_models.slides.slide_features import SlideFacts
 from solblom_models.slides.slide_files import slide_digests
-from solblom_protocol.bag_contract import BagContract, Encoder
+from solblom_protocol.contracts.bags import BagContract, Encoder
 from solblom_protocol.errors import ConfigurationError
 
 BAGS = "bags"

@@ -33,12 +33,12 @@ def features(
     Before `node approve`: the vault reads the features, never an image. Ends with status 1 where a slide cannot be
     used.
     """
-    from solblom_client.approval import study_signers
+    from solblom_client.approvals.approval import study_signers
     from solblom_client.node import check_user
     from solblom_client.policy import load_node_config
     from solblom_client.slides.features import make_features
     from solblom_client.slides.stain_table import stain_table
-    from solblom_protocol.study import open_study
+    from solblom_protocol.studies.study import open_study
 
     config = load_node_config(node)
     check_user(config)

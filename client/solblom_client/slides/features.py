@@ -8,7 +8,7 @@ from solblom_models.slide_mil.task import bag_contract
 from solblom_models.task import find_task
 from solblom_models.tile_classification.task import TileClassification
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 
 def make_features(

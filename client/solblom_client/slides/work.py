@@ -13,7 +13,7 @@ from solblom_models.slides.slide import open_slide
 from solblom_models.slides.slide_error import SlideError
 from solblom_models.slides.slide_features import SlideFeatures, slide_features
 from solblom_models.tile_encoder.encoder_file import open_encoder
-from solblom_protocol.bag_contract import BagContract
+from solblom_protocol.contracts.bags import BagContract
 from solblom_protocol.errors import ConfigurationError
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     setup = next(lines)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints does not break an answer
-    from solblom_client.isolation import isolate, require
+    from solblom_client.service.isolation import isolate, require
     from solblom_protocol.errors import SolblomError
 
     try:

@@ -32,8 +32,8 @@ def support_bundle(
     from solblom_client.support.gather import gather
     from solblom_client.support.writing import as_text, as_zip
     from solblom_client.vault import utc_now
-    from solblom_protocol.key_files import write_new
-    from solblom_protocol.messages import as_json as plain
+    from solblom_protocol.keys.key_files import write_new
+    from solblom_protocol.messages.message import as_json as plain
 
     if into.exists():
         raise ConfigurationError("SB-113", f"{into} exists already")
@@ -95,9 +95,9 @@ def _log(
 
     A node whose log or keys are broken is one that needs help: the file is made all the same, and the person told.
     """
-    from solblom_client.decision_log import Decision
     from solblom_client.keys import read_node_keys
-    from solblom_client.log_once import log_once
+    from solblom_client.log.decision import Decision
+    from solblom_client.log.once import log_once
 
     if isinstance(config, SolblomError):
         return config.code

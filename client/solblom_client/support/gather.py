@@ -5,9 +5,9 @@ import json
 from collections import Counter
 from typing import Any, cast, get_args
 
+from solblom_client.budget.ledger import STATE_FILE, open_ledger
 from solblom_client.checks.node_check import check_node
-from solblom_client.decision_log import log_place, read_entries
-from solblom_client.ledger import STATE_FILE, open_ledger
+from solblom_client.log.decision_log import log_place, read_entries
 from solblom_client.policy import NodeConfig
 from solblom_client.state import VaultState
 from solblom_client.support.machine import look_at_machine, look_at_packages, one_of
@@ -27,7 +27,7 @@ from solblom_client.support.report import (
     share_band,
 )
 from solblom_protocol.errors import REFUSAL_CODES, SolblomError
-from solblom_protocol.messages import parse_timestamp, timestamp
+from solblom_protocol.messages.message import parse_timestamp, timestamp
 
 DAYS = 30
 _OUTSIDE = "SB-209"  # what all refusals share that depend on data (privacy.md rule 5)
@@ -114,7 +114,7 @@ def _settings(config: NodeConfig) -> Settings:
 
 def _halves(config: NodeConfig, now: dt.datetime) -> Halves:
     """Return what both halves say, in words that there are: what the link left may be the network's doing."""
-    from solblom_client.start_cli import node_status
+    from solblom_client.service.start_cli import node_status
 
     found = node_status(config)
     link, vault = found["link"], found["vault"]

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from solblom_client.decision_log import CHECKPOINT_FILE, FOLDER, LOG_FILE
-from solblom_client.ledger import STATE_FILE
+from solblom_client.budget.ledger import STATE_FILE
+from solblom_client.link.transport_key import FILE as TRANSPORT_KEY
+from solblom_client.log.decision_log import CHECKPOINT_FILE, FOLDER, LOG_FILE
 from solblom_client.policy import NodeConfig
 from solblom_client.support.report import FewOrMany, Part, StateFile, few_or_many, size_band
-from solblom_client.transport_key import FILE as TRANSPORT_KEY
 
 Kind = Literal["file", "folder", "socket", "link", "missing", "cannot be looked at", "another"]
 SITE_LOG = "vault.jsonl"

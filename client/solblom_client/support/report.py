@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 
 from solblom_client.checks.node_check import NODE_CHECKS
 from solblom_protocol.errors import CODES
-from solblom_protocol.messages import Message
+from solblom_protocol.messages.message import Message
 
 Code = Annotated[str, Field(pattern=r"^SB-[1-6][0-9]{2}$")]
 # No letters but those that versions have: a sentence or an id does not fit.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from solblom_client.support.report import SupportReport
-from solblom_protocol.messages import as_json
+from solblom_protocol.messages.message import as_json
 
 TEXT, DATA, NOTE = "report.txt", "report.json", "README.txt"
 _EARLIEST = (

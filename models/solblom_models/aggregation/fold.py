@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.layout import FIXED_POINT_BITS, Float32, is_on_grid
+from solblom_protocol.messages.layout import FIXED_POINT_BITS, Float32, is_on_grid
 
 MAX_ABSOLUTE = 2.0**20  # of one value in one update
 BLOCK = 65_536  # values folded at a time

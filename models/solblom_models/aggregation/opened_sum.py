@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_checks import ROBUST
+from solblom_protocol.studies.checks import ROBUST
+from solblom_protocol.studies.study import StudyDocument
 
 
 def mean_update(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from solblom_protocol.layout import Float32
-from solblom_protocol.study_checks import ADAPTIVE
-from solblom_protocol.study_tables import TrainingTable
+from solblom_protocol.messages.layout import Float32
+from solblom_protocol.studies.checks import ADAPTIVE
+from solblom_protocol.studies.tables import TrainingTable
 
 
 @dataclass(frozen=True)

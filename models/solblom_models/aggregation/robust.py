@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from solblom_models.aggregation.fold import Fold, check_update, whole_numbers
 from solblom_protocol.errors import RunError
-from solblom_protocol.layout import FIXED_POINT_BITS, Float32
-from solblom_protocol.study_checks import ROBUST, updates_needed
-from solblom_protocol.study_tables import TrainingTable
+from solblom_protocol.messages.layout import FIXED_POINT_BITS, Float32
+from solblom_protocol.studies.checks import ROBUST, updates_needed
+from solblom_protocol.studies.tables import TrainingTable
 from solblom_verify.wording import counted
 
 BLOCK = 8192  # weights of all updates at a time; also bounds the sums in `squared_distance`

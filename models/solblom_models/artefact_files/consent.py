@@ -8,7 +8,7 @@ for a patient without the hospital's key, and the hospital can later show that i
 from typing import Any
 
 from solblom_models.artefact_files.contents import ArtefactContents
-from solblom_protocol.result import BANDS
+from solblom_protocol.messages.result import BANDS
 
 UNTOLD = (
     "Rule (opt-in or opt-out) and source of consent stand in each hospital's own settings: no receipt carries them",

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from solblom_models.replay_files import ReplayFiles
 from solblom_models.statement import Charge
-from solblom_protocol.permit import SignedPermit
-from solblom_protocol.result import Receipt
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Receipt
+from solblom_protocol.permits.permit import SignedPermit
+from solblom_protocol.studies.study import StudyDocument
 
 
 @dataclass(frozen=True)

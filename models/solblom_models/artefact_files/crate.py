@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from solblom_models.artefact_files.contents import ArtefactContents
-from solblom_protocol.messages import timestamp
+from solblom_protocol.messages.message import timestamp
 from solblom_verify.canonical import digest
 from solblom_verify.wording import counted
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from solblom_models.artefact_files.contents import ArtefactContents, EarlierVersion
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.phenotype_contract import PhenotypeContract
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import digest, parse_canonical
 
 MOST_CHANGES = 40

@@ -9,8 +9,8 @@ from typing import Any
 from solblom_models.aggregation.robust import rule_in_words
 from solblom_models.artefact_files.contents import ArtefactContents, RoundRecord
 from solblom_models.artefact_files.lineage import parents_of, superseded
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import digest
 
 PACKAGES = ("torch", "opacus", "flwr", "numpy", "dp-accounting", "safetensors", "cryptography")

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from solblom_models.artefact_files.contents import ArtefactContents
-from solblom_protocol.permit import SignedPermit, moment
+from solblom_protocol.permits.permit import SignedPermit, moment
 from solblom_verify.canonical import canonical_json
 
 INDEX = "permits/index.json"

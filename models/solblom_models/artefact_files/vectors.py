@@ -23,9 +23,9 @@ from solblom_models.slide_mil.net import GatedAttention, MeanPooling
 from solblom_models.tabular.data import LIMIT
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.tile_classification.net import ContrastRegression, TileCnn
-from solblom_protocol.bag_contract import BagContract, Encoder
-from solblom_protocol.contract import BooleanVariable, CategoryVariable, Contract, Variable
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.contracts.bags import BagContract, Encoder
+from solblom_protocol.contracts.table import BooleanVariable, CategoryVariable, Contract, Variable
+from solblom_protocol.studies.study import StudyDocument
 
 SEED = "solblom vectors 1"
 MOST_ROWS = 32

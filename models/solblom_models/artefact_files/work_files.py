@@ -17,8 +17,8 @@ from solblom_models.flat import layout_of, load_flat
 from solblom_models.statement import privacy_statement, site_events
 from solblom_models.task import find_task
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.layout import Layout, unpack
-from solblom_protocol.messages import as_json
+from solblom_protocol.messages.layout import Layout, unpack
+from solblom_protocol.messages.message import as_json
 from solblom_verify.canonical import canonical_json, digest
 
 WEIGHTS, ONNX = "model/weights.safetensors", "model/model.onnx"

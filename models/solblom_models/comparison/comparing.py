@@ -19,7 +19,7 @@ from solblom_models.predict import input_bytes
 from solblom_models.prediction_receipt import PARTS, keyed_digest, runtime
 from solblom_protocol.code_digest import code_digest
 from solblom_protocol.errors import ConfigurationError, RunError
-from solblom_protocol.key_files import write_new
+from solblom_protocol.keys.key_files import write_new
 
 RECORD, FLIPS, PATIENTS, OVERLAY = "comparison.json", "flips.csv", "patients.csv", "calibration.svg"
 TRAINED_ON = "Patients who took part in the training of a model flatter it: compare on patients of neither training"

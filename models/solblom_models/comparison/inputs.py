@@ -18,10 +18,10 @@ from solblom_models.tabular.data import TableUnits, encode, labels_of, table_con
 from solblom_models.tabular.harmonise import Harmonisation, harmonise
 from solblom_models.tabular.table_file import Table, read_table
 from solblom_models.task import RankingTask, Units
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.contract import Contract, Target
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.contracts.table import Contract, Target
 from solblom_protocol.errors import DataError, RunError
-from solblom_protocol.messages import as_json
+from solblom_protocol.messages.message import as_json
 from solblom_verify.canonical import file_digest
 
 SHOWN_PARTS = 8  # of contracts that differ, in a message

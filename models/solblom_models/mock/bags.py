@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from solblom_models.mock.rows import ID_COLUMN, mock_id, mock_label
 from solblom_models.slide_mil.bag_file import write_bag
 from solblom_models.slide_mil.bags import FILE_COLUMN
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.key_files import write_new
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.keys.key_files import write_new
 
 SPARE_TILES = 12  # at most, beyond the contract's least
 MOST_NUMBERS = 200_000  # of a slide

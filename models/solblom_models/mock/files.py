@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from solblom_models.mock.rows import ID_COLUMN, mock_rows
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.contract import Contract
-from solblom_protocol.contracts import AnyContract
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.contracts.kinds import AnyContract
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import write_new
-from solblom_protocol.phenotype_contract import PhenotypeContract
+from solblom_protocol.keys.key_files import write_new
 
 LEAST_PATIENTS = 2  # one with each label
 MOST_PATIENTS = 1_000_000

@@ -7,7 +7,7 @@ import numpy as np
 
 from solblom_models.mock.rows import mock_id
 from solblom_models.phenotype.knowledge import Knowledge, knowledge_of
-from solblom_protocol.phenotype_contract import PhenotypeContract
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
 
 CREATED_BY = "solblom data mock: made up, no patient"
 MOST_TERMS = 8

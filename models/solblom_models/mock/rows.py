@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from solblom_protocol.contract import BooleanVariable, CategoryVariable, Contract, Variable
-from solblom_protocol.expression import Expression
+from solblom_protocol.contracts.expression import Expression
+from solblom_protocol.contracts.table import BooleanVariable, CategoryVariable, Contract, Variable
 
 MISSING_RATE = 0.05
 POSITIVE_RATE = 0.4

@@ -16,9 +16,9 @@ from solblom_models.phenotype.annotations import Annotations, read_annotations
 from solblom_models.phenotype.features import FeatureSpace, feature_space
 from solblom_models.phenotype.ontology import Ontology, read_ontology
 from solblom_models.phenotype.release import ReleaseFiles, installed_release, release_in
-from solblom_protocol.contracts import contract_as
-from solblom_protocol.phenotype_contract import OntologyTable, PhenotypeContract
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.contracts.kinds import contract_as
+from solblom_protocol.contracts.phenopackets import OntologyTable, PhenotypeContract
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import canonical_json
 
 FOLDER_VARIABLE = "SOLBLOM_HPO"

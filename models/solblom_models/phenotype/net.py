@@ -16,7 +16,7 @@ from solblom_models.phenotype.settings import (
     noise_deviation,
     ranker_settings,
 )
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 SCORED_AT_ONCE = 512  # patients: a block of whole vectors stays small
 

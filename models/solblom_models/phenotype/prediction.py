@@ -15,7 +15,7 @@ from solblom_models.phenotype.knowledge import Knowledge, knowledge_of, study_co
 from solblom_models.phenotype.net import Ranker, Trained
 from solblom_models.phenotype.phenopacket import Case, CaseRules, read_cases
 from solblom_models.phenotype.reading import Reading
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 SHOWN_TERMS = 5
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
 Width = Annotated[int, Field(ge=1, le=10_000)]

@@ -9,7 +9,7 @@ from solblom_models.patient_id import patient_id
 from solblom_models.phenotype.cases import AGE_BAND_NAMES, UNKNOWN, CaseUnits, age_band
 from solblom_models.phenotype.knowledge import study_contract
 from solblom_models.phenotype.phenopacket import Sex
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 
 def case_cells(document: StudyDocument) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -17,7 +17,7 @@ from solblom_models.phenotype.settings import check_settings
 from solblom_models.phenotype.table_one import case_cells, count_cases
 from solblom_models.ranking import ranks_of
 from solblom_models.task import AllShared, Units
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 
 class PhenotypeRanking(AllShared):

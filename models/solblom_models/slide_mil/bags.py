@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from solblom_models.patient_id import patient_id
 from solblom_models.slide_mil.bag_file import BagFileError, read_bag, refuse, tile_count
-from solblom_protocol.bag_contract import BagContract, Encoder
-from solblom_protocol.contract import Target
+from solblom_protocol.contracts.bags import BagContract, Encoder
+from solblom_protocol.contracts.table import Target
 from solblom_protocol.errors import DataError
 from solblom_verify.wording import counted
 

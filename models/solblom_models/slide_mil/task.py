@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from solblom_models.slide_mil.bags import BagIndex, BagUnits, read_bags
 from solblom_models.slide_mil.net import GatedAttention, MeanPooling
 from solblom_models.task import AllShared, Units
-from solblom_protocol.bag_contract import BagContract
-from solblom_protocol.contracts import contract_as
+from solblom_protocol.contracts.bags import BagContract
+from solblom_protocol.contracts.kinds import contract_as
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
 

@@ -19,7 +19,7 @@ from solblom_models.slides.slide_features import SlideFeatures, slide_features
 from solblom_models.slides.slide_files import slide_files
 from solblom_models.slides.slide_pictures import KINDS, Kind, write_pictures
 from solblom_models.tile_encoder.encoder_file import Encode, open_encoder
-from solblom_protocol.bag_contract import BagContract
+from solblom_protocol.contracts.bags import BagContract
 from solblom_protocol.errors import RunError, SolblomError
 from solblom_verify.wording import counted
 

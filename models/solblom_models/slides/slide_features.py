@@ -28,7 +28,7 @@ from solblom_models.slides.tiles import Grid, read_tiles, tile_grid
 from solblom_models.slides.tissue import Tissue, find_tissue, is_sharp
 from solblom_models.tile_encoder.encoder import with_surroundings
 from solblom_models.tile_encoder.encoder_file import Encode
-from solblom_protocol.bag_contract import BagContract
+from solblom_protocol.contracts.bags import BagContract
 
 Values = NDArray[Any]
 """Features as float32, or tiles as bytes."""

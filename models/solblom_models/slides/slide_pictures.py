@@ -25,7 +25,7 @@ from solblom_models.slides.heatmap import (
 )
 from solblom_models.slides.slide import Slide
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import write_new
+from solblom_protocol.keys.key_files import write_new
 
 Kind = Literal["evidence", "probability"]
 

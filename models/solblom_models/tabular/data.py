@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from solblom_models.patient_id import check_ids
 from solblom_models.tabular.expression import encode_genes
 from solblom_models.tabular.table_file import NUMBER, Table
-from solblom_protocol.contract import (
+from solblom_protocol.contracts.kinds import contract_as
+from solblom_protocol.contracts.table import (
     BooleanVariable,
     CategoryVariable,
     Contract,
@@ -18,9 +19,8 @@ from solblom_protocol.contract import (
     Target,
     Variable,
 )
-from solblom_protocol.contracts import contract_as
 from solblom_protocol.errors import DataError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.wording import counted
 
 LIMIT = 3.0  # standardised numbers are limited to ±3, so that one odd value cannot rule a gradient

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 
 from solblom_models.tabular.table_file import GeneValues
+from solblom_protocol.contracts.expression import Expression
 from solblom_protocol.errors import DataError
-from solblom_protocol.expression import Expression
 from solblom_verify.wording import counted
 
 Floats = NDArray[np.float64]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from solblom_models.tabular.table_file import NUMBER, Table
-from solblom_protocol.contract import (
+from solblom_protocol.contracts.table import (
     AcceptedUnit,
     BooleanVariable,
     CategoryVariable,

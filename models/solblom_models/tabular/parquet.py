@@ -26,9 +26,9 @@ from solblom_models.tabular.table_file import (
     text_columns,
     without_codes,
 )
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.expression import Expression
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError, DataError
-from solblom_protocol.expression import Expression
 
 EXACT_INTEGERS = 2**53  # doubles below are whole numbers without a gap
 

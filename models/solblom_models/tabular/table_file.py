@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solblom_models.patient_id import patient_id
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.expression import Expression
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import DataError
-from solblom_protocol.expression import Expression
 from solblom_verify.wording import counted
 
 MAX_CELL_CHARACTERS = 10_000

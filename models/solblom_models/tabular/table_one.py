@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from solblom_models.tabular.data import is_missing, table_contract
 from solblom_models.tabular.table_file import Table
-from solblom_protocol.contract import BooleanVariable, NumberVariable, Variable
+from solblom_protocol.contracts.table import BooleanVariable, NumberVariable, Variable
 from solblom_protocol.errors import DataError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.wording import counted
 
 MISSING = "missing"

@@ -14,7 +14,7 @@ from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.tabular.table_file import Table
 from solblom_models.tabular.table_one import cell_blocks, count_cells
 from solblom_models.task import Units
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
 

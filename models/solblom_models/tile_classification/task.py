@@ -16,9 +16,9 @@ from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.task import AllShared, Units
 from solblom_models.tile_classification.net import ContrastHeads, ContrastRegression, TileCnn
 from solblom_models.tile_classification.tiles import TileUnits, read_tiles
-from solblom_protocol.bag_contract import Encoder
+from solblom_protocol.contracts.bags import Encoder
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
 AT_ONCE = 256  # tiles that are scored together; bounds memory

@@ -27,7 +27,7 @@ from solblom_models.slide_mil.bags import (
     scanners_of,
     standardised,
 )
-from solblom_protocol.bag_contract import BagContract, Encoder
+from solblom_protocol.contracts.bags import BagContract, Encoder
 from solblom_protocol.errors import DataError
 
 Numbers = NDArray[Any]  # float32, or bytes of pixels

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from solblom_models.tile_encoder.encoder import encode, encoder_digest
 from solblom_models.tile_encoder.torchscript_file import TorchScriptError, checked_archive
-from solblom_protocol.bag_contract import Encoder
+from solblom_protocol.contracts.bags import Encoder
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from solblom_protocol.durable_file import write_whole
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import fingerprint
-from solblom_protocol.messages import timestamp
-from solblom_protocol.offline_bundle import (
+from solblom_protocol.keys.key_files import fingerprint
+from solblom_protocol.messages.message import timestamp
+from solblom_protocol.offline.bundle import (
     BILL,
     ENVELOPE,
     MANIFEST,

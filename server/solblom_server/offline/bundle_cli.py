@@ -30,9 +30,9 @@ def bundle(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Make a folder with all that a hospital's node needs, for a machine without internet; pip does the work."""
-    from solblom_protocol.key_files import fingerprint, read_signing_key
-    from solblom_protocol.offline_bundle import this_machine
-    from solblom_protocol.offline_bundle_check import check_bundle
+    from solblom_protocol.keys.key_files import fingerprint, read_signing_key
+    from solblom_protocol.offline.bundle import this_machine
+    from solblom_protocol.offline.check import check_bundle
     from solblom_server.offline.building import Source, build
 
     signing = read_signing_key(key if key is not None else find_home(home) / KEY_FILE)

@@ -58,7 +58,7 @@ def report(
 ) -> None:
     """Write everything about a model into one file that loads nothing. Exit 5 if the model does not verify."""
     from solblom_models.references import find_artefact
-    from solblom_protocol.key_files import write_new
+    from solblom_protocol.keys.key_files import write_new
     from solblom_server.steward.app import subject_of
     from solblom_server.steward.records import open_records
     from solblom_server.steward.report import model_report
@@ -101,7 +101,7 @@ def dpo_sheet(
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write two pages that answer a data protection officer's questions from this coordinator's records."""
-    from solblom_protocol.key_files import write_new
+    from solblom_protocol.keys.key_files import write_new
     from solblom_server.steward.records import open_records
     from solblom_server.steward.report import dpo_report
 

@@ -4,8 +4,8 @@ Every answer is a figure from the records, or a fixed sentence about how Solblom
 stands in a section of its own.
 """
 
-from solblom_protocol.contract import Contract
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.studies.study import StudyDocument
 from solblom_server.steward.blocks import (
     Block,
     Bullets,

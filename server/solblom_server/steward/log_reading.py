@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import quote
 
 from solblom_protocol.errors import SolblomError
-from solblom_protocol.merkle import leaf_hash
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.transparency import Head, head_of, log_origin, read_checkpoint
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.logs.merkle import leaf_hash
+from solblom_protocol.logs.transparency import Head, head_of, log_origin, read_checkpoint
 from solblom_verify.artefact import Verdict
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.history import ModelName, Status, read_history

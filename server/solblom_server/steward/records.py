@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from solblom_protocol.errors import ConfigurationError, RunError
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.study import StudyDocument, parse_document, study_payload
+from solblom_protocol.studies.privacy_event import PrivacyEvent
+from solblom_protocol.studies.study import StudyDocument, parse_document, study_payload
 from solblom_server.coordinator import DATABASE_FILE
 from solblom_server.database import ReplyRow, RoundRow, RunRow
 from solblom_server.database_schema import SCHEMA_VERSION

@@ -4,10 +4,15 @@ from dataclasses import dataclass
 
 from solblom_models.accountant import pld_epsilon
 from solblom_protocol.errors import SolblomError
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.study import StudyDocument, open_study, study_payload, study_signatures
-from solblom_protocol.study_tables import TrainingTable
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.studies.privacy_event import PrivacyEvent
+from solblom_protocol.studies.study import (
+    StudyDocument,
+    open_study,
+    study_payload,
+    study_signatures,
+)
+from solblom_protocol.studies.tables import TrainingTable
 from solblom_server.steward.blocks import (
     Badge,
     Block,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lab import LabHospital, study_document
-from solblom_client.anchor import EMPTY_HEAD, Anchor, LedgerHead
+from solblom_client.budget.anchor import EMPTY_HEAD, Anchor, LedgerHead
 from solblom_protocol import durable_file
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.result import Refusal, Result
+from solblom_protocol.messages.result import Refusal, Result
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
 from solblom_client.app import app
-from solblom_server.grids.local import LocalGrid, LocalNode
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
 
 
 @pytest.mark.parametrize("record", ["solblom", "another"])

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from lab import LabHospital, study_document
-from solblom_client.approval import approval_folder, approve, prepare
-from solblom_client.approval_summary import ApprovalSummary, promise
+from solblom_client.approvals.approval import approval_folder, approve, prepare
+from solblom_client.approvals.summary import ApprovalSummary, promise
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.key_files import fingerprint
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.keys.key_files import fingerprint
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument
 
 
 def summary(hospital: LabHospital, study: StudyDocument) -> ApprovalSummary:
@@ -94,7 +94,9 @@ def test_no_row_is_read_for_a_study_that_does_not_fit(
     hospital: LabHospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_budget(hospital, 0.01)
-    monkeypatch.setattr("solblom_client.approval.open_source", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(
+        "solblom_client.approvals.approval.open_source", lambda *_: pytest.fail("read")
+    )
     with pytest.raises(RefusedError):
         hospital.approve(study_document())
 

@@ -8,12 +8,12 @@ import pytest
 from lab import LabHospital, study_document
 from security.observer import Observer
 from security.permit_lab import LabIssuer, PermitLab
-from solblom_client.approval import prepare, revoke
-from solblom_client.approval_summary import ApprovalSummary
-from solblom_client.approval_words import LABELS, Lang, all_texts, number_of, printable
+from solblom_client.approvals.approval import prepare, revoke
+from solblom_client.approvals.study_changes import ApprovedBefore, study_changes
+from solblom_client.approvals.summary import ApprovalSummary
+from solblom_client.approvals.words import LABELS, Lang, all_texts, number_of, printable
 from solblom_client.keys import read_node_keys
-from solblom_client.study_changes import ApprovedBefore, study_changes
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import canonical_json
 
 
@@ -81,7 +81,9 @@ def test_the_same_study_again_shows_changed_code_and_nothing_else(
     assert summary(hospital, study).changed == (
         "nothing since the approval of 2026-11-22T12:00:00Z",
     )
-    monkeypatch.setattr("solblom_client.approval.code_digest", lambda _: "sha256:" + "c" * 64)
+    monkeypatch.setattr(
+        "solblom_client.approvals.approval.code_digest", lambda _: "sha256:" + "c" * 64
+    )
     told = summary(hospital, study)
     assert len(told.changed) == 2
     assert told.changed[1].endswith("-> sha256:" + "c" * 64)

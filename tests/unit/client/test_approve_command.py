@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from lab import LabHospital, study_document
 from solblom_client import cli
-from solblom_client.approval import approval_folder
+from solblom_client.approvals.approval import approval_folder
 from solblom_protocol.cli import app
 from solblom_protocol.console import may_ask
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 Solblom = Callable[..., Result]
 

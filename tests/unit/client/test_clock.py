@@ -11,13 +11,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from lab import NOW, LabHospital, study_document
+from solblom_client.budget.ledger import STATE_FILE
 from solblom_client.clock import latest_time, note_time, pass_clock
-from solblom_client.decision_log import log_place, read_entries
-from solblom_client.ledger import STATE_FILE
+from solblom_client.log.decision_log import log_place, read_entries
 from solblom_client.state import VaultState
 from solblom_protocol.cli import app
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.result import Result as Update
+from solblom_protocol.messages.result import Result as Update
 
 Solblom = Callable[..., Result]
 MINUTE = dt.timedelta(minutes=1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lab import LabHospital, study_document
-from solblom_client.approval import read_approval
-from solblom_client.cohort import Cohort, join_cohort, read_consent_now, split_ids
+from solblom_client.approvals.approval import read_approval
+from solblom_client.cohorts.cohort import Cohort, join_cohort, read_consent_now, split_ids
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
@@ -16,8 +16,8 @@ from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.phenotype.phenopacket import Sex
 from solblom_models.tabular.data import TableUnits, read_units
 from solblom_protocol.errors import DataError
-from solblom_protocol.result import Refusal
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Refusal
+from solblom_protocol.studies.study import StudyDocument
 
 NFC, NFD = "bj\u00f8rn-\u00e5", "bj\u00f8rn-a\u030a"
 STUDY = study_document()

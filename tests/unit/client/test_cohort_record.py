@@ -10,19 +10,19 @@ import pytest
 
 from lab import NOW, LabHospital, study_document
 from solblom_client import answers as answers_module
-from solblom_client.approval import revoke
-from solblom_client.cohort_rebuild import find_cohort, rebuild_today
-from solblom_client.cohort_record import (
+from solblom_client.approvals.approval import revoke
+from solblom_client.budget.ledger import Ledger
+from solblom_client.cohorts.rebuild import find_cohort, rebuild_today
+from solblom_client.cohorts.record import (
     FrozenCohort,
     forget_old,
     frozen_cohorts,
     read_manifest,
     rebuild,
 )
-from solblom_client.ledger import Ledger
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.result import Refusal, Result
+from solblom_protocol.messages.result import Refusal, Result
 
 STUDY = study_document()
 

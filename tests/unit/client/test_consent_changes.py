@@ -31,10 +31,10 @@ from consent_changes_lab import (
 )
 from consent_lab import RESEARCH, SYSTEM, consent, patient, permit
 from lab import NOW
-from solblom_client.consent import read_consent
-from solblom_client.consent_sources import fhir_bundle, fhir_changes
-from solblom_client.consent_sources.fhir_bundle import read_bundle
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.join import read_consent
+from solblom_client.consent.sources import fhir_bundle, fhir_changes
+from solblom_client.consent.sources.fhir_bundle import read_bundle
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 from solblom_protocol.errors import DataError
 
 OLA, OLAS, KARI, KARIS = range(4)

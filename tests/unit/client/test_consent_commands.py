@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lab import LabHospital
 from solblom_client import vault as vault_module
 from solblom_client.cli import app
-from solblom_client.cohort import read_consent_now
+from solblom_client.cohorts.cohort import read_consent_now
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_protocol.errors import ConfigurationError
 

@@ -25,8 +25,8 @@ from consent_lab import (
     refusal,
 )
 from lab import NOW
-from solblom_client.consent_rules import AgeRules
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.rules import AgeRules
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 
 ABSENT = {
     "url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason",

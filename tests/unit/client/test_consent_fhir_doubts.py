@@ -23,8 +23,8 @@ from consent_lab import (
     read_bytes,
     refusal,
 )
-from solblom_client.consent_rules import AgeRules
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.rules import AgeRules
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 
 HERE, ELSEWHERE = "https://here.example/fhir", "https://elsewhere.example/fhir"
 A1 = {"system": SYSTEM, "value": "A1"}

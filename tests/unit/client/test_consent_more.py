@@ -8,12 +8,12 @@ from typing import Literal
 import pytest
 
 from lab import NOW
-from solblom_client.consent import ConsentState, read_consent
-from solblom_client.consent_rules import AgeRules
-from solblom_client.consent_sources import source_file
-from solblom_client.consent_sources.csv_table import COLUMNS, MORE_COLUMNS
-from solblom_client.consent_sources.fhir_bundle import read_fhir
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.join import ConsentState, read_consent
+from solblom_client.consent.rules import AgeRules
+from solblom_client.consent.sources import source_file
+from solblom_client.consent.sources.csv_table import COLUMNS, MORE_COLUMNS
+from solblom_client.consent.sources.fhir_bundle import read_fhir
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 from solblom_protocol.errors import DataError
 
 Rule = Literal["opt-in", "opt-out"]

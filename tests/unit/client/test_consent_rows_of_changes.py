@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from consent_changes_lab import HERE, MANY, NEW, NO, SETTINGS, in_both_ways, text, whole
 from consent_lab import DROP, SYSTEM, consent, patient, permit
-from solblom_client.consent_sources import fhir_changes
-from solblom_client.consent_sources.fhir_bundle import FhirBundle
-from solblom_client.consent_sources.fhir_consent import FhirSettings
+from solblom_client.consent.sources import fhir_changes
+from solblom_client.consent.sources.fhir_bundle import FhirBundle
+from solblom_client.consent.sources.fhir_consent import FhirSettings
 
 
 @pytest.fixture(autouse=True, scope="module", params=[0.25, 2.0], ids=["as-used", "always"])

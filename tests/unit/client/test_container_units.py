@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from network.containers import Unit
 from solblom_client.cli import app
-from solblom_client.container_units import (
+from solblom_client.policy import NodeConfig, load_node_config
+from solblom_client.service.container_units import (
     APPTAINER_PLACES,
     PODMAN_PLACES,
     apptainer_files,
     podman_files,
 )
-from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.setup_cli import NODE_TOML
 from solblom_protocol.errors import ConfigurationError
 

@@ -10,18 +10,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_client.decision_log import (
-    LOG_FILE,
-    Decision,
-    DecisionLog,
-    LogPlace,
-    read_entries,
-)
-from solblom_client.log_check import verify_log
-from solblom_client.log_memory import LogMemory
+from solblom_client.log.check import verify_log
+from solblom_client.log.decision import Decision
+from solblom_client.log.decision_log import LOG_FILE, DecisionLog, LogPlace, read_entries
+from solblom_client.log.memory import LogMemory
 from solblom_client.state import VaultState
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.transparency import head_of, read_checkpoint
+from solblom_protocol.logs.transparency import head_of, read_checkpoint
 from unit.client.decision_lab import KEY, NOW, ORDER, change, cut, fill, log_place_in, problems
 
 
@@ -172,7 +167,7 @@ def dies_at(
         raise PowerCutError
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"solblom_client.decision_log.{step}", dies)
+        patched.setattr(f"solblom_client.log.decision_log.{step}", dies)
         with pytest.raises(PowerCutError):
             log.append(Decision("received"), Decision("accepted", order=ORDER), now=NOW)
 
@@ -412,7 +407,7 @@ def test_a_flood_of_different_orders_is_bounded(log: DecisionLog, place: LogPlac
 def test_bytes_that_left_again_are_named_after_any_flood(
     log: DecisionLog, place: LogPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("solblom_client.log_repeats.MOST_KINDS", 9)
+    monkeypatch.setattr("solblom_client.log.repeats.MOST_KINDS", 9)
     for number in range(20):
         order = f"sha256:{number:064x}"
         log.append(Decision("received", order=order), now=NOW, often=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_client.decision_log import Decision, DecisionLog, LogPlace, read_entries
-from solblom_client.log_check import is_logged
+from solblom_client.log.check import is_logged
+from solblom_client.log.decision import Decision
+from solblom_client.log.decision_log import DecisionLog, LogPlace, read_entries
 from solblom_client.state import create_state
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.transparency import subtrees
+from solblom_protocol.logs.transparency import subtrees
 from unit.client.decision_lab import KEY, NOW, ORDER, change, cut, fill, log_place_in, problems
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from solblom_client.discrete_gaussian import discrete_gaussian
-from solblom_client.keystream import KeyStream
+from solblom_client.training.discrete_gaussian import discrete_gaussian
+from solblom_client.training.keystream import KeyStream
 
 DRAWS = 20_000
 

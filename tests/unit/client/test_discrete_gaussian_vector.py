@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from solblom_client import discrete_gaussian as sampler
-from solblom_client.discrete_gaussian import TAIL_DEVIATIONS, discrete_gaussian_vector
-from solblom_client.keystream import KeyStream
+from solblom_client.training import discrete_gaussian as sampler
+from solblom_client.training.discrete_gaussian import TAIL_DEVIATIONS, discrete_gaussian_vector
+from solblom_client.training.keystream import KeyStream
 
 
 def stream(number: int = 0) -> KeyStream:

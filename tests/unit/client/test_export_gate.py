@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from solblom_client.export_gate import MAX_ABSOLUTE, export_update, norm_bound
-from solblom_client.gradients import GradientPath
-from solblom_client.keystream import KeyStream
-from solblom_client.training import TrainingSettings, TrainingTrace, train
+from solblom_client.training.dp_sgd import TrainingSettings, TrainingTrace, train
+from solblom_client.training.gradients import GradientPath
+from solblom_client.training.keystream import KeyStream
 from solblom_models.flat import layout_of
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.net import LogisticRegression
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.layout import Layout, TensorSpec, is_on_grid, unpack
+from solblom_protocol.messages.layout import Layout, TensorSpec, is_on_grid, unpack
 
 SETTINGS = TrainingSettings(1, 0.5, 1.0, "2.0000", "0.5", 40.0)
 PATH = GradientPath("book-keeping", "test")

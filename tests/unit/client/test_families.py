@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from solblom_client.families import Families, group_ids, one_of_each, share_of
-from solblom_client.gradients import choose_path, prepared
-from solblom_client.keystream import KeyStream
-from solblom_client.training import TrainingSettings, clipped_sum, train
+from solblom_client.cohorts.families import Families, group_ids, one_of_each, share_of
+from solblom_client.training.dp_sgd import TrainingSettings, clipped_sum, train
+from solblom_client.training.gradients import choose_path, prepared
+from solblom_client.training.keystream import KeyStream
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.task import unit_gradients

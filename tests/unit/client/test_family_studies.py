@@ -13,19 +13,19 @@ from check_lab import lights
 from fixed_secrets import fixed_secrets
 from lab import LabHospital, study_document
 from replay_lab import LabRun
-from solblom_client.approval import prepare, read_approval
-from solblom_client.approval_summary import ApprovalSummary
-from solblom_client.approval_words import Lang
+from solblom_client.approvals.approval import prepare, read_approval
+from solblom_client.approvals.summary import ApprovalSummary
+from solblom_client.approvals.words import Lang
 from solblom_client.checks.finding import Light
 from solblom_client.cli import ledger_report
-from solblom_client.cohort import Cohort, join_cohort
+from solblom_client.cohorts.cohort import Cohort, join_cohort
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_models.accountant import patient_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import ConfigurationError, DataError, RefusedError
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument, parse_document
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument, parse_document
 
 FAMILY = {"split": {"by": "family"}}
 RELEASES = {**FAMILY, "releases": 2, "epsilon": 0.5}

@@ -22,9 +22,9 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.task_identity import TaskIdentity
 
-from solblom_client import fleet
-from solblom_client.fleet import FleetConnection, FleetSettings
-from solblom_client.link_errors import LinkError
+from solblom_client.link import fleet
+from solblom_client.link.errors import LinkError
+from solblom_client.link.fleet import FleetConnection, FleetSettings
 
 KIB = 1024
 

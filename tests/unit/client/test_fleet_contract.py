@@ -107,7 +107,7 @@ def test_only_fleet_touches_private_names_of_flwr() -> None:
 
 
 def test_every_name_that_fleet_imports_from_flwr_exists() -> None:
-    tree = ast.parse((CLIENT / "fleet.py").read_text(encoding="utf-8"))
+    tree = ast.parse((CLIENT / "link" / "fleet.py").read_text(encoding="utf-8"))
     imported = [
         (node.module, name.name)
         for node in ast.walk(tree)

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from lab import LabHospital, study_document
-from solblom_client.gradients import choose_path, prepared
-from solblom_client.keystream import KeyStream
-from solblom_client.optimizer import KeyedDPOptimizer
+from solblom_client.training.gradients import choose_path, prepared
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.net import LogisticRegression, MultilayerPerceptron
 from solblom_models.task import unit_gradients
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 
 CLIPPING_NORM = 0.3
 

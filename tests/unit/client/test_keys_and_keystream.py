@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lab import NOW, LabHospital, study_document
-from solblom_client.approval import approval_folder, approve
-from solblom_client.cohort import join_cohort
+from solblom_client.approvals.approval import approval_folder, approve
+from solblom_client.cohorts.cohort import join_cohort
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import (
     commitment,
@@ -25,8 +25,8 @@ from solblom_client.keys import (
     keyed_digest,
     read_node_keys,
 )
-from solblom_client.keystream import KeyStream
 from solblom_client.node import create_node
+from solblom_client.training.keystream import KeyStream
 from solblom_models.tabular.task import TabularClassification
 from solblom_protocol.errors import ConfigurationError
 

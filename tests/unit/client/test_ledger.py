@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab import NOW, LabHospital
-from solblom_client.anchor import Anchor
-from solblom_client.ledger import Ledger, Request, Reservation, StudyLimits
+from solblom_client.budget.anchor import Anchor
+from solblom_client.budget.ledger import Ledger, Request, Reservation, StudyLimits
 from solblom_client.policy import PolicyTable
 from solblom_client.state import VaultState, create_state
 from solblom_client.vault import Vault
 from solblom_models.accountant import pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import IntegrityError, RefusedError, SolblomError
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 
 EVENT = PrivacyEvent("poisson-gaussian", "0.500000", "2.0000", 1)
 NO_PRIVACY = PrivacyEvent("no-privacy", "1.000000", "0", 1)
@@ -294,12 +294,12 @@ _PROCESS = """
 import datetime as dt
 import sys
 from pathlib import Path
-from solblom_client.anchor import Anchor
-from solblom_client.ledger import Ledger, Request, StudyLimits
+from solblom_client.budget.anchor import Anchor
+from solblom_client.budget.ledger import Ledger, Request, StudyLimits
 from solblom_client.policy import PolicyTable
 from solblom_client.state import VaultState
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 
 path = Path(sys.argv[1])
 ledger = Ledger(VaultState(path), Anchor(path.with_suffix(".anchor")))

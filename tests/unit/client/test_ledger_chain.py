@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from solblom_client.anchor import Anchor
-from solblom_client.ledger import Ledger
+from solblom_client.budget.anchor import Anchor
+from solblom_client.budget.ledger import Ledger
 from solblom_client.state import VaultState, create_state
 from solblom_protocol.errors import IntegrityError
 from unit.client.test_ledger import LIMITS, NOW, POLICY, open_ledger, request, reserve

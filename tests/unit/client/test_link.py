@@ -11,12 +11,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.supercore.task_identity import TaskIdentity
 
 from couriers.stand_in import FlowerStandIn, NodeDoor
-from solblom_client import link as link_module
-from solblom_client.link import KEPT_ANSWERS, Link, LinkStatus
-from solblom_client.link_errors import LinkError
-from solblom_client.vault_client import VaultUnavailableError
-from solblom_protocol.flower import ASK, BODY, ORDER, ORDER_NAME, RECORD, SEALED, STATE
-from solblom_protocol.mailbox import content_name
+from solblom_client.link import link as link_module
+from solblom_client.link.errors import LinkError
+from solblom_client.link.link import KEPT_ANSWERS, Link, LinkStatus
+from solblom_client.link.vault_client import VaultUnavailableError
+from solblom_protocol.messages.flower import ASK, BODY, ORDER, ORDER_NAME, RECORD, SEALED, STATE
+from solblom_protocol.messages.mailbox import content_name
 
 NODE = 7
 SECONDS = 10.0

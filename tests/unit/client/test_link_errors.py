@@ -9,10 +9,10 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from solblom_client import fleet
-from solblom_client.fleet import FleetConnection, FleetSettings
-from solblom_client.link_errors import LinkError, explain
-from solblom_client.link_process import check_addresses
+from solblom_client.link import fleet
+from solblom_client.link.errors import LinkError, explain
+from solblom_client.link.fleet import FleetConnection, FleetSettings
+from solblom_client.link.process import check_addresses
 from solblom_protocol.errors import CODES, ConfigurationError
 from unit.client.bad_servers import DAY, Authority, page, serving
 

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from lab import LabHospital
-from solblom_client.link import LinkStatus
-from solblom_client.link_errors import LinkError
-from solblom_client.link_process import ID_FILE, STATUS_FILE, StatusFile, read_status, run_link
+from solblom_client.link.errors import LinkError
+from solblom_client.link.link import LinkStatus
+from solblom_client.link.process import ID_FILE, STATUS_FILE, StatusFile, read_status, run_link
+from solblom_client.link.transport_key import FILE, create_transport_key
+from solblom_client.link.vault_client import VaultClient, VaultUnavailableError
 from solblom_client.policy import NodeConfig, load_node_config
-from solblom_client.transport_key import FILE, create_transport_key
-from solblom_client.vault_client import VaultClient, VaultUnavailableError
 from solblom_protocol.errors import CODES, SolblomError
 
 URL = "https://127.0.0.1:1"

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from solblom_client.mask_record import MaskRecord
-from solblom_client.sum_node import SumNode
+from solblom_client.masks.record import MaskRecord
+from solblom_client.masks.sum_node import SumNode
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.mask_setup import read_dealt_setup
-from solblom_protocol.order import OrderKind
-from solblom_protocol.ring import Ring, Words
-from solblom_protocol.sum_roster import SumRound
-from solblom_protocol.survivors import AgreedSurvivors, MaskedWork, join_cosignatures
-from solblom_protocol.unmasking import ShareRelease, read_release
+from solblom_protocol.messages.order import OrderKind
+from solblom_protocol.sums.mask_setup import read_dealt_setup
+from solblom_protocol.sums.ring import Ring, Words
+from solblom_protocol.sums.roster import SumRound
+from solblom_protocol.sums.survivors import AgreedSurvivors, MaskedWork, join_cosignatures
+from solblom_protocol.sums.unmasking import ShareRelease, read_release
 from sum_lab import (
     MODEL,
     OTHER_MODEL,

@@ -20,11 +20,11 @@ from solblom_client.checks.traffic_light import read_traffic_light, write_traffi
 from solblom_client.cli import app
 from solblom_client.keys import read_node_keys
 from solblom_models.study_document import resolve
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.issuer import Issuer
-from solblom_protocol.result import Result
-from solblom_protocol.study_tables import Study
+from solblom_protocol.messages.result import Result
+from solblom_protocol.permits.issuer import Issuer
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 
 
@@ -107,7 +107,7 @@ def test_a_clock_behind_the_newest_order_is_a_stop(hospital: LabHospital) -> Non
 
 
 def test_a_clock_behind_a_signed_order_in_the_inbox_is_a_stop(hospital: LabHospital) -> None:
-    from solblom_protocol.mailbox import write_mail
+    from solblom_protocol.messages.mailbox import write_mail
 
     edit(
         hospital, 'key = "coordinator.pub"', 'key = "coordinator.pub"\ninbox = "in"\noutbox = "out"'
@@ -133,7 +133,7 @@ def test_a_consent_source_that_is_not_there_is_named(hospital: LabHospital) -> N
 
 
 def test_the_pinned_coordinators_fingerprint_is_shown(hospital: LabHospital) -> None:
-    from solblom_protocol.key_files import fingerprint
+    from solblom_protocol.keys.key_files import fingerprint
 
     found = node_lights(hospital)["coordinator's key"]
     assert fingerprint(hospital.coordinator.public.signing) in found.text
@@ -443,7 +443,8 @@ def test_the_vault_does_not_load_the_checks() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
                 "solblom_client."
             ):
-                waiting.append(str(node.module).removeprefix("solblom_client."))
+                module = str(node.module).removeprefix("solblom_client.")
+                waiting += [module, *(f"{module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.ImportFrom) and node.module == "solblom_client":
                 waiting += [alias.name for alias in node.names]
     assert len(seen) > 10

@@ -9,7 +9,7 @@ import pytest
 from lab import LabHospital
 from solblom_client.node import check_user
 from solblom_client.policy import load_node_config
-from solblom_client.start_cli import _is_alive
+from solblom_client.service.start_cli import _is_alive
 from solblom_protocol.errors import ConfigurationError
 
 OTHER = 54321

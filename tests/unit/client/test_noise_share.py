@@ -8,13 +8,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 from scipy import stats
 
-from solblom_client.discrete_gaussian import discrete_gaussian_vector
 from solblom_client.keys import derive
-from solblom_client.keystream import KeyStream
-from solblom_client.noise_share import Masking, on_grid, under_masks, with_noise_share
+from solblom_client.masks.noise_share import Masking, on_grid, under_masks, with_noise_share
+from solblom_client.training.discrete_gaussian import discrete_gaussian_vector
+from solblom_client.training.keystream import KeyStream
 from solblom_protocol.errors import RefusedError
-from solblom_protocol.pair_masks import OpenedSum
-from solblom_protocol.ring import Ring
+from solblom_protocol.sums.pair_masks import OpenedSum
+from solblom_protocol.sums.ring import Ring
 
 ROUNDS, SIZE, SHARE, LARGEST = 1000, 2000, 4, 1000
 SITES = ("east", "north", "west")

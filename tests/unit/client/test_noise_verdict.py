@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from solblom_client.noise_verdict import LEVEL, Finding, NoiseVerdict, Values, judge
+from solblom_client.replaying.noise_verdict import LEVEL, Finding, NoiseVerdict, Values, judge
 
 
 def draw(rng: np.random.Generator, count: int) -> Values:

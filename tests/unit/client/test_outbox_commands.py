@@ -14,15 +14,15 @@ from typer.testing import CliRunner, Result
 
 from lab import LabHospital, study_document
 from security.observer import PLANTED
-from solblom_client.approval_record import study_titles
+from solblom_client.approvals.record import study_titles
 from solblom_client.cli import app
-from solblom_client.decision_log import log_place, read_entries
-from solblom_client.link_process import pause_file
-from solblom_client.opening_hours import vault_pause_file
-from solblom_client.outbox_words import REFUSALS_NO, WORDS
+from solblom_client.link.process import pause_file
+from solblom_client.log.decision_log import log_place, read_entries
+from solblom_client.outbox.words import REFUSALS_NO, WORDS
+from solblom_client.service.opening_hours import vault_pause_file
 from solblom_protocol.errors import CODES
-from solblom_protocol.result import Refusal
-from solblom_protocol.result import Result as Answer
+from solblom_protocol.messages.result import Refusal
+from solblom_protocol.messages.result import Result as Answer
 
 RUNNER = CliRunner()
 
@@ -162,8 +162,8 @@ def test_both_languages_say_the_same_things() -> None:
 def test_the_page_escapes_whatever_stands_in_the_log(told_page: LabHospital) -> None:
     from dataclasses import replace
 
-    from solblom_client.ledger import STATE_FILE
-    from solblom_client.outbox_statement import collect_statement, statement_html
+    from solblom_client.budget.ledger import STATE_FILE
+    from solblom_client.outbox.statement import collect_statement, statement_html
     from solblom_client.state import VaultState
 
     state = VaultState(told_page.config.state / STATE_FILE)

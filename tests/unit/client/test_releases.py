@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lab import LabHospital, patient_rows, study_document
-from solblom_client.discrete_gaussian import discrete_gaussian
 from solblom_client.keys import derive, is_test_patient, read_node_keys
-from solblom_client.keystream import KeyStream
+from solblom_client.training.discrete_gaussian import discrete_gaussian
+from solblom_client.training.keystream import KeyStream
 from solblom_client.vault import read_approval
 from solblom_models.accountant import pld_epsilon
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument
 
 VARIABLES = ["age", "smoker", "ill"]
 CELLS = 6 + 3 + 2

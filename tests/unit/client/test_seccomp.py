@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from solblom_client.seccomp import ARCHITECTURES, Instruction, denied_calls, filter_program
+from solblom_client.service.seccomp import ARCHITECTURES, Instruction, denied_calls, filter_program
 
 MACHINES = sorted(ARCHITECTURES)
 ALLOW, DENY, KILL = 0x7FFF0000, 0x00050001, 0x80000000

@@ -32,7 +32,7 @@ from solblom_client.slides.stain_table import resolution_in_words, stain_table
 from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.slide_mil.task import SlideMil
 from solblom_protocol.errors import ConfigurationError, DataError, IntegrityError
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 
 
 @pytest.fixture(scope="module")

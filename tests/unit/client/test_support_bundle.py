@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lab import LabHospital, study_document
 from solblom_client.cli import app
-from solblom_client.decision_log import log_place, read_entries
+from solblom_client.log.decision_log import log_place, read_entries
 from solblom_client.support.report import (
     ago_band,
     few_or_many,

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_client.decision_log import Decision, DecisionLog, LogPlace
-from solblom_client.syslog import element, forward, frame, read_position, receiver
+from solblom_client.log.decision import Decision
+from solblom_client.log.decision_log import DecisionLog, LogPlace
+from solblom_client.log.syslog import element, forward, frame, read_position, receiver
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 
 NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)

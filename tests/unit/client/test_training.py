@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from lab import study_document
-from solblom_client.keystream import KeyStream
-from solblom_client.training import TrainingSettings, TrainingTrace, train
+from solblom_client.training.dp_sgd import TrainingSettings, TrainingTrace, train
+from solblom_client.training.keystream import KeyStream
 from solblom_models.tabular.data import TableUnits
 from solblom_models.tabular.net import LogisticRegression
 from solblom_models.tabular.task import TabularClassification

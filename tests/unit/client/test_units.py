@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from solblom_client.cli import app
 from solblom_client.policy import NodeConfig, load_node_config
+from solblom_client.service.units import UNITS, hidden_paths, systemd_files
 from solblom_client.setup_cli import NODE_TOML
-from solblom_client.units import UNITS, hidden_paths, systemd_files
 from solblom_protocol.errors import ConfigurationError
 
 DEPLOY = Path(__file__).parents[3] / "deploy" / "systemd"

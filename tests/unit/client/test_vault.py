@@ -8,9 +8,9 @@ import pytest
 from lab import LabHospital, study_document
 from solblom_client.state import VaultState
 from solblom_models.accountant import pld_epsilon
-from solblom_protocol.layout import is_on_grid, unpack
-from solblom_protocol.result import Refusal, Result
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.layout import is_on_grid, unpack
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_server.rounds.rounds import initial_model
 
 
 def result(reply: Result | Refusal) -> Result:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from solblom_client.vault_client import VaultClient, VaultUnavailableError
+from solblom_client.link.vault_client import VaultClient, VaultUnavailableError
 from solblom_protocol.errors import EXIT_UNREACHABLE, SolblomError
 from vault_process import short_folder
 
@@ -18,7 +18,7 @@ HEAVY = ("torch", "opacus", "pandas", "numpy", "sklearn", "flwr", "solblom_model
 ASK_ALL = """
 import os, sys
 from pathlib import Path
-from solblom_client.vault_client import VaultClient, VaultUnavailableError
+from solblom_client.link.vault_client import VaultClient, VaultUnavailableError
 if user := int(sys.argv[2]):
     os.setgroups([])
     os.setgid(user)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 import solblom_client
-from solblom_client import vault_pb2
+from solblom_client.service import vault_pb2
 
-FOLDER = Path(solblom_client.__file__).parent
+FOLDER = Path(solblom_client.__file__).parent / "service"
 NO_COMPILER = importlib.util.find_spec("grpc_tools") is None
 
 
 @pytest.mark.skipif(NO_COMPILER, reason="grpcio-tools is not installed")
 @pytest.mark.parametrize("name", ["vault_pb2.py", "vault_pb2.pyi"])
 def test_the_committed_code_is_made_from_the_proto_file(tmp_path: Path, name: str) -> None:
-    # To make it anew: the same command with --python_out and --pyi_out in client/solblom_client.
+    # To make it anew: the same command with --python_out and --pyi_out in client/solblom_client/service.
     subprocess.run(
         [
             *(sys.executable, "-m", "grpc_tools.protoc", f"-I{FOLDER}"),

@@ -13,18 +13,18 @@ import pytest
 from grpc_health.v1 import health, health_pb2
 
 from lab import LabHospital
-from solblom_client import vault_service
-from solblom_client.consent_sources import source_file
-from solblom_client.isolation import Isolation
-from solblom_client.vault_client import (
+from solblom_client.consent.sources import source_file
+from solblom_client.link.vault_client import (
     MAX_ORDER_BYTES,
     SERVICE,
     VaultClient,
     VaultUnavailableError,
     address,
 )
-from solblom_client.vault_service import MOST_ORDERS, VaultService
-from solblom_client.vault_socket import claim
+from solblom_client.service import vault_service
+from solblom_client.service.isolation import Isolation
+from solblom_client.service.vault_service import MOST_ORDERS, VaultService
+from solblom_client.service.vault_socket import claim
 from vault_process import short_folder
 
 PLANTED = "SECRET-PATIENT-0042"

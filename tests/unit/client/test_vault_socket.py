@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from solblom_client.vault_socket import MAX_PATH_BYTES, claim
+from solblom_client.service.vault_socket import MAX_PATH_BYTES, claim
 from solblom_protocol.errors import ConfigurationError
 from vault_process import short_folder
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from log_lab import History, history
 from solblom_client.witness import HistoryError, checked_head
-from solblom_protocol.transparency import Head, log_origin, sign_note
+from solblom_protocol.logs.transparency import Head, log_origin, sign_note
 from solblom_verify.envelope import key_id
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

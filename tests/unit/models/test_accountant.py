@@ -25,7 +25,7 @@ from solblom_models.accountant import (
     rdp_epsilon,
 )
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 
 DELTA = 1e-5
 GRID = [  # sampling rate, noise multiplier, steps

@@ -28,9 +28,9 @@ from solblom_models.tabular.data import read_units
 from solblom_models.tabular.table_file import read_csv
 from solblom_models.task import find_task
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.key_files import public_pem
-from solblom_protocol.layout import unpack
-from solblom_protocol.study_tables import Study
+from solblom_protocol.keys.key_files import public_pem
+from solblom_protocol.messages.layout import unpack
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import digest

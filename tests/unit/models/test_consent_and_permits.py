@@ -13,11 +13,11 @@ from lab import NOW, study_document
 from solblom_models.artefact import ArtefactContents
 from solblom_models.artefact_files.consent import consent_summary
 from solblom_models.artefact_files.permits import INDEX, NONE_HELD, permit_files
-from solblom_protocol.issuer import Issuer
-from solblom_protocol.issuing import Terms, permit_for
-from solblom_protocol.permit import SignedPermit, open_permit, sign_permit
-from solblom_protocol.result import BANDS
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.messages.result import BANDS
+from solblom_protocol.permits.issuer import Issuer
+from solblom_protocol.permits.issuing import Terms, permit_for
+from solblom_protocol.permits.permit import SignedPermit, open_permit, sign_permit
+from solblom_protocol.studies.study import StudyDocument
 
 STUDY = study_document()
 ISSUER_KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)

@@ -16,7 +16,7 @@ from solblom_models import export
 from solblom_models.cli import app
 from solblom_models.export import Form, export_model
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RunError
-from solblom_protocol.key_files import public_pem
+from solblom_protocol.keys.key_files import public_pem
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lab import study_document
 from solblom_models.accountant import alone_epsilon, patient_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 
 Point = tuple[float, float]
 ROOT = math.sqrt(3) / 2

@@ -6,7 +6,7 @@ import torch
 
 from solblom_models.flat import flatten, layout_of, load_flat
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.layout import TensorSpec, unpack
+from solblom_protocol.messages.layout import TensorSpec, unpack
 
 
 def net(seed: int) -> torch.nn.Module:

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from lab import LabHospital
-from solblom_client.approval import approve
+from solblom_client.approvals.approval import approve
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_models.study_document import resolve
 from solblom_models.tabular.data import read_units
 from solblom_models.tabular.harmonise import Harmonisation, harmonise, look_at, read_map
 from solblom_models.tabular.table_file import Table
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError, DataError
-from solblom_protocol.result import Refusal, Result
-from solblom_protocol.study import StudyDocument, parse_document
-from solblom_protocol.study_tables import Study
+from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.studies.study import StudyDocument, parse_document
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 
 MEANING = {"en": "made up", "no": "oppdiktet"}

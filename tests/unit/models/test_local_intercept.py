@@ -8,13 +8,13 @@ import pytest
 from safetensors.torch import load
 
 from lab import LabHospital, study_document
-from solblom_client.ledger import STATE_FILE
+from solblom_client.budget.ledger import STATE_FILE
 from solblom_client.state import VaultState
 from solblom_client.store import Store
 from solblom_models.task import find_task
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.result import Result
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.result import Result
+from solblom_server.rounds.rounds import initial_model
 
 LOGISTIC = {"model": {"kind": "logistic", "local_intercept": True}}
 PERCEPTRON = {"model": {"kind": "mlp", "hidden": [3], "local_intercept": True}}

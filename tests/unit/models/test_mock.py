@@ -19,10 +19,10 @@ from solblom_models.study_document import resolve
 from solblom_models.tabular.table_file import read_table
 from solblom_models.task import find_task
 from solblom_models.templates import TemplateValues, write_template
-from solblom_protocol.contract import Contract
-from solblom_protocol.contracts import read_contract
+from solblom_protocol.contracts.kinds import read_contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import load_study
+from solblom_protocol.studies.study import load_study
 from solblom_protocol.toml_file import parse
 
 TASKS = ("tabular-classification", "phenotype-ranking", "slide-mil", "tile-classification")

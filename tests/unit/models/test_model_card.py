@@ -16,7 +16,7 @@ from ranking_lab import ranking_contract, ranking_document, write_release
 from solblom_models.artefact import ArtefactContents, EarlierVersion
 from solblom_models.card_text import TO_FILL, code, plain, quoted, table
 from solblom_models.technical_card import PLACES
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.canonical import digest
 
 SECTIONS = (

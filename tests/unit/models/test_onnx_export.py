@@ -25,7 +25,7 @@ from solblom_models.artefact_files.onnx_export import (
 from solblom_models.artefact_files.onnx_graphs import OPSET, graph_of
 from solblom_models.artefact_files.vectors import Vectors, interface_of, run_torch, vectors_of
 from solblom_models.tabular.data import LIMIT
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 
 RANKERS: dict[str, dict[str, dict[str, Any]]] = {
     "prototypes": {},

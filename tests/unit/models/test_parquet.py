@@ -15,7 +15,7 @@ from expression_lab import GENES, contract, write_samples
 from lab import LabHospital, patient_rows, study_document, write_table
 from solblom_models.tabular.data import read_units
 from solblom_models.tabular.table_file import Table, read_table
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError, DataError
 
 LAB = study_document().contract

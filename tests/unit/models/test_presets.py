@@ -22,8 +22,8 @@ from solblom_models.statement import Charge, privacy_statement
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument, load_study
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument, load_study
 
 ENDS = dt.date(2099, 12, 31)
 each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)

@@ -27,8 +27,8 @@ from solblom_models.recomputed_epsilon import (
     with_epsilon,
 )
 from solblom_models.statement import Charge
-from solblom_protocol.key_files import public_pem
-from solblom_server.rounds import initial_model
+from solblom_protocol.keys.key_files import public_pem
+from solblom_server.rounds.rounds import initial_model
 from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id, public_key_from_pem

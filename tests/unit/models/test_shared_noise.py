@@ -18,10 +18,11 @@ from solblom_models.accountant import (
 )
 from solblom_models.shared_noise import add_shared_noise
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.key_files import public_pem
-from solblom_protocol.privacy_event import PrivacyEvent
-from solblom_protocol.ring import Ring
-from solblom_protocol.secure_sum import (
+from solblom_protocol.keys.key_files import public_pem
+from solblom_protocol.studies.privacy_event import PrivacyEvent
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.sums.ring import Ring
+from solblom_protocol.sums.secure_sum import (
     Member,
     Roster,
     fractional_bits,
@@ -29,7 +30,6 @@ from solblom_protocol.secure_sum import (
     shared_event,
     training_sensitivity,
 )
-from solblom_protocol.study import StudyDocument
 
 DELTA = 1e-5
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 
 from lab import LabHospital, study_document
-from solblom_client.ledger import STATE_FILE
+from solblom_client.budget.ledger import STATE_FILE
 from solblom_client.policy import load_node_config
 from solblom_client.state import VaultState
 from solblom_models.flat import flatten
@@ -23,10 +23,10 @@ from solblom_models.tabular.task import TabularClassification
 from solblom_models.task import Task, find_task, isolation_error
 from solblom_models.templates import TemplateValues, write_template
 from solblom_protocol.errors import ConfigurationError, DataError, RefusedError
-from solblom_protocol.layout import pack, to_grid, unpack
-from solblom_protocol.result import Result
-from solblom_protocol.study import StudyDocument
-from solblom_server.rounds import initial_model
+from solblom_protocol.messages.layout import pack, to_grid, unpack
+from solblom_protocol.messages.result import Result
+from solblom_protocol.studies.study import StudyDocument
+from solblom_server.rounds.rounds import initial_model
 from unit.models import plugin
 
 DOCUMENTED = Path(__file__).parents[3] / "docs/how-to/add-a-task.md"

@@ -18,7 +18,7 @@ from solblom_models.artefact import load
 from solblom_models.artefact_files.onnx_export import TOLERANCE, largest_difference, run_onnx
 from solblom_models.artefact_files.vectors import interface_of, run_torch, vectors_of
 from solblom_models.task import find_task
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_verify.artefact import verify_artefact
 from solblom_verify.canonical import canonical_json, parse_canonical
 

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lab import CONTRACT, STUDY
-from solblom_protocol.order import OrderHeader, RosterEntry
-from solblom_protocol.result import Receipt
+from solblom_protocol.messages.order import OrderHeader, RosterEntry
+from solblom_protocol.messages.result import Receipt
 from solblom_verify.canonical import digest
 from solblom_verify.envelope import key_id
 

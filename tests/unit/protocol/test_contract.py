@@ -6,9 +6,9 @@ import pytest
 
 from lab import STUDY
 from solblom_models.study_document import resolve
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study_tables import Study
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 from unit.protocol.samples import contract_tables
 

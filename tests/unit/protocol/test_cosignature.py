@@ -7,14 +7,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from solblom_protocol.cosignature import (
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.logs.cosignature import (
     cosign,
     join_cosignatures,
     read_cosignature,
     read_cosigned,
 )
-from solblom_protocol.errors import IntegrityError
-from solblom_protocol.transparency import (
+from solblom_protocol.logs.transparency import (
     head_of,
     key_hash,
     read_checkpoint,

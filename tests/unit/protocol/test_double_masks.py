@@ -6,12 +6,12 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from solblom_protocol.double_masks import mask_vector, own_mask_key, pair_mask_key
 from solblom_protocol.errors import IntegrityError, RunError
-from solblom_protocol.mask_setup import MaskSecrets, MaskSetup, Participants
-from solblom_protocol.ring import Ring, Words
-from solblom_protocol.survivors import choose_survivors
-from solblom_protocol.unmasking import join_releases, unmask_sum
+from solblom_protocol.sums.double_masks import mask_vector, own_mask_key, pair_mask_key
+from solblom_protocol.sums.mask_setup import MaskSecrets, MaskSetup, Participants
+from solblom_protocol.sums.ring import Ring, Words
+from solblom_protocol.sums.survivors import choose_survivors
+from solblom_protocol.sums.unmasking import join_releases, unmask_sum
 from sum_lab import (
     MODEL,
     OTHER_MODEL,

@@ -7,7 +7,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from solblom_protocol.enrolment import (
+from solblom_protocol.errors import IntegrityError
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.enrolment import (
     Address,
     answered_site,
     open_answer,
@@ -15,8 +17,6 @@ from solblom_protocol.enrolment import (
     write_answer,
     write_invite,
 )
-from solblom_protocol.errors import IntegrityError
-from solblom_protocol.public_keys import PublicKeys
 from solblom_verify.canonical import canonical_json, parse_canonical
 from unit.protocol.samples import COORDINATOR, COORDINATOR_SEALING, NODE, NODE_SEALING, STRANGER
 

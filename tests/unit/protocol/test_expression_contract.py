@@ -10,10 +10,10 @@ from expression_lab import GENES, contract, contract_tables
 from lab import STUDY, study_document
 from solblom_models.study_document import resolve
 from solblom_models.tabular.data import feature_names
-from solblom_protocol.contract import Contract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import StudyDocument, load_study, parse_document
-from solblom_protocol.study_tables import Study
+from solblom_protocol.studies.study import StudyDocument, load_study, parse_document
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 from unit.protocol.samples import write_study
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from lab import LabHospital
 from solblom_protocol.cli import app
-from solblom_protocol.key_files import fingerprint, private_pem, public_pem
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.key_files import fingerprint, private_pem, public_pem
+from solblom_protocol.keys.public_keys import PublicKeys
 
 SIGNING, SEALING = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
 PUBLIC = PublicKeys("kari", SIGNING.public_key(), SEALING.public_key())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import (
+from solblom_protocol.keys.key_files import (
     fingerprint,
     private_pem,
     public_pem,
@@ -18,7 +18,7 @@ from solblom_protocol.key_files import (
     signing_key_from_pem,
     write_new,
 )
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.public_keys import PublicKeys
 from solblom_verify.envelope import key_id
 from unit.protocol.samples import NODE, NODE_SEALING, STRANGER
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.layout import Layout, TensorSpec, is_on_grid, pack, to_grid, unpack
+from solblom_protocol.messages.layout import Layout, TensorSpec, is_on_grid, pack, to_grid, unpack
 
 LAYOUT = Layout((TensorSpec("weight", (2, 3)), TensorSpec("bias", ())))
 STEP = 2.0**-24

@@ -8,7 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.mask_setup import (
+from solblom_protocol.logs.merkle import tree_root
+from solblom_protocol.messages.seal import unseal
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.sums.mask_setup import (
     DEALT_PAYLOAD_TYPE,
     SETUP_PAYLOAD_TYPE,
     SHARE_KEY_PAYLOAD_TYPE,
@@ -23,7 +26,7 @@ from solblom_protocol.mask_setup import (
     write_setup,
     write_share_key,
 )
-from solblom_protocol.mask_shares import (
+from solblom_protocol.sums.mask_shares import (
     ShareKind,
     SharePair,
     mask_private_key,
@@ -32,11 +35,8 @@ from solblom_protocol.mask_shares import (
     share_commitment,
     unseal_share,
 )
-from solblom_protocol.merkle import tree_root
-from solblom_protocol.seal import unseal
-from solblom_protocol.secret_sharing import PRIME, join_secret, split_secret
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.sum_roster import SumRoster, SumRound
+from solblom_protocol.sums.roster import SumRoster, SumRound
+from solblom_protocol.sums.secret_sharing import PRIME, join_secret, split_secret
 from solblom_verify.canonical import canonical_json
 from sum_lab import (
     STUDY,

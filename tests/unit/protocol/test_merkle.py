@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from solblom_protocol.merkle import inclusion_proof, leaf_hash, root_of_proof, tree_root
+from solblom_protocol.logs.merkle import inclusion_proof, leaf_hash, root_of_proof, tree_root
 
 ENTRIES = [
     bytes.fromhex(text)

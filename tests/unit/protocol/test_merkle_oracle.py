@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from solblom_protocol.merkle import inclusion_proof, leaf_hash, tree_root
-from solblom_protocol.transparency import (
+from solblom_protocol.logs.merkle import inclusion_proof, leaf_hash, tree_root
+from solblom_protocol.logs.transparency import (
     Head,
     consistency_path,
     inclusion_path,
@@ -16,7 +16,7 @@ from solblom_protocol.transparency import (
     verify_consistency,
     verify_inclusion,
 )
-from solblom_protocol.tree_file import recomputed
+from solblom_protocol.logs.tree_file import recomputed
 
 ORACLE = Path(__file__).parents[3] / ".venv-oracle" / "merkle.json"
 MOST = 256

@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from solblom_protocol.errors import CODES, REFUSAL_CODES, IntegrityError, RefusedError
-from solblom_protocol.messages import frame, parse_timestamp, unframe
-from solblom_protocol.order import ORDER_PAYLOAD_TYPE, Order, read_order, seal_order, write_order
-from solblom_protocol.result import (
+from solblom_protocol.messages.message import frame, parse_timestamp, unframe
+from solblom_protocol.messages.order import (
+    ORDER_PAYLOAD_TYPE,
+    Order,
+    read_order,
+    seal_order,
+    write_order,
+)
+from solblom_protocol.messages.result import (
     RECEIPT_PAYLOAD_TYPE,
     REFUSAL_PAYLOAD_TYPE,
     Receipt,
@@ -19,8 +25,8 @@ from solblom_protocol.result import (
     write_refusal,
     write_result,
 )
-from solblom_protocol.seal import lock, seal
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.messages.seal import lock, seal
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id
 from unit.protocol.samples import (
@@ -190,7 +196,7 @@ def test_a_header_without_one_of_its_members_is_refused(key: str) -> None:
     assert order_refusal(order_of(value)) == "SB-202"
 
 
-SCHEMA_DEFAULT = "messages.py: schema_ has a default, so a signed message may leave its schema out"
+SCHEMA_DEFAULT = "message.py: schema_ has a default, so a signed message may leave its schema out"
 
 
 def test_an_order_without_its_schema_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from solblom_protocol.errors import ConfigurationError, IntegrityError
-from solblom_protocol.pair_masks import (
+from solblom_protocol.sums.pair_masks import (
     CHECK_WORDS,
     OpenedSum,
     add_pair_mask,
@@ -17,7 +17,7 @@ from solblom_protocol.pair_masks import (
     round_pair_key,
     run_pair_key,
 )
-from solblom_protocol.ring import Ring, Words
+from solblom_protocol.sums.ring import Ring, Words
 
 TINY = Ring(4)
 ROSTER_DIGEST = "sha256:" + "0" * 64

@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 from lab import NOW, study_document
 from solblom_protocol.cli import app
-from solblom_protocol.duo import DUO_TERMS
 from solblom_protocol.errors import ConfigurationError, RefusedError, SolblomError
-from solblom_protocol.issuer import Issuer
-from solblom_protocol.issuing import Terms, permit_for
-from solblom_protocol.jws import JwsError, open_token, sign_token
-from solblom_protocol.key_files import fingerprint
-from solblom_protocol.permit import (
+from solblom_protocol.keys.key_files import fingerprint
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.permits.duo import DUO_TERMS
+from solblom_protocol.permits.issuer import Issuer
+from solblom_protocol.permits.issuing import Terms, permit_for
+from solblom_protocol.permits.jws import JwsError, open_token, sign_token
+from solblom_protocol.permits.permit import (
     Permit,
     check_covers,
     check_dates,
@@ -30,9 +31,8 @@ from solblom_protocol.permit import (
     open_permit,
     sign_permit,
 )
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.revocations import open_revocations
-from solblom_protocol.study import sign_study
+from solblom_protocol.permits.revocations import open_revocations
+from solblom_protocol.studies.study import sign_study
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 ISSUER = Issuer.of("https://hdab.example.no", KEY.public_key())

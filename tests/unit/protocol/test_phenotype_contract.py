@@ -9,11 +9,11 @@ import tomli_w
 
 from ranking_lab import contract_tables, ranking_contract, ranking_document, write_release
 from solblom_models.accountant import pld_epsilon
-from solblom_protocol.contract import Contract
-from solblom_protocol.contracts import RANK_CELLS, describable, read_contract
+from solblom_protocol.contracts.kinds import RANK_CELLS, describable, read_contract
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
+from solblom_protocol.contracts.table import Contract
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.phenotype_contract import PhenotypeContract
-from solblom_protocol.study import parse_document
+from solblom_protocol.studies.study import parse_document
 from solblom_protocol.toml_file import parse
 
 PRIVATE = {"privacy": {"epsilon": 3.0}}

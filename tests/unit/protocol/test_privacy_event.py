@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.privacy_event import PrivacyEvent
+from solblom_protocol.studies.privacy_event import PrivacyEvent
 from unit.protocol.samples import EVENT
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from solblom_models.study_document import resolve
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import load_study, parse_document
+from solblom_protocol.studies.study import load_study, parse_document
 from solblom_verify.canonical import canonical_json, parse_canonical
 from unit.protocol.samples import write_study
 

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.seal import (
+from solblom_protocol.messages.seal import (
     MAGIC,
     LockedArray,
     lock,

@@ -8,8 +8,8 @@ import pytest
 
 from lab import study_document
 from solblom_protocol.errors import ConfigurationError, IntegrityError, SolblomError
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.study import STUDY_PAYLOAD_TYPE, StudyDocument, open_study, sign_study
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.studies.study import STUDY_PAYLOAD_TYPE, StudyDocument, open_study, sign_study
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id
 from unit.protocol.samples import NODE, STRANGER

@@ -9,7 +9,7 @@ import pytest
 from bag_lab import bag_study
 from solblom_models.study_document import resolve
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.study import check_dates, load_study, parse_document
+from solblom_protocol.studies.study import check_dates, load_study, parse_document
 from unit.protocol.samples import contract_tables, write_study
 
 

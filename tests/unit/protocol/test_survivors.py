@@ -5,9 +5,9 @@ import json
 import pytest
 
 from solblom_protocol.errors import IntegrityError, RefusedError
-from solblom_protocol.mask_setup import SETUP_PAYLOAD_TYPE, DealtSetup, participants_of
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.survivors import (
+from solblom_protocol.messages.signing import sign_envelope
+from solblom_protocol.sums.mask_setup import SETUP_PAYLOAD_TYPE, DealtSetup, participants_of
+from solblom_protocol.sums.survivors import (
     SURVIVORS_PAYLOAD_TYPE,
     MaskedWork,
     SurvivorSet,
@@ -18,7 +18,7 @@ from solblom_protocol.survivors import (
     join_cosignatures,
     read_cosignature,
 )
-from solblom_protocol.unmasking import (
+from solblom_protocol.sums.unmasking import (
     RELEASE_PAYLOAD_TYPE,
     ShareRelease,
     join_releases,

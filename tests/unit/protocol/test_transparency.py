@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.merkle import inclusion_proof, leaf_hash, node_hash
-from solblom_protocol.transparency import (
+from solblom_protocol.logs.merkle import inclusion_proof, leaf_hash, node_hash
+from solblom_protocol.logs.transparency import (
     Head,
     completed,
     consistency_path,

@@ -13,16 +13,16 @@ from flwr.serverapp import Grid
 
 from lab import study_document
 from solblom_models.aggregation.optimisers import ServerState
-from solblom_protocol.layout import pack
-from solblom_protocol.order import Order, read_order
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.result import Receipt, Refusal, write_refusal, write_result
-from solblom_protocol.study import StudyDocument, sign_study
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.layout import pack
+from solblom_protocol.messages.order import Order, read_order
+from solblom_protocol.messages.result import Receipt, Refusal, write_refusal, write_result
+from solblom_protocol.studies.study import StudyDocument, sign_study
 from solblom_server.coordinator import Coordinator, create_coordinator
 from solblom_server.database import Database
-from solblom_server.exchange import RunContext, utc_now
-from solblom_server.grids.local import LocalGrid, LocalNode
-from solblom_server.rounds import initial_model, run_rounds
+from solblom_server.rounds.exchange import RunContext, utc_now
+from solblom_server.rounds.rounds import initial_model, run_rounds
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
 from solblom_verify.canonical import digest
 
 SITES = ("east", "north", "west")

@@ -9,7 +9,7 @@ import pytest
 
 from solblom_models.aggregation.optimisers import ServerState
 from solblom_protocol.errors import IntegrityError
-from solblom_server.checkpoints import read_checkpoint, write_checkpoint
+from solblom_server.rounds.checkpoints import read_checkpoint, write_checkpoint
 
 STATE = ServerState(
     np.array([0.5, -1.25, 3.0], dtype=np.float32),

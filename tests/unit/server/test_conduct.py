@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from network_lab import NetworkLab
-from solblom_server import conduct
-from solblom_server.grids.local import LocalGrid
+from solblom_server.rounds import conduct
+from solblom_server.transports.grids.local import LocalGrid
 
 
 def test_the_trace_of_an_unforeseen_failure_stands_where_the_run_says(

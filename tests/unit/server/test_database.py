@@ -11,7 +11,7 @@ import pytest
 from lab import NOW
 from solblom_protocol.errors import RunError
 from solblom_server.database import Database, ReplyRow, RunRow
-from solblom_server.network_transport import waiting_for
+from solblom_server.transports.network import waiting_for
 from solblom_verify.canonical import digest
 
 STUDY = digest(b"study")

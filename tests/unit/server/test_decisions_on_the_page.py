@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from registry_lab import NOW, STEWARD, Registry
-from solblom_server import life_cycle
-from solblom_server.log_entries import LogEntry, status_given
+from solblom_server.log.entries import LogEntry, status_given
+from solblom_server.registry import life_cycle
 from solblom_server.steward.log_reading import later_decisions
 from solblom_verify.canonical import parse_canonical
 from solblom_verify.trust import load_trust

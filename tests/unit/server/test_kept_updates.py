@@ -13,12 +13,12 @@ from replay_lab import record, write_run
 from solblom_models.replay import replay
 from solblom_models.replay_files import GRADE_A, INITIAL, update_name, why_not_kept
 from solblom_protocol.errors import RunError
-from solblom_protocol.layout import pack
+from solblom_protocol.messages.layout import pack
 from solblom_server.database import Database
-from solblom_server.exchange import RunContext
-from solblom_server.kept_updates import KeptUpdates, files_of_run, remove_kept
-from solblom_server.release import checked_receipts, replies_by_round
-from solblom_server.rounds import run_rounds
+from solblom_server.registry.release import checked_receipts, replies_by_round
+from solblom_server.rounds.exchange import RunContext
+from solblom_server.rounds.kept_updates import KeptUpdates, files_of_run, remove_kept
+from solblom_server.rounds.rounds import run_rounds
 from solblom_verify.canonical import digest
 from unit.server.house import HONEST, SITES, House, local_grid, refuse
 

@@ -16,10 +16,11 @@ from solblom_models.life_cycle import require_released
 from solblom_models.references import find_artefact
 from solblom_models.trusted import pinned_trust, verified_model
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RefusedError
-from solblom_protocol.key_files import private_pem
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.withdrawal_notice import NoticedRun, WithdrawalNotice, write_notice
-from solblom_server import life_cycle, trust_file
+from solblom_protocol.keys.key_files import private_pem
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.withdrawal_notice import NoticedRun, WithdrawalNotice, write_notice
+from solblom_server import trust_file
+from solblom_server.registry import life_cycle
 from solblom_verify.canonical import canonical_json, parse_canonical
 
 

@@ -15,7 +15,7 @@ from solblom_models.references import find_artefact
 from solblom_models.trusted import verified_model
 from solblom_protocol.console import quoted
 from solblom_protocol.errors import RefusedError, RunError
-from solblom_server import model_cli
+from solblom_server.commands import model as model_cli
 from solblom_verify.canonical import canonical_json, parse_canonical
 
 

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from solblom_server.grids.local import LocalGrid, LocalNode
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
 
 TRACE = "PATIENT=kari-nordmann"
 app = ClientApp()

@@ -10,14 +10,14 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from solblom_protocol.errors import RunError
-from solblom_protocol.mailbox import list_mail, read_mail, write_mail
-from solblom_server.grids.courier import KeepsOrders
-from solblom_server.grids.files import FileGrid
-from solblom_server.grids.fleet import FleetGrid
-from solblom_server.grids.local import LocalGrid, LocalNode
-from solblom_server.grids.mixed import MixedGrid
-from solblom_server.grids.sealed import sealed_bytes, sealed_content
-from solblom_server.rounds import run_rounds
+from solblom_protocol.messages.mailbox import list_mail, read_mail, write_mail
+from solblom_server.rounds.rounds import run_rounds
+from solblom_server.transports.grids.courier import KeepsOrders
+from solblom_server.transports.grids.files import FileGrid
+from solblom_server.transports.grids.fleet import FleetGrid
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
+from solblom_server.transports.grids.mixed import MixedGrid
+from solblom_server.transports.grids.sealed import sealed_bytes, sealed_content
 from unit.server.house import SITES, House, explode
 
 SHORT = 0.01  # minutes

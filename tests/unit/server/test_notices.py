@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from typer.testing import CliRunner
 
-from solblom_protocol.public_keys import PublicKeys
-from solblom_protocol.withdrawal_notice import NoticedRun, WithdrawalNotice, write_notice
+from solblom_protocol.keys.public_keys import PublicKeys
+from solblom_protocol.messages.withdrawal_notice import NoticedRun, WithdrawalNotice, write_notice
+from solblom_server.commands.coordinator import app
 from solblom_server.coordinator import Coordinator, create_coordinator
-from solblom_server.coordinator_cli import app
 
 STUDY = "sha256:" + "a" * 64
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from bundle_lab import NOW, OTHERS, SOURCE, LabBundle, write_wheel
 from solblom_client.cli import app as client
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.key_files import private_pem, public_pem
-from solblom_protocol.offline_bundle import (
+from solblom_protocol.keys.key_files import private_pem, public_pem
+from solblom_protocol.offline.bundle import (
     Machine,
     WheelName,
     misfits,
@@ -26,7 +26,7 @@ from solblom_protocol.offline_bundle import (
     spoken,
     this_machine,
 )
-from solblom_server.coordinator_cli import app as operator
+from solblom_server.commands.coordinator import app as operator
 from solblom_server.offline import building
 from solblom_server.offline.building import Source, build, check_pins, wheels_in
 
@@ -251,7 +251,7 @@ def test_a_machine_that_does_not_fit_is_named(here: dict[str, str | None]) -> No
 
 def test_another_machine_says_no_but_the_bundle_holds(bundle: LabBundle) -> None:
     here = this_machine().model_copy(update={"python": "3.12"})
-    from solblom_protocol.offline_bundle_check import check_bundle
+    from solblom_protocol.offline.check import check_bundle
 
     verdict = check_bundle(bundle.folder, bundle.key.public_key(), here=here)
     assert (verdict.holds, verdict.fits) == (True, False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from solblom_protocol.errors import IntegrityError
-from solblom_server.registry import place
+from solblom_server.registry.registry import place
 from solblom_verify.canonical import digest
 
 

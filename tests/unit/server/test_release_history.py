@@ -9,11 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from artefact_lab import contents_of, write
 from lab import NOW, study_document
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.issuer import Issuer
-from solblom_protocol.issuing import Terms, permit_for
-from solblom_protocol.permit import sign_permit
-from solblom_protocol.study import StudyDocument
-from solblom_server.release_history import earlier_version, held_permits, with_history
+from solblom_protocol.permits.issuer import Issuer
+from solblom_protocol.permits.issuing import Terms, permit_for
+from solblom_protocol.permits.permit import sign_permit
+from solblom_protocol.studies.study import StudyDocument
+from solblom_server.registry.release_history import earlier_version, held_permits, with_history
 from solblom_verify.canonical import digest
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32)

@@ -9,12 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, RecordDict
 
 from solblom_protocol.errors import RunError
-from solblom_protocol.layout import unpack
-from solblom_protocol.order import Order
-from solblom_server.release import refusal_codes, silent_sites
-from solblom_server.rounds import initial_model
-from solblom_server.run_cli import _cell
-from solblom_server.run_report import run_report
+from solblom_protocol.messages.layout import unpack
+from solblom_protocol.messages.order import Order
+from solblom_server.commands.run import _cell
+from solblom_server.registry.release import refusal_codes, silent_sites
+from solblom_server.rounds.rounds import initial_model
+from solblom_server.rounds.run_report import run_report
 from solblom_verify.canonical import digest
 from unit.server.house import HONEST, SITES, Answer, Hospital, House, explode, refuse, secret
 

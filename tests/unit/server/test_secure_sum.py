@@ -8,7 +8,7 @@ from integration.federation import SITES, progress
 from integration.shared_noise import SharedFederation
 from solblom_protocol.errors import RunError
 from solblom_server.coordinator import Coordinator
-from solblom_server.secure_sum import check_roster
+from solblom_server.rounds.secure_sum import check_roster
 
 
 def run_of(federation: SharedFederation) -> str:

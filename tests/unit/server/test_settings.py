@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from solblom_protocol.errors import ConfigurationError, RunError
-from solblom_server.service import _wait_for_front
+from solblom_server.service.service import _wait_for_front
 from solblom_server.settings import NetworkTable, listens_at, read_network, split_address
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]

@@ -6,7 +6,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from solblom_server.study_cli import app
+from solblom_server.commands.study import app
 
 
 @pytest.fixture

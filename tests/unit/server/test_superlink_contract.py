@@ -31,10 +31,16 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 
 import solblom_server
-from solblom_protocol.flower import FAB_HASH, build_fab
-from solblom_server.front import BINARY_HEADERS, FLEET_CALLS, STATUSES, TEXT_HEADERS, rpc_name
-from solblom_server.grids.fleet import FleetGrid, _Wire, look_again_soon
-from solblom_server.superlink import EVERYDAY, GRPC_DOOR
+from solblom_protocol.messages.flower import FAB_HASH, build_fab
+from solblom_server.service.front import (
+    BINARY_HEADERS,
+    FLEET_CALLS,
+    STATUSES,
+    TEXT_HEADERS,
+    rpc_name,
+)
+from solblom_server.service.superlink import EVERYDAY, GRPC_DOOR
+from solblom_server.transports.grids.fleet import FleetGrid, _Wire, look_again_soon
 
 SERVER = Path(solblom_server.__file__).parent
 PUBLIC = ("flwr.app", "flwr.serverapp")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_protocol.cosignature import cosign, read_cosignature, read_cosigned
 from solblom_protocol.errors import IntegrityError
-from solblom_protocol.merkle import leaf_hash
-from solblom_protocol.transparency import head_of, verify_consistency, verify_inclusion
-from solblom_server.log_entries import LogEntry, round_closed
-from solblom_server.log_report import check_log, export_log
-from solblom_server.transparency_log import TransparencyLog
+from solblom_protocol.logs.cosignature import cosign, read_cosignature, read_cosigned
+from solblom_protocol.logs.merkle import leaf_hash
+from solblom_protocol.logs.transparency import head_of, verify_consistency, verify_inclusion
+from solblom_server.log.entries import LogEntry, round_closed
+from solblom_server.log.report import check_log, export_log
+from solblom_server.log.transparency_log import TransparencyLog
 from solblom_verify.canonical import parse_canonical
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"C" * 32)

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from registry_lab import STEWARD, Registry
-from solblom_protocol.key_files import public_pem
-from solblom_protocol.public_keys import PublicKeys
+from solblom_protocol.keys.key_files import public_pem
+from solblom_protocol.keys.public_keys import PublicKeys
 from solblom_verify.envelope import key_id
 from solblom_verify.trust import load_trust
 

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from solblom_protocol.cosignature import cosign
 from solblom_protocol.errors import RunError
-from solblom_protocol.order import Order
-from solblom_protocol.result import Refusal, Witnessed, write_refusal, write_witnessed
-from solblom_protocol.transparency import (
+from solblom_protocol.logs.cosignature import cosign
+from solblom_protocol.logs.transparency import (
     Head,
     log_origin,
     read_checkpoint,
     verify_consistency,
 )
+from solblom_protocol.messages.order import Order
+from solblom_protocol.messages.result import Refusal, Witnessed, write_refusal, write_witnessed
 from solblom_server.database import Database
-from solblom_server.exchange import Question, collect
-from solblom_server.log_entries import round_closed
-from solblom_server.rounds import run_rounds
-from solblom_server.witnesses import ask_witnesses
+from solblom_server.log.entries import round_closed
+from solblom_server.log.witnesses import ask_witnesses
+from solblom_server.rounds.exchange import Question, collect
+from solblom_server.rounds.rounds import run_rounds
 from unit.server.house import SITES, Hospital, House, local_grid, refuse
 
 

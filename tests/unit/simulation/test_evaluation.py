@@ -16,7 +16,7 @@ from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.tabular.data import TableUnits, read_units
 from solblom_models.tabular.table_file import read_csv
 from solblom_models.tabular.table_one import cells_of
-from solblom_protocol.layout import pack
+from solblom_protocol.messages.layout import pack
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.table_evaluation import SiteData, evaluate
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lab import study_document
-from solblom_client import families
+from solblom_client.cohorts import families
 from solblom_simulation.audit import AuditResult, audit_study
 
 

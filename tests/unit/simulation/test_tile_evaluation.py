@@ -21,7 +21,7 @@ from solblom_models.metrics import auroc
 from solblom_models.slide_mil.bags import BagIndex, read_bags
 from solblom_models.task import find_task
 from solblom_models.tile_classification.tiles import TileUnits
-from solblom_protocol.layout import pack
+from solblom_protocol.messages.layout import pack
 from solblom_simulation import decision_report
 from solblom_simulation.baselines import fit_tuned, predict
 from solblom_simulation.decision_report import Answers, by_scanner, together

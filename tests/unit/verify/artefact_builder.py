@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.artefact import Verdict, verify_artefact
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id, public_key_to_pem

@@ -10,10 +10,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from solblom_protocol.cosignature import cosign, join_cosignatures
-from solblom_protocol.merkle import inclusion_proof, leaf_hash
-from solblom_protocol.signing import sign_envelope
-from solblom_protocol.transparency import head_of, write_checkpoint
+from solblom_protocol.logs.cosignature import cosign, join_cosignatures
+from solblom_protocol.logs.merkle import inclusion_proof, leaf_hash
+from solblom_protocol.logs.transparency import head_of, write_checkpoint
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.canonical import canonical_json, digest
 from solblom_verify.envelope import key_id
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from solblom_protocol.signing import sign_envelope
+from solblom_protocol.messages.signing import sign_envelope
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import (
     EnvelopeError,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from solblom_protocol.cosignature import cosign
-from solblom_protocol.merkle import inclusion_proof, leaf_hash
-from solblom_protocol.transparency import head_of, write_checkpoint
+from solblom_protocol.logs.cosignature import cosign
+from solblom_protocol.logs.merkle import inclusion_proof, leaf_hash
+from solblom_protocol.logs.transparency import head_of, write_checkpoint
 from solblom_verify.canonical import canonical_json
 from solblom_verify.envelope import key_id
 from unit.verify.verdicts import fails, failures

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from solblom_protocol.merkle import inclusion_proof, leaf_hash
-from solblom_protocol.transparency import head_of
+from solblom_protocol.logs.merkle import inclusion_proof, leaf_hash
+from solblom_protocol.logs.transparency import head_of
 from solblom_verify import log as log_module
 
 CHECKPOINT = "log/checkpoint.txt"

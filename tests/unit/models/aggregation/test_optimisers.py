@@ -9,9 +9,9 @@ import pytest
 
 from lab import study_document
 from solblom_models.aggregation.optimisers import ServerState, step
-from solblom_protocol.study_tables import TrainingTable
-from solblom_server.checkpoints import read_checkpoint, write_checkpoint
-from solblom_server.rounds import PROGRESS, run_rounds
+from solblom_protocol.studies.tables import TrainingTable
+from solblom_server.rounds.checkpoints import read_checkpoint, write_checkpoint
+from solblom_server.rounds.rounds import PROGRESS, run_rounds
 from unit.server.house import HONEST, SITES, Hospital, House, local_grid
 
 START = np.array([1.0, -2.0, 0.5], dtype=np.float32)

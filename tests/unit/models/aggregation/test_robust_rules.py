@@ -21,9 +21,9 @@ from solblom_models.aggregation.robust import (
     squared_distance,
 )
 from solblom_protocol.errors import ConfigurationError, IntegrityError, RunError
-from solblom_protocol.layout import Float32, to_grid
-from solblom_protocol.study_tables import TrainingTable
-from solblom_server.grids.local import LocalGrid, LocalNode
+from solblom_protocol.messages.layout import Float32, to_grid
+from solblom_protocol.studies.tables import TrainingTable
+from solblom_server.transports.grids.local import LocalGrid, LocalNode
 
 STEP = 2.0**-24
 LARGEST = np.float32(MAX_ABSOLUTE)

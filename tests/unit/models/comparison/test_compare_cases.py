@@ -26,7 +26,7 @@ from slide_lab import tissue_picture, write_tiff
 from solblom_models.cli import app
 from solblom_models.study_document import resolve
 from solblom_models.templates import TemplateValues, write_template
-from solblom_protocol.study import StudyDocument, load_study
+from solblom_protocol.studies.study import StudyDocument, load_study
 
 OFF = {"epsilon": "off"}  # no noise has to be calibrated
 

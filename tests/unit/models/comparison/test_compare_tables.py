@@ -15,9 +15,9 @@ from solblom_models.cli import app
 from solblom_models.comparison import inputs
 from solblom_models.study_document import resolve
 from solblom_models.tabular.table_file import Table
-from solblom_protocol.contract import Contract
-from solblom_protocol.study import StudyDocument
-from solblom_protocol.study_tables import Study
+from solblom_protocol.contracts.table import Contract
+from solblom_protocol.studies.study import StudyDocument
+from solblom_protocol.studies.tables import Study
 from solblom_protocol.toml_file import parse
 from solblom_verify.canonical import canonical_json, digest
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from phenotype_lab import packet, read_all, small_ontology, write_lines
-from solblom_client.families import check_families_are_clear
+from solblom_client.cohorts.families import check_families_are_clear
 from solblom_models.phenotype.cases import CaseUnits
 from solblom_models.phenotype.ontology import Ontology
 from solblom_models.phenotype.reading import Reason

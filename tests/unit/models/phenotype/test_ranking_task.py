@@ -36,9 +36,9 @@ from solblom_models.phenotype.net import Prototypes, Ranker, Trained
 from solblom_models.phenotype.settings import CONTRIBUTION_NORM, COUNT_WEIGHT, noise_deviation
 from solblom_models.phenotype.task import PhenotypeRanking
 from solblom_models.task import find_task, isolation_error, unit_gradients
+from solblom_protocol.contracts.phenopackets import PhenotypeContract
 from solblom_protocol.errors import ConfigurationError, DataError
-from solblom_protocol.phenotype_contract import PhenotypeContract
-from solblom_protocol.study import StudyDocument
+from solblom_protocol.studies.study import StudyDocument
 from solblom_protocol.toml_file import parse
 
 TASK = PhenotypeRanking()

@@ -13,7 +13,7 @@ from solblom_models.aggregation.optimisers import ServerState
 from solblom_models.replay import DifferenceError, replay
 from solblom_models.replay_files import INITIAL, update_name
 from solblom_protocol.errors import RunError
-from solblom_protocol.study_checks import ROBUST
+from solblom_protocol.studies.checks import ROBUST
 from solblom_verify.canonical import canonical_json, digest
 from unit.server.house import HONEST, SITES, House, refuse
 

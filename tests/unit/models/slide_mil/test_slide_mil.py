@@ -17,16 +17,16 @@ from bag_lab import (
     write_index,
     write_patients,
 )
-from solblom_client.gradients import choose_path, prepared
-from solblom_client.keystream import KeyStream
-from solblom_client.optimizer import KeyedDPOptimizer
+from solblom_client.training.gradients import choose_path, prepared
+from solblom_client.training.keystream import KeyStream
+from solblom_client.training.optimizer import KeyedDPOptimizer
 from solblom_models.slide_mil.bags import BagIndex, BagUnits, read_bags
 from solblom_models.slide_mil.net import GatedAttention, MeanPooling
 from solblom_models.slide_mil.task import SlideMil
 from solblom_models.task import find_task, isolation_error
-from solblom_protocol.contracts import describable
+from solblom_protocol.contracts.kinds import describable
 from solblom_protocol.errors import ConfigurationError
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 
 ATTENTION = {"model": {"kind": "gated-attention", "hidden": 4}}
 TASK = SlideMil()

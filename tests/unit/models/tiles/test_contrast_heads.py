@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bag_lab import DIM, bag_study, contract, moved, write_bag, write_index
-from solblom_client.training import TrainingSettings, clipped_sum
+from solblom_client.training.dp_sgd import TrainingSettings, clipped_sum
 from solblom_models.slide_mil.bags import BagIndex
 from solblom_models.task import isolation_error
 from solblom_models.tile_classification.net import ContrastHeads

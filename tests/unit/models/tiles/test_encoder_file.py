@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from solblom_models.tile_encoder.encoder import encode, encoder_digest
 from solblom_models.tile_encoder.encoder_file import open_encoder
 from solblom_models.tile_encoder.torchscript_file import TorchScriptError, checked_archive
-from solblom_protocol.bag_contract import BagContract, Encoder
+from solblom_protocol.contracts.bags import BagContract, Encoder
 from solblom_protocol.errors import ConfigurationError, IntegrityError
 from solblom_protocol.toml_file import parse
 

@@ -9,16 +9,16 @@ import torch
 
 from bag_lab import bag_hospital, bag_study, contract, moved, write_index
 from solblom_client.policy import load_node_config
-from solblom_client.training import TrainingSettings, clipped_sum
+from solblom_client.training.dp_sgd import TrainingSettings, clipped_sum
 from solblom_models.slide_mil.bag_file import write_bag
 from solblom_models.slide_mil.bags import BagIndex
 from solblom_models.task import isolation_error
 from solblom_models.tile_classification.net import ContrastRegression, TileCnn
 from solblom_models.tile_classification.task import TileClassification, tile_scores
 from solblom_models.tile_classification.tiles import TileUnits, read_tiles
-from solblom_protocol.bag_contract import BagContract
+from solblom_protocol.contracts.bags import BagContract
 from solblom_protocol.errors import ConfigurationError, DataError
-from solblom_protocol.result import Result
+from solblom_protocol.messages.result import Result
 
 TASK = TileClassification()
 SIDE = 12

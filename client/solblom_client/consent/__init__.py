@@ -1,0 +1,1 @@
+"""Who may take part: sources of consent, the rules over them, and what a withdrawal touches."""

@@ -1,0 +1,1 @@
+"""The courier: carries sealed bytes between coordinator and vault, and can read none of them."""

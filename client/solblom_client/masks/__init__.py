@@ -1,0 +1,1 @@
+"""This node in a secure sum: its masks, its share of the noise, and what it must remember and forget."""

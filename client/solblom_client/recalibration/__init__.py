@@ -1,0 +1,1 @@
+"""A model fitted to this hospital's own patients; nothing of it leaves."""

@@ -1,0 +1,1 @@
+"""What each variable of the data means: the contracts of tables, expression, phenopackets and bags."""

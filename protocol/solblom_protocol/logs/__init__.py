@@ -1,0 +1,1 @@
+"""Logs that can only grow: hash trees, proofs, signed checkpoints and the cosignatures of witnesses."""

@@ -1,0 +1,1 @@
+"""What travels: signed orders, replies and invitations, how each is framed, sealed and carried."""

@@ -1,0 +1,1 @@
+"""What researchers, operators and stewards type."""

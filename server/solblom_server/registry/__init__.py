@@ -1,0 +1,1 @@
+"""Models that came out: released, numbered, promoted, withdrawn."""

@@ -44,3 +44,36 @@ def test_the_files_on_an_orders_way_exist_and_are_as_long_as_the_guide_says() ->
     assert stated
     assert about(lines(way), stated[1])
     assert about(lines(set(NODE.rglob("*.py"))), stated[2])
+
+
+SPEAKS = {
+    "link/errors.py",  # names what went wrong
+    "link/fleet.py",
+    "link/vault_client.py",  # to the vault's own socket
+    "log/syslog.py",  # `node log forward`
+    "node_notes.py",  # asks whether the vault's own socket is alive
+    "service/isolation.py",  # measures what it can no longer reach
+    "service/seccomp.py",  # names what is forbidden
+    "service/vault_service.py",
+    "service/vault_socket.py",
+    "support/machine.py",  # names the version of OpenSSL
+}
+OPENS = re.compile(
+    r"^\s*(?:import|from) (?:socket|ssl|http|httpx|urllib\.request|requests|grpc|asyncio|ftplib|smtplib)\b",
+    re.MULTILINE,
+)
+
+
+def test_no_other_file_of_the_node_imports_what_opens_a_connection() -> None:
+    found = {
+        str(file.relative_to(NODE))
+        for file in NODE.rglob("*.py")
+        if OPENS.search(file.read_text(encoding="utf-8"))
+    }
+    assert found == SPEAKS
+
+
+def test_neither_tasks_nor_what_both_sides_agree_on_open_a_connection() -> None:
+    for part in ("models", "protocol", "verify"):
+        for file in (ROOT / part).rglob("*.py"):
+            assert not OPENS.search(file.read_text(encoding="utf-8")), file

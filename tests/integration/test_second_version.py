@@ -29,7 +29,7 @@ def test_the_second_run_supersedes_the_first_and_keeps_the_permit(tmp_path: Path
     federation.envelope = sign_study(federation.document, key)
     for site in SITES:
         federation.approve(site)
-    terms = Terms(sites=SITES[:2], days=30, rounds=6, duo=("DUO:0000042",))
+    terms = Terms(sites=SITES[:2], days=30, rounds=6, duo=("DUO:0000007=MONDO:0005267",))
     moment = int(now().timestamp())
     claims = permit_for(federation.document, terms, issuer=ISSUER.name, jti="permit-1", now=moment)
     permits = federation.home / "permits"

@@ -142,5 +142,5 @@ def test_pixels_of_other_kinds_than_rgb_bytes_are_left_out(tmp_path: Path) -> No
     write_index(hospital.folder / "slides.csv", [tuple(row) for row in rows])
     found = made(hospital, STUDY)
     assert sorted(found.problems) == [2, 3]
-    assert "channels" in found.problems[2]
+    assert "only RGB slides" in found.problems[2]
     assert "8-bit" in found.problems[3]

@@ -14,6 +14,9 @@ The goal is the join's, before a round: what a register costs as it changes from
 are readings of a whole bundle, and have none: the first is done before a vault takes orders, and where every entry has
 other bytes the round waits for as long as it says.
 
+`csv, reservations` is a table with only those who have said no, one patient in twenty, under the opt-out rule:
+everybody else has no record, and the ids of all of them are compared with those reserved (`loose_id`).
+
 Every row decides on every record and looks up every patient, spread over the population. Made-up patients; the files
 lie on this machine's disk.
 """
@@ -33,6 +36,7 @@ from pathlib import Path
 import report
 
 from solblom_client.consent.join import ConsentState, read_consent
+from solblom_client.consent.rules import Rule
 from solblom_client.consent.sources import source_file
 from solblom_client.consent.sources.fhir_consent import FhirSettings
 from solblom_client.keys import is_test_patient
@@ -146,12 +150,19 @@ class Case:
     peak_mebibytes: float = 0.0  # of the whole process, up to the first repeat of this row
 
 
-def measure(path: Path, kind: str, ids: list[str], case: Case) -> None:
+def write_reservations(path: Path, patients: int, rng: random.Random) -> None:
+    """Write a table of the one patient in twenty who has said no."""
+    lines = ["patient_id,status,valid_until"]
+    lines += [f"{name(number)},withdrawn," for number in range(patients) if rng.random() < 0.05]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def measure(path: Path, kind: str, ids: list[str], case: Case, *, rule: Rule = "opt-in") -> None:
     """Read a source once, as a round does."""
     now, fhir = dt.datetime.now(dt.UTC), PURPOSE if kind == "fhir" else FhirSettings()
 
     def read() -> ConsentState:
-        return read_consent(path, rule="opt-in", max_age_hours=24, now=now, kind=kind, fhir=fhir)
+        return read_consent(path, rule=rule, max_age_hours=24, now=now, kind=kind, fhir=fhir)
 
     seconds, processor, allowed = join(ids, read)
     case.seconds.append(seconds)
@@ -166,14 +177,17 @@ def measure(path: Path, kind: str, ids: list[str], case: Case) -> None:
 
 
 def measure_csv(folder: Path, ids: list[str], repeats: int) -> dict[str, Case]:
-    """Return what a table takes, new and the same again."""
+    """Return what a table takes, new and the same again, and one of reservations."""
     path = folder / "consent.csv"
     write_csv(path, len(ids), random.Random(SEED))  # noqa: S311 - made-up patients
-    found = {"new": Case(), "same": Case()}
+    reserved = folder / "reserved.csv"
+    write_reservations(reserved, len(ids), random.Random(SEED))  # noqa: S311 - made-up patients
+    found = {"new": Case(), "same": Case(), "reservations": Case()}
     for _ in range(repeats):
         source_file._last.clear()
-        for case in found.values():
-            measure(path, "csv", ids, case)
+        for row in ("new", "same"):
+            measure(path, "csv", ids, found[row])
+        measure(reserved, "csv", ids, found["reservations"], rule="opt-out")
     return found
 
 

@@ -53,6 +53,9 @@ class PatientRegister:
         self._database.execute(
             "CREATE TABLE seen (digest BLOB PRIMARY KEY, family BLOB NOT NULL) WITHOUT ROWID"
         )
+        self._database.execute(
+            "CREATE TABLE named (digest BLOB, family BLOB, PRIMARY KEY (digest, family)) WITHOUT ROWID"
+        )
         self._database.execute("BEGIN")
 
     def is_new(self, patient: str, family: str | None = None) -> bool:
@@ -61,20 +64,38 @@ class PatientRegister:
         Raises:
             DataError: SB-307 the folder for temporary files is full or closed.
         """
-        values = (self._digest(patient), self._digest(f"family {family}" if family else ""))
-        try:
-            cursor = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", values)
-        except sqlite3.Error:
-            raise DataError(
-                "SB-307", "The register of patients has no room in the folder for temporary files"
-            ) from None
-        return cursor.rowcount == 1
+        return self._put("INSERT OR IGNORE INTO seen VALUES (?, ?)", patient, family)
+
+    def name(self, person: str, family: str) -> None:
+        """Remember that a family's message names a person beside its case.
+
+        Raises:
+            DataError: SB-307, as `is_new`.
+        """
+        self._put("INSERT OR IGNORE INTO named VALUES (?, ?)", person, family)
+
+    def named_otherwise(self) -> int:
+        """Return how many patients a relative's message names of another family than their own document does."""
+        found = self._database.execute(
+            "SELECT count(DISTINCT named.digest) FROM named JOIN seen ON seen.digest = named.digest"
+            " WHERE seen.family != named.family"
+        )
+        return int(found.fetchone()[0])
 
     def is_of(self, patient: str, family: str | None) -> bool:
         """Tell whether a remembered patient is of this family, or of none as here."""
         values = (self._digest(patient), self._digest(f"family {family}" if family else ""))
         found = self._database.execute("SELECT 1 FROM seen WHERE digest = ? AND family = ?", values)
         return found.fetchone() is not None
+
+    def _put(self, statement: str, patient: str, family: str | None) -> bool:
+        values = (self._digest(patient), self._digest(f"family {family}" if family else ""))
+        try:
+            return self._database.execute(statement, values).rowcount == 1
+        except sqlite3.Error:
+            raise DataError(
+                "SB-307", "The register of patients has no room in the folder for temporary files"
+            ) from None
 
     def _digest(self, text: str) -> bytes:
         # JSON may hold half of a surrogate pair, which UTF-8 does not have.

@@ -108,7 +108,10 @@ def read_cases(
     with PatientRegister() as register:
         for place, data in raw_documents(path, reading, max_bytes=rules.max_document_bytes):
             reading.documents += 1
-            found, tally = _read(data, ontology, rules)
+            packet = data if isinstance(data, Reason) else json_object(data)
+            for person, family in _relatives(packet, rules):
+                register.name(person, family)
+            found, tally = _read(packet, ontology, rules)
             if isinstance(found, Case) and not register.is_new(found.patient, found.family):
                 reading.note(Reason.SAME_PATIENT, place)
                 if not register.is_of(found.patient, found.family):
@@ -120,13 +123,14 @@ def read_cases(
                 continue
             reading.cases += 1
             yield found
+        if several := register.named_otherwise():  # known only when all documents were seen
+            reading.counts[Reason.SEVERAL_FAMILIES] += several
 
 
 def _read(
-    data: bytes | Reason, ontology: Ontology, rules: CaseRules
+    packet: _Json | Reason, ontology: Ontology, rules: CaseRules
 ) -> tuple[Case | Reason, Tally]:
     tally = Tally()
-    packet = data if isinstance(data, Reason) else json_object(data)
     if isinstance(packet, Reason):
         return packet, tally
     return case_of(packet, ontology, tally, rules=rules), tally
@@ -224,6 +228,26 @@ def _family(whole: _Json, tally: Tally) -> str | None:
     if len(named) > 1:
         tally.counts[Reason.SEVERAL_FAMILIES] += 1
     return named.pop() if len(named) == 1 else _text(whole.get("id"))
+
+
+def _relatives(whole: _Json | Reason, rules: CaseRules) -> list[tuple[str, str]]:
+    """Return whom a Family message names beside its proband, and of which family; whether or not it gives a case.
+
+    They may be patients by documents of their own: of another family there, or of none, they are of several.
+    """
+    family = None if isinstance(whole, Reason) else _family(whole, Tally())
+    if isinstance(whole, Reason) or family is None:
+        return []
+    proband = _dict(whole.get("proband"))
+    publication = _publication(_dict(_get(proband, "metaData") or _get(whole, "metaData")), Tally())
+    found = []
+    for person in map(_dict, _list(_dict(whole.get("pedigree")).get("persons"))):
+        found.append(_patient({"id": _get(person, "individualId")}, publication, rules))
+    for packet in map(_dict, _list(whole.get("relatives"))):
+        own = _publication(_dict(_get(packet, "metaData")), Tally()) or publication
+        found.append(_patient(_dict(packet.get("subject")), own, rules))
+    case = _patient(_dict(proband.get("subject")), publication, rules)
+    return [(person, family) for person in found if person is not None and person != case]
 
 
 def _disease(packet: _Json, tally: Tally, rules: CaseRules) -> str | Reason:

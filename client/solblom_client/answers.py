@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from solblom_client.approvals.approval import Approval
 from solblom_client.approvals.record import approval_folder
+from solblom_client.cohorts.cohort import unit_count
 from solblom_client.export_gate import export_sum, export_update
 from solblom_client.keys import commitment, derive
 from solblom_client.masks.key_file import MaskKeyFile
@@ -218,7 +219,8 @@ class Answers:
             noise_commitment=answer.committed,
             cohort=work.salted("cohort"),
             consent=work.salted("consent"),
-            patients=count_band(len(work.units.ids)),
+            # Of families only these are told: beside a band of patients it would say how large they are.
+            patients=count_band(unit_count(work.units, by_family=work.approval.document.by_family)),
             code=work.approval.record.code,
             fixed_point_bits=answer.bits,
             outside_epsilon=list(answer.named),

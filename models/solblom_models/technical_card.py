@@ -202,6 +202,7 @@ def _data(manifest: dict[str, Any], document: StudyDocument) -> str:
         for site, entry in sorted(manifest["sites"].items())
     )
     cohort, split = document.study.cohort, document.study.evaluation.split
+    units = "families" if document.by_family else "patients"
     lines = [
         f"Data contract: {plain(document.contract.name)}, version {document.contract.version}.",
         f"Labels: {_labels(document)}",
@@ -211,7 +212,7 @@ def _data(manifest: dict[str, Any], document: StudyDocument) -> str:
         to_fill("period of the data, where and how they were collected, criteria of inclusion"),
     ]
     return (
-        f"{table(('hospital', 'training patients, band', 'code of the node'), rows)}\n"
+        f"{table(('hospital', f'training {units}, band', 'code of the node'), rows)}\n"
         f"{bullets(lines)}\n{_variables(document)}"
     )
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from solblom_client.approvals.study_changes import ApprovedBefore, study_changes
-from solblom_client.approvals.words import Lang, label, number_of, printable, text
+from solblom_client.approvals.words import Lang, label, number_of, plural_of, printable, text
 from solblom_client.budget.forecast import Forecast
-from solblom_client.cohorts.cohort import Cohort
+from solblom_client.cohorts.cohort import Cohort, unit_count
 from solblom_client.cohorts.families import Families
 from solblom_client.policy import DatasetTable
 from solblom_models.accountant import (
@@ -145,7 +145,8 @@ def summarise(
     study = document.study
     privacy = study.privacy
     promised = promise(privacy.epsilon, privacy.delta, unit=privacy.unit, lang=lang)
-    about_divisor = _other_size(document, about.site, len(cohort.training.ids), lang)
+    in_all = unit_count(cohort.training, by_family=document.by_family)
+    about_divisor = _other_size(document, about.site, in_all, lang)
     return ApprovalSummary(
         study=document.digest,
         title=study.study.title,
@@ -332,15 +333,20 @@ def _secure_sum(document: StudyDocument, lang: Lang) -> list[str]:
     ]
 
 
-def _other_size(document: StudyDocument, site: str, patients: int, lang: Lang) -> list[str]:
-    """Return a warning where updates are compared and this hospital is of quite another size than the study says."""
+def _other_size(document: StudyDocument, site: str, in_all: int, lang: Lang) -> list[str]:
+    """Return a warning where updates are compared and this hospital is of quite another size than the study says.
+
+    Divisors count what is drawn: patients, or families where these are the unit; `in_all` does too.
+    """
     training, rate = document.study.training, document.study.privacy.sampling_rate
     if training.strategy not in ROBUST:
         return []
-    divisor, expected = training.divisor_of(site), rate * patients
+    divisor, expected = training.divisor_of(site), rate * in_all
     if divisor / OTHER_SIZE <= expected <= divisor * OTHER_SIZE:
         return []
-    return [text(lang, "other size").format(divisor=f"{divisor:g}", expected=f"{expected:.0f}")]
+    units = plural_of(lang, document.study.privacy.unit)
+    told = text(lang, "other size")
+    return [told.format(divisor=f"{divisor:g}", units=units, expected=f"{expected:.0f}")]
 
 
 def _warnings(document: StudyDocument, expected: Forecast, lang: Lang) -> list[str]:

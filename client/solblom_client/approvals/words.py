@@ -155,9 +155,9 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "de vil bli avvist (SB-204)",
     ),
     "other size": (
-        "The study compares hospitals' updates and divides your sums by {divisor} patients; about {expected} of "
+        "The study compares hospitals' updates and divides your sums by {divisor} {units}; about {expected} of "
         "yours are in a step. Your update will look smaller or larger than it is: tell the researcher",
-        "Studien sammenligner sykehusenes oppdateringer og deler deres summer på {divisor} pasienter; omtrent "
+        "Studien sammenligner sykehusenes oppdateringer og deler deres summer på {divisor} {units}; omtrent "
         "{expected} av deres er med i et steg. Oppdateringen vil se mindre eller større ut enn den er: si fra til "
         "forskeren",
     ),
@@ -227,6 +227,11 @@ def number_of(lang: Lang, number: int, noun: str) -> str:
     """Return a number with its noun."""
     one, many = _NOUNS[noun][:2] if lang == "en" else _NOUNS[noun][2:]
     return f"{number} {one if number == 1 else many}"
+
+
+def plural_of(lang: Lang, noun: str) -> str:
+    """Return a noun as it stands after a number that is not whole."""
+    return _NOUNS[noun][1 if lang == "en" else 3]
 
 
 def printable(words: str) -> str:

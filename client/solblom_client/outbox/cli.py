@@ -199,7 +199,8 @@ def _facts(config: "NodeConfig", held: "HeldAnswer") -> list[tuple[str, str]]:
             f"{held.epsilon} for this one alone, at delta {format_delta(config.policy.delta)}",
         ),
         ("outside epsilon", ", ".join(held.outside_epsilon) or "nothing"),
-        ("patients", f"{held.patients} (a band)"),
+        # Families, where an event has what it costs one patient of them.
+        ("families" if "patient_steps" in held.event else "patients", f"{held.patients} (a band)"),
         ("goes to", f"the coordinator's key {held.destination}"),
         ("digest", held.update),
         ("waiting since", held.made),

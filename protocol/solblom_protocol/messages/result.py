@@ -72,7 +72,7 @@ class Receipt(Message):
         12).
         cohort: keyed digest of the patients and their rows, with a salt of its own.
         consent: keyed digest of the consent state, with a salt of its own.
-        patients: band of the training set's size.
+        patients: band of how many patients the work touched; of families instead, where these are the unit.
         code: digest of the node's installed Solblom code.
     """
 

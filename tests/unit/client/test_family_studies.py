@@ -1,6 +1,7 @@
 """Studies whose unit of privacy is the family, at a real vault: what it refuses, counts, charges and says."""
 
 import dataclasses
+import datetime as dt
 import math
 from collections import Counter
 from pathlib import Path
@@ -19,12 +20,14 @@ from solblom_client.approvals.words import Lang
 from solblom_client.checks.finding import Light
 from solblom_client.cli import ledger_report
 from solblom_client.cohorts.cohort import Cohort, join_cohort
+from solblom_client.cohorts.families import Families
+from solblom_client.cohorts.record import forget_old
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
 from solblom_client.policy import load_node_config
 from solblom_models.accountant import patient_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import ConfigurationError, DataError, RefusedError
-from solblom_protocol.messages.result import Refusal, Result
+from solblom_protocol.messages.result import Refusal, Result, count_band
 from solblom_protocol.studies.study import StudyDocument, parse_document
 
 FAMILY = {"split": {"by": "family"}}
@@ -141,6 +144,27 @@ def test_families_are_counted_as_they_are(kin: LabHospital) -> None:
     ]  # type: ignore[attr-defined]
     sizes = Counter(names).values()
     assert f"{len(sizes)} families to train on, {sum(size > 1 for size in sizes)} of them" in told
+
+
+def test_a_hospital_is_as_large_as_its_families_where_a_rule_compares_updates(
+    hospital: LabHospital,
+) -> None:
+    """Five patients of a family weigh as one: by their number an honest divisor would look wrong."""
+    policy = "study_epsilon = 6.0\nmin_patients = 5"
+    kin = with_kin(hospital, [f"F{n // 5}" for n in range(90)], policy=policy)
+
+    def told(divisor: float) -> ApprovalSummary:
+        batches = {"north": divisor, "b": 1.0, "c": 1.0}
+        training = {"strategy": "median", "expected_batch_size": batches}
+        cohort = {"min_nodes": 3, "quorum": 3}
+        every = {"sampling_rate": 1.0}
+        return summary(kin, family_study(training=training, cohort=cohort, privacy=every))
+
+    patients = told(12.0).training_patients
+    families = patients // 5
+    assert told(float(families)).warnings == ()
+    (warning,) = told(float(patients)).warnings
+    assert f"divides your sums by {patients} families; about {families} of yours" in warning
 
 
 def test_a_data_set_without_a_family_column_is_refused(hospital: LabHospital) -> None:
@@ -282,6 +306,22 @@ def test_a_patient_who_changes_families_between_rounds_stops_the_round(
     assert refused(kin, study).code == "SB-314"
 
 
+def test_a_study_whose_families_are_forgotten_ends_here(kin: LabHospital) -> None:
+    """Else whoever waits for `cohort_record_years` could move patients between rounds."""
+    study = family_study()
+    kin.approve(study)
+    assert isinstance(kin.ask(kin.order(study)), Result)
+    state = kin.vault._state
+    with state.transaction():
+        forget_old(state, before=kin.clock() + dt.timedelta(days=1))
+    kin.write_rows([{**row, "kin": "F9"} if n == 0 else row for n, row in enumerate(kin.rows)])
+    reply = kin.ask(kin.order(study, round=2))
+    assert isinstance(reply, Refusal)
+    assert reply.code == "SB-209"
+    error = refused(kin, study)
+    assert (error.code, "is forgotten" in error.message) == ("SB-314", True)
+
+
 def test_families_that_come_back_are_welcome_again(kin: LabHospital) -> None:
     study = family_study()
     kin.approve(study)
@@ -345,6 +385,25 @@ def test_a_round_whose_families_changed_since_is_not_replayed(
 
 
 # --- What leaves
+
+
+def test_receipts_tell_bands_of_families_and_never_of_patients_beside_them(
+    kin: LabHospital,
+) -> None:
+    """A band of patients trained on beside one of families counted would say, uncharged, how large families are."""
+    table = {"epsilon": 0.5, "variables": ["age"]}
+    study = family_study(table_one=table, privacy={"epsilon": 1.5})
+    kin.approve(study)
+    cohort = cohort_of(kin, study)
+    families = len(Families.of(cohort.training).members)
+    assert count_band(families) != count_band(len(cohort.training.ids))
+    for order, count in (
+        (kin.order(study), families),
+        (kin.description(study), len(cohort.counted.ids)),
+    ):
+        reply = kin.ask(order)
+        assert isinstance(reply, Result)
+        assert reply.receipt.patients == count_band(count)
 
 
 def test_a_family_weighs_as_one_patient_in_an_update(tmp_path: Path) -> None:

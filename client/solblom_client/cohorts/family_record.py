@@ -25,7 +25,7 @@ def check_same_families(state: VaultState, split_key: bytes, study: str, units: 
     """Refuse patients who were of another family when this study met them first; reads only.
 
     Raises:
-        DataError: SB-310 the data set names no families; SB-314 another one than then.
+        DataError: SB-310 the data set names no families; SB-314 another one than then, or that is forgotten.
     """
     _check(_known(state, study), _codes(split_key, study, units))
 
@@ -67,9 +67,25 @@ def _check(known: dict[bytes, bytes], found: dict[bytes, bytes]) -> None:
 
 
 def _known(state: VaultState, study: str) -> dict[bytes, bytes]:
-    if not has_families(state):
-        return {}
-    rows = state.query("SELECT patient, family FROM families WHERE study = ?", (study,))
+    """Return each patient's family as this study met them; none before its first work.
+
+    Raises:
+        DataError: SB-314, the study has worked on families that are forgotten since: nobody could tell a change.
+    """
+    rows = (
+        state.query("SELECT patient, family FROM families WHERE study = ?", (study,))
+        if has_families(state)
+        else []
+    )
+    # Work is bound after families are on disk, and a charge is never removed.
+    if not rows and state.query(
+        "SELECT 1 FROM events WHERE study = ? AND work IS NOT NULL LIMIT 1", (study,)
+    ):
+        raise DataError(
+            "SB-314",
+            "The study has been worked on, and who was of which family then is forgotten (cohort_record_years)",
+            "Ask the researcher for a new study, or remember cohorts for longer than a study runs",
+        )
     return {p: f for p, f in rows if isinstance(p, bytes) and isinstance(f, bytes)}
 
 

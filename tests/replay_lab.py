@@ -13,6 +13,7 @@ from solblom_client.keys import NodeKeys, is_test_patient, read_node_keys
 from solblom_client.replaying.replay import ReplayedRound, replay_round
 from solblom_models.aggregation.fold import Fold
 from solblom_models.aggregation.optimisers import ServerState, step
+from solblom_models.aggregation.robust import rule_in_words
 from solblom_models.replay_files import GRADE_A, INITIAL, update_name
 from solblom_protocol.messages.layout import Layout, pack, unpack
 from solblom_protocol.messages.result import Result
@@ -40,7 +41,12 @@ def write_recording(
     manifest: Any = {
         "sites": {site: {"keyid": keyid} for site, keyid in sites.items()},
         "model": {"final_model": digest(final)},
-        "training": {"study": document.digest, "replay_grade": grade, "rounds": rounds},
+        "training": {
+            "study": document.digest,
+            "replay_grade": grade,
+            "rounds": rounds,
+            "aggregation": {"rule": rule_in_words(document.study.training)},
+        },
     }
     files = {
         "manifest.json": canonical_json(manifest),

@@ -216,6 +216,9 @@ def _replay(recording: Recording) -> Replayed:
     masked = recording.document.secure_sum is not None
     updates = sum(1 if masked else len(claim.object("updates").members) for claim in rounds)
     rule = rule_in_words(training)
+    stated = recording.manifest.object("training").object("aggregation").text("rule")
+    if not masked and stated != rule:  # a verifier shows this line: it must be the study's
+        raise DifferenceError(f"the manifest says {stated!a}; the study's rule is {rule!a}")
     return Replayed(len(rounds), updates, masked, name, _releases(recording, name), rule)
 
 

@@ -153,6 +153,13 @@ def test_another_server_learning_rate_than_the_studys_leads_to_another_model(
     assert caught.value.round == 1
 
 
+def test_a_rule_that_is_not_the_studys_is_found(model: Path) -> None:
+    """A verifier repeats the manifest's line: a plain mean must not pass as a rule that bears liars."""
+    change(model, lambda m: m["training"]["aggregation"].update(rule="coordinate-wise median"))
+    with pytest.raises(DifferenceError, match=r"says 'coordinate-wise median'; .* 'plain mean'"):
+        replay(model)
+
+
 def test_missing_rounds_are_found(model: Path) -> None:
     change(model, lambda m: m["training"]["rounds"].pop())
     with pytest.raises(DifferenceError, match="3 of the study's 4 rounds"):

@@ -4,6 +4,7 @@ Every answer is a figure from the records, or a fixed sentence about how Solblom
 stands in a section of its own.
 """
 
+from solblom_models.accountant import patient_epsilon
 from solblom_protocol.contracts.table import Contract
 from solblom_protocol.studies.study import StudyDocument
 from solblom_server.steward.blocks import (
@@ -138,8 +139,14 @@ def _privacy(
 ) -> tuple[Block, ...]:
     texts, delta = scene.texts, format_delta(document.study.privacy.delta)
     spent = epsilon_by_site(records, row, document)
-    rows = tuple((site, epsilon_text(value), delta) for site, value in spent.items())
-    head = tuple(texts(f"column.{n}") for n in ("hospital", "spent", "delta"))
+    by_family = document.by_family  # then a patient has another figure, which hospitals' caps count
+    of_one = epsilon_by_site(records, row, document, cost=patient_epsilon) if by_family else {}
+    rows = tuple(
+        (site, epsilon_text(value), delta, *([epsilon_text(of_one[site])] if by_family else []))
+        for site, value in spent.items()
+    )
+    names = ("hospital", "spent", "delta", *(["one_patient"] if by_family else []))
+    head = tuple(texts(f"column.{n}") for n in names)
     noise = texts(f"dpo.a_noise_{document.study.privacy.noise}")
     return (
         Facts((
@@ -147,7 +154,7 @@ def _privacy(
             (texts("dpo.q_meaning"), texts(f"dpo.a_meaning_{document.study.privacy.unit}")),
             (texts("dpo.q_noise"), noise),
         )),
-        Table(texts("dpo.privacy_caption"), head, rows, frozenset({1, 2})),
+        Table(texts("dpo.privacy_caption"), head, rows, frozenset({1, 2, 3})),
     )  # fmt: skip
 
 

@@ -180,12 +180,16 @@ def life(scene: Scene, subject: Subject) -> tuple[Block, ...]:
 
 def _privacy(scene: Scene, files: ArtefactFiles) -> tuple[Block, ...]:
     texts, statement = scene.texts, files.statement
-    target = statement.get("target", {})
+    target, privacy = statement.get("target", {}), files.manifest["privacy"]
+    by_family = privacy.get("unit") == "family"  # a patient whose family stays has another figure
     rows = tuple(
-        (site, str(spent["epsilon"]), str(target.get("epsilon", "–")), str(spent["delta"]))
-        for site, spent in sorted(files.manifest["privacy"]["sites"].items())
+        (
+            *(site, str(spent["epsilon"]), str(target.get("epsilon", "–")), str(spent["delta"])),
+            *([str(spent["epsilon_of_one_patient"])] if by_family else []),
+        )
+        for site, spent in sorted(privacy["sites"].items())
     )
-    names = ("hospital", "spent", "target", "delta")
+    names = ("hospital", "spent", "target", "delta", *(["one_patient"] if by_family else []))
     lines = [
         (texts(f"statement.{name}"), English(str(statement[name])))
         for name in ("unit", "loss", "mechanism", "trust", "adversary", "withdrawal", "reading")
@@ -193,7 +197,7 @@ def _privacy(scene: Scene, files: ArtefactFiles) -> tuple[Block, ...]:
     ]
     return (
         Table(texts("model.privacy_caption"), tuple(texts(f"column.{n}") for n in names), rows,
-              frozenset({1, 2, 3})),
+              frozenset({1, 2, 3, 4})),
         Facts(tuple(lines)),
         Paragraph((texts("model.privacy_more"),)),
     )  # fmt: skip

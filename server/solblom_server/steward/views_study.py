@@ -1,5 +1,6 @@
 """A study: who asked for what, on which basis, until when, who signed it; and what its runs cost so far."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from solblom_models.accountant import pld_epsilon
@@ -156,8 +157,17 @@ def target_text(scene: Scene, document: StudyDocument) -> str:
     )
 
 
-def epsilon_by_site(records: Records, row: StudyRow, document: StudyDocument) -> dict[str, float]:
-    """Return what all runs of a study cost each hospital's patients so far, by the receipts that came here."""
+Cost = Callable[[Iterable[PrivacyEvent], float], float]
+"""From events and delta to epsilon."""
+
+
+def epsilon_by_site(
+    records: Records, row: StudyRow, document: StudyDocument, *, cost: Cost = pld_epsilon
+) -> dict[str, float]:
+    """Return what all runs of a study cost at each hospital so far, by the receipts that came here.
+
+    `pld_epsilon` is the loss of the study's unit; where that is the family, `patient_epsilon` is that of one patient.
+    """
     events: dict[str, list[PrivacyEvent]] = {}
     for run in records.runs(most=MOST, study=row.digest):
         for site in run.roster.split(","):
@@ -165,7 +175,7 @@ def epsilon_by_site(records: Records, row: StudyRow, document: StudyDocument) ->
     for _, site, event in records.charges(row.digest):
         events.setdefault(site, []).append(event)
     delta = document.study.privacy.delta
-    return {site: pld_epsilon(found, delta) for site, found in sorted(events.items())}
+    return {site: cost(found, delta) for site, found in sorted(events.items())}
 
 
 def study_epsilon(scene: Scene, records: Records, row: StudyRow) -> tuple[Block, ...]:

@@ -31,6 +31,8 @@ from solblom_protocol.studies.study import MIN_NOISE, StudyDocument
 PLD_INTERVAL = 1e-3
 FILTER_ORDERS = tuple(range(2, 65))
 ALL_ORDERS = (*(1 + step / 20 for step in range(1, 200)), *map(float, range(11, 513)))
+# Of sampled sums between whole orders series are added up, which for little noise do not end in minutes.
+WHOLE_ORDERS = tuple(map(float, range(2, 513)))
 MAX_NOISE_MULTIPLIER = 100_000.0
 MIN_NOISE_UNITS = int(MIN_NOISE * 10_000)  # in units of 1e-4
 MAX_NOISE_UNITS = int(MAX_NOISE_MULTIPLIER * 10_000)
@@ -72,7 +74,7 @@ def patient_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
     parts = _parts(paid)
     if parts is None:
         return math.inf
-    return max(together, *(_rdp(part, delta, ALL_ORDERS) for part in parts))
+    return max(together, *(_rdp(part, delta, WHOLE_ORDERS) for part in parts))
 
 
 def rdp_epsilon(events: Iterable[PrivacyEvent], delta: float, *, order: int) -> float:
@@ -92,8 +94,8 @@ def alone_epsilon(document: StudyDocument) -> float:
 
 
 def two_hospitals_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
-    """Return what events cost a patient who is in two hospitals of the secure sum."""
-    return pld_epsilon([event.in_two_hospitals() for event in events], delta)
+    """Return what events cost at most a patient, or a family, who is in two hospitals of the secure sum."""
+    return patient_epsilon([event.in_two_hospitals() for event in events], delta)
 
 
 @lru_cache(maxsize=64)

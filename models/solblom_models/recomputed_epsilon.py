@@ -18,7 +18,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from solblom_models.accountant import format_epsilon, patient_epsilon, pld_epsilon
+from solblom_models.accountant import (
+    format_epsilon,
+    patient_epsilon,
+    pld_epsilon,
+    two_hospitals_epsilon,
+)
 from solblom_models.statement import Charge, privacy_statement
 from solblom_protocol.errors import SolblomError
 from solblom_protocol.messages.message import parse_message
@@ -165,11 +170,26 @@ def _charges(events: JsonObject, document: StudyDocument) -> Iterator[Charge]:
             if event.steps > MOST_STEPS:
                 raise _DoubtError(f"{entry.where}: more steps than any study may ask for")
             kinds.add((event.kind, event.sampling_rate, event.noise_multiplier, event.slack))
-            if (event.patient_steps is not None) != document.by_family:
-                raise _DoubtError(f"{entry.where}: its unit is not the study's")
+            _check_unit(entry, event, document)
             if len(kinds) > MOST_KINDS:
                 raise _DoubtError(f"{events.where}: too many different events at {site}")
             yield Charge(entry.get("round", int), site, event, entry.text("kind"))
+
+
+def _check_unit(entry: JsonObject, event: PrivacyEvent, document: StudyDocument) -> None:
+    """Refuse an event that counts for another unit than the study, or for a patient less than its kind does."""
+    if (event.patient_steps is not None) != document.by_family:
+        raise _DoubtError(f"{entry.where}: its unit is not the study's")
+    if event.patient_steps is None:
+        return
+    # Sums over everybody: once. Sampled families, and counts: twice (docs/adr/0021).
+    once = entry.text("kind") == "train" and Decimal(event.sampling_rate) == 1
+    paid = event.steps if once else 2 * event.steps
+    if event.patient_steps != paid:
+        raise _DoubtError(
+            f"{entry.where}: patient_steps is {event.patient_steps}; of {event.steps} such steps one "
+            f"patient pays {paid}"
+        )
 
 
 def _site_keys(manifest: JsonObject) -> dict[str, Ed25519PublicKey]:
@@ -253,11 +273,9 @@ def _figures(events: list[PrivacyEvent], delta: float, entry: JsonObject) -> dic
         found["epsilon_of_one_patient"] = patient_epsilon(events, delta)
     shared = any(event.alone_noise_multiplier is not None for event in events)
     if shared or "epsilon_alone" in entry.members:
-        found["epsilon_alone"] = pld_epsilon([e.alone() for e in events], delta)
+        found["epsilon_alone"] = patient_epsilon([e.alone() for e in events], delta)
     if shared or "epsilon_in_two_hospitals" in entry.members:
-        found["epsilon_in_two_hospitals"] = pld_epsilon(
-            [e.in_two_hospitals() for e in events], delta
-        )
+        found["epsilon_in_two_hospitals"] = two_hospitals_epsilon(events, delta)
     return found
 
 

@@ -40,7 +40,7 @@ SIMULATED = (
 )
 
 
-SEVERAL_HOSPITALS = NOT_COVERED[4]
+BAND, SEVERAL_HOSPITALS = NOT_COVERED[2], NOT_COVERED[4]
 FAMILIES = (
     "A family with members at several of the hospitals, or a patient there: their losses add up",
     "Relatives whom a hospital's data set does not name as of one family: each is a family of its own",
@@ -183,7 +183,8 @@ def _unit(document: StudyDocument) -> str:
 def _not_covered(document: StudyDocument) -> tuple[str, ...]:
     if not document.by_family:
         return NOT_COVERED
-    lines = [FAMILIES if line == SEVERAL_HOSPITALS else (line,) for line in NOT_COVERED]
+    instead = {SEVERAL_HOSPITALS: FAMILIES, BAND: (BAND.replace("patient", "family"),)}
+    lines = [instead.get(line, (line,)) for line in NOT_COVERED]
     return tuple(line for part in lines for line in part)
 
 
@@ -196,11 +197,11 @@ def _patient_figure(document: StudyDocument, events: list[PrivacyEvent]) -> dict
 
 
 def _shared_figures(document: StudyDocument, events: list[PrivacyEvent]) -> dict[str, str]:
-    """Return what holds if all others work together, and for a unit of two hospitals (rule 7)."""
+    """Return what holds for a patient if all others work together, and for one of two hospitals (rule 7)."""
     if document.secure_sum is None:
         return {}
     delta = document.study.privacy.delta
-    alone = pld_epsilon([event.alone() for event in events], delta)
+    alone = patient_epsilon([event.alone() for event in events], delta)
     return {
         "epsilon_alone": format_epsilon(alone),
         "epsilon_in_two_hospitals": format_epsilon(two_hospitals_epsilon(events, delta)),

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from lab import study_document
 from solblom_models.accountant import alone_epsilon, patient_epsilon, pld_epsilon, rdp_epsilon
+from solblom_models.statement import Charge, privacy_statement
 from solblom_protocol.errors import IntegrityError
 from solblom_protocol.studies.privacy_event import PrivacyEvent
+from unit.models.test_shared_noise import study as shared_study
 
 Point = tuple[float, float]
 ROOT = math.sqrt(3) / 2
@@ -154,3 +156,31 @@ def test_what_a_hospital_alone_guarantees_is_for_a_patient() -> None:
         cohort={"min_patients": 5},
     )
     assert alone_epsilon(study) == patient_epsilon(study.all_events, 1e-5)
+
+
+def test_what_a_statement_says_of_a_hospital_alone_is_never_below_what_its_gate_counts() -> None:
+    """A patient who gives way to a relative in counts pays twice, with whatever noise is left (docs/adr/0021)."""
+    document = shared_study(
+        privacy={"unit": "family"},
+        evaluation={"split": {"by": "family"}, "releases": 1, "epsilon": 0.5},
+    )
+    charges = [Charge(1, "north", event) for event in document.all_events]
+    figures = privacy_statement(document, charges, simulation=False)["sites"]["north"]
+    delta = document.study.privacy.delta
+    alone = [event.alone() for event in document.all_events]
+    assert patient_epsilon(alone, delta) > pld_epsilon(alone, delta)
+    assert float(figures["epsilon_alone"]) >= alone_epsilon(document)
+    twice = [event.in_two_hospitals() for event in document.all_events]
+    assert float(figures["epsilon_in_two_hospitals"]) >= patient_epsilon(twice, delta)
+    assert patient_epsilon(twice, delta) > pld_epsilon(twice, delta)
+
+
+def test_a_patients_figure_of_sampled_families_is_found_without_series_that_do_not_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A gate asks for it before every order: a study may not choose how long that takes, nor fill the log."""
+    event = PrivacyEvent("poisson-gaussian", "0.5", "2.8299", 3, patient_steps=6)
+    found = patient_epsilon([event], 1e-5)
+    assert not [record for record in caplog.records if "converge" in record.getMessage()]
+    at_one_order = rdp_epsilon([event], 1e-5, order=8)
+    assert pld_epsilon([event.for_one_patient()], 1e-5) < found <= at_one_order

@@ -320,3 +320,25 @@ def test_training_without_noise_costs_infinity_and_may_not_be_stated_as_less(
     sign_anew(folder, COORDINATOR, changes)
     reasons = {check.name: check.reason for check in recomputed(folder)[0] if not check.ok}
     assert reasons["epsilon"] == "north: epsilon is stated as 8.000, and its events cost inf"
+
+
+@pytest.mark.parametrize("steps", [1, None], ids=["once, not twice", "left out"])
+def test_an_event_of_sampled_families_that_charges_a_patient_once_is_refused(
+    tmp_path: Path, steps: int | None
+) -> None:
+    """The study says how often a patient pays, not whoever writes the events."""
+    document = study_document(
+        privacy={"unit": "family"},
+        evaluation={"split": {"by": "family"}},
+        cohort={"min_patients": 5},
+    )
+    event = document.round_event
+    assert (event.steps, event.patient_steps) == (1, 2)
+    honest = write_model(tmp_path / "honest-v1", document, charges=[Charge(1, "north", event)])
+    assert all(check.ok for check in recomputed(honest)[0])
+    lying = [Charge(1, "north", replace(event, patient_steps=steps))]
+    folder = write_model(tmp_path / "lying-v1", document, charges=lying)
+    reasons = [check.reason for check in recomputed(folder)[0] if not check.ok]
+    assert len(reasons) == 3
+    expected = "one patient pays 2" if steps else "its unit is not the study's"
+    assert all(expected in reason for reason in reasons)

@@ -275,6 +275,26 @@ def test_the_ledger_as_people_read_it_counts_for_patients(kin: LabHospital) -> N
     assert told >= patient_epsilon([event], 1e-5) > pld_epsilon([event], 1e-5)
 
 
+@pytest.mark.parametrize("first", ["patient", "family"])
+def test_studies_of_both_units_spend_one_lifetime_in_either_order(
+    kin: LabHospital, first: str
+) -> None:
+    """Events have no order, an event of a patient's study has no `patient_steps`, and is read as it always was."""
+    by_patient = study_document(evaluation=FAMILY)
+    studies = {"patient": by_patient, "family": family_study(evaluation=RELEASES)}
+    for unit in sorted(studies, key=lambda unit: unit != first):
+        study = studies[unit]
+        kin.approve(study)
+        assert isinstance(kin.ask(kin.order(study, run=unit)), Result)
+    ledger, family = kin.vault.ledger, studies["family"].round_event
+    assert [entry.event.patient_steps for entry in ledger.entries()].count(None) == 1
+    twice = [dataclasses.replace(family, patient_steps=None)] * 2
+    expected = rdp_epsilon([by_patient.round_event, *twice], 1e-5, order=ledger.filter_order)
+    assert ledger.lifetime_epsilon(1e-5) == pytest.approx(expected, rel=1e-12)
+    kin.restart()
+    assert kin.vault.ledger.lifetime_epsilon(1e-5) == pytest.approx(expected, rel=1e-12)
+
+
 def test_who_withdraws_leaves_and_the_family_stays(kin: LabHospital) -> None:
     study = family_study()
     kin.approve(study)

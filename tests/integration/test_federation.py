@@ -175,7 +175,9 @@ def test_a_run_cut_between_two_rounds_resumes_to_the_same_model_and_charges_noth
     assert failed_checks(federation.home, resumed) == []
 
 
-@pytest.mark.parametrize("step", ["rounds.rounds.write_checkpoint", "database.Database.close_round"])
+@pytest.mark.parametrize(
+    "step", ["rounds.rounds.write_checkpoint", "database.Database.close_round"]
+)
 def test_a_run_cut_when_all_have_answered_resumes_to_the_same_model_and_charges_nothing_twice(
     finished: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -1,5 +1,6 @@
 """The Flower ClientApp: a thin door. Sealed bytes in, sealed bytes out; it reads neither."""
 
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -12,15 +13,28 @@ from solblom_client.vault import Vault
 app = ClientApp()
 
 
-@lru_cache(maxsize=256)
+_changes: Counter[str] = Counter()  # how often the rules of a node have changed
+
+
 def open_vault(path: str) -> Vault:
     """Open a vault once per process, and again when its hospital has changed the rules."""
+    return _opened(path, _changes[path])
+
+
+def forget_vaults() -> None:
+    """Forget the vaults of this process: whoever asks next opens them anew."""
+    _opened.cache_clear()
+
+
+@lru_cache(maxsize=256)
+def _opened(path: str, change: int) -> Vault:
     return Vault.open(Path(path))
 
 
 def _vault_of_today(path: str) -> Vault:
+    """Return a node's vault by the rules of now; the other nodes of this process keep theirs."""
     if open_vault(path).rules.others_are_ready:
-        open_vault.cache_clear()
+        _changes[path] += 1
     return open_vault(path)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from solblom_client.budget.ledger import Entry, Ledger
     from solblom_client.link.exchange import PassReport
     from solblom_client.policy import NodeConfig, PolicyTable
+    from solblom_client.vault import Vault
 
 app = typer.Typer(
     help="Hospital: set up and run a node, approve studies, see budgets",
@@ -252,9 +253,7 @@ def exchange(
         while True:
             try:
                 if vault.rules.others_are_ready:  # the hospital has changed node.toml
-                    config = load_node_config(node)
-                    vault.close()
-                    vault = Vault(config)
+                    config, vault = _opened_anew(node, vault)
                 with stopped_by_a_pause(config, partial(attrgetter("at_work"), vault)):
                     report = exchange_once(config, vault, again=again)
             except ConfigurationError as error:
@@ -272,6 +271,23 @@ def exchange(
             time.sleep(watch_seconds)
     finally:
         vault.close()
+
+
+def _opened_anew(node: Path, vault: "Vault") -> "tuple[NodeConfig, Vault]":
+    """Open a vault by the rules of now, then close the one of before: where that fails, both stay as they were.
+
+    Raises:
+        ConfigurationError, IntegrityError: it cannot be opened.
+    """
+    from solblom_client.node import check_user
+    from solblom_client.policy import load_node_config
+    from solblom_client.vault import Vault
+
+    config = load_node_config(node)
+    check_user(config)
+    newer = Vault(config)
+    vault.close()
+    return config, newer
 
 
 def _print_pass(site: str, report: "PassReport", *, quiet: bool) -> None:

@@ -7,6 +7,8 @@ before an answer leaves. Bytes are compared, never a file's time or size.
 
 from dataclasses import dataclass, field
 
+from solblom_client.budget.ledger import STATE_FILE
+from solblom_client.keys import read_node_keys
 from solblom_client.policy import NodeConfig, load_node_config
 from solblom_client.service.opening_hours import WaitingError
 from solblom_protocol.errors import ConfigurationError
@@ -20,23 +22,26 @@ class RulesInForce:
     Attributes:
         config: node.toml as it was read.
         key: the file of the pinned coordinator's keys, as it was read.
+        coordinator: what those bytes say; read once, so what is compared is what is trusted.
     """
 
     config: NodeConfig
     key: bytes = field(repr=False)
+    coordinator: PublicKeys
 
     @classmethod
     def of(cls, config: NodeConfig) -> "RulesInForce":
         """Return the rules of a node that is being opened.
 
         Raises:
-            ConfigurationError: SB-109, the coordinator's key is not there.
+            ConfigurationError: SB-109, the coordinator's key is not there, or no key.
         """
         path = config.path(config.coordinator.key)
         try:
-            return cls(config, path.read_bytes())
+            data = path.read_bytes()
         except OSError as error:
             raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
+        return cls(config, data, PublicKeys.of(data, source=path))
 
     @property
     def hold(self) -> bool:
@@ -51,15 +56,19 @@ class RulesInForce:
 
     @property
     def others_are_ready(self) -> bool:
-        """Whether other rules stand there with which a vault could be opened, whole and without a fault."""
+        """Whether other rules stand there with which a vault could be opened, whole and without a fault.
+
+        A folder of state that is not there is a fault: the vault stays, and answers nothing, until it is.
+        """
         if self.hold or self.config.file is None:
             return False
         try:
             config = load_node_config(self.config.file)
             PublicKeys.read(config.path(config.coordinator.key))
-        except ConfigurationError:
+            read_node_keys(config.state)
+            return (config.state / STATE_FILE).is_file()
+        except (ConfigurationError, OSError):
             return False
-        return True
 
     def check(self) -> None:
         """Answer nothing by rules that the hospital has changed.

@@ -50,6 +50,7 @@ from solblom_client.store import Store
 from solblom_client.training.dp_sgd import TrainingTrace
 from solblom_client.witness import OUTSIDE_CODE, HistoryError, Witness, cosigned, pass_witness_gate
 from solblom_client.work import Work, read_model, request_of, run_key, work_digest
+from solblom_models.task import Units
 from solblom_protocol.errors import (
     REFUSAL_CODES,
     DataError,
@@ -57,7 +58,6 @@ from solblom_protocol.errors import (
     RefusedError,
     SolblomError,
 )
-from solblom_protocol.keys.public_keys import PublicKeys
 from solblom_protocol.messages.order import Order, read_order
 from solblom_protocol.messages.result import (
     Refusal,
@@ -87,7 +87,7 @@ class Vault:
         self._keys = read_node_keys(config.state)
         self._node = key_id(self._keys.signing.public_key())
         self.rules = RulesInForce.of(config)
-        self._coordinator = PublicKeys.read(config.path(config.coordinator.key))
+        self._coordinator = self.rules.coordinator
         self._state = VaultState(config.state / STATE_FILE)
         self._store = Store(self._state)
         self._log = SiteLog(config.state / "log" / "vault.jsonl")
@@ -231,6 +231,7 @@ class Vault:
             self._outbox.check_stored(
                 request.digest, found_work, has_left=partial(has_left, self._config, found_work)
             )
+            self._check_consent_again(order, approval, units)
             self._note(about_order("again", order, request=request.digest))
             self._log.write_once_an_hour(
                 "reply-again", now=self._clock(), kind=order.digest, order=order.digest
@@ -341,11 +342,7 @@ class Vault:
             )
             self._arrivals.forget()
         self._log.write(
-            "reserved",
-            now=self._clock(),
-            run=request.run,
-            kind=request.kind,
-            round=request.round,
+            "reserved", now=self._clock(), run=request.run, kind=request.kind, round=request.round
         )
         return reservation
 
@@ -401,27 +398,29 @@ class Vault:
         self._log.write("mask-key", now=self._clock(), run=order.header.run)
         return write_key_reply(message, key=self._keys.signing, recipient=self._coordinator.sealing)
 
-    def _check_consent_again(self, work: Work) -> None:
-        """Drop what was made when somebody withdrew, or approval or permit fell, meanwhile; the charge stays (rule 10).
+    def _check_consent_again(self, order: Order, approval: Approval, units: Units) -> None:
+        """Drop what was made when somebody withdrew, or approval or permit fell, meanwhile; the charge stays.
+
+        Stored bytes pass it too (rule 10): reading a large table takes minutes, in which a hospital may say no.
 
         Raises:
             DataError: SB-308.
             RefusedError: SB-203, SB-206, SB-217 or SB-218; outside SB-209, as everything after rows were read.
             WaitingError: SB-219, the hospital has changed its rules.
         """
-        now, header = self._clock(), work.order.header
+        now, header = self._clock(), order.header
         self.rules.check()
         check_clock(self._state, now)
-        gate.check_ends(work.approval.document, now=now)
+        gate.check_ends(approval.document, now=now)
         approved = read_approval(self._config, self._keys, header.study)
-        if approved.record != work.approval.record:
+        if approved.record != approval.record:
             raise RefusedError("SB-203", "The study was approved anew while an order was worked on")
-        check_consent_holds(self._config, work.units, now=now)
-        check_permit(self._config, self._state, header, work.approval, now=self._clock())
+        check_consent_holds(self._config, units, now=now)
+        check_permit(self._config, self._state, header, approval, now=self._clock())
 
     def _release(self, work: Work, answer: Answer) -> bytes:
         """Store result, receipt and charge in one transaction, then hand out the sealed bytes."""
-        self._check_consent_again(work)
+        self._check_consent_again(work.order, work.approval, work.units)
         header = work.order.header
         receipt = self._answers.receipt(work, answer)
         key, recipient = self._keys.signing, self._coordinator.sealing

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from solblom_client.app import app, open_vault
+from solblom_client.app import app, forget_vaults, open_vault
 from solblom_client.policy import load_node_config
 from solblom_protocol.errors import RunError
 from solblom_protocol.studies.study import StudyDocument
@@ -58,7 +58,7 @@ class LocalTransport(_Simulated):
         """Close the hospitals' ledgers."""
         for node in self._nodes:
             open_vault(str(node.resolve())).close()
-        open_vault.cache_clear()
+        forget_vaults()
 
 
 class SimulatedFiles(_Simulated, FileTransport):

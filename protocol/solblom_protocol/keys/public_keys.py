@@ -66,13 +66,24 @@ class PublicKeys:
             ConfigurationError: SB-109.
         """
         try:
-            return _keys_in(path.read_bytes(), source=str(path))
+            data = path.read_bytes()
         except FileNotFoundError:
             raise ConfigurationError("SB-109", f"{path} is not there", ASK_FOR_IT) from None
         except OSError as error:
             raise ConfigurationError("SB-109", f"{path} cannot be read: {error.strerror}") from None
+        return cls.of(data, source=path)
+
+    @classmethod
+    def of(cls, data: bytes, *, source: Path) -> "PublicKeys":
+        """Return what the bytes of a file say; `source` is named where they say nothing.
+
+        Raises:
+            ConfigurationError: SB-109.
+        """
+        try:
+            return _keys_in(data, source=str(source))
         except IntegrityError:
-            raise ConfigurationError("SB-109", f"{path} is not a public-keys file") from None
+            raise ConfigurationError("SB-109", f"{source} is not a public-keys file") from None
 
 
 @lru_cache(maxsize=64)  # a vault reads the signers of its study before every order

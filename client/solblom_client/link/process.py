@@ -13,11 +13,25 @@ from urllib.parse import urlsplit
 from solblom_client.link.transport_key import read_transport_key
 from solblom_client.policy import NodeConfig
 from solblom_protocol.errors import ConfigurationError
+from solblom_verify.canonical import read_file
 
 STATUS_FILE = "status.json"
 ID_FILE = "node-id"
 PAUSE_FILE = "paused"
 STATUS_SECONDS = 1.0
+MAX_STATUS_BYTES = 64 * 1024
+_SAID: dict[str, type | tuple[type, ...]] = {
+    "state": str,
+    "node_id": int,
+    "code": str,
+    "trouble": str,
+    "working_on": str,
+    "last_contact": (int, float),
+    "orders": int,
+    "replies": int,
+    "pid": int,
+    "written": (int, float),
+}
 
 
 class StatusFile:
@@ -127,12 +141,26 @@ def is_paused(config: NodeConfig) -> bool:
 
 
 def read_status(config: NodeConfig) -> dict[str, Any]:
-    """Return what the link said last; empty when it never ran."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((config.path(config.link.state) / STATUS_FILE).read_text("ascii"))
+    """Return what the link said last; empty when it never ran, or names no state.
+
+    The half with a network writes this file: no link is followed, a pipe not waited for, and a member of another kind,
+    or with signs that would steer a terminal, is left out.
+    """
+    path = config.path(config.link.state) / STATUS_FILE
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(read_file(path, max_bytes=MAX_STATUS_BYTES))
         if isinstance(found, dict):
-            return found
+            said = {name: value for name, value in found.items() if _can_be_said(name, value)}
+            return said if "state" in said else {}
     return {}
+
+
+def _can_be_said(name: str, value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, _SAID.get(name, ())):
+        return False
+    if isinstance(value, str):
+        return value.isprintable()
+    return isinstance(value, int | float) and abs(value) < 2**63  # neither infinite nor no number
 
 
 def _known_id(folder: Path) -> int:

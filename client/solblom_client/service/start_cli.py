@@ -216,7 +216,7 @@ def _is_alive(pid: Any) -> bool:
         os.kill(int(pid), 0)
     except PermissionError:
         return True  # it runs, as another user
-    except (OSError, TypeError, ValueError):
+    except (OSError, TypeError, ValueError, OverflowError):
         return False
     return True
 

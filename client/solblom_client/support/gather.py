@@ -13,6 +13,8 @@ from solblom_client.state import VaultState
 from solblom_client.support.machine import look_at_machine, look_at_packages, one_of
 from solblom_client.support.places import look_at_files
 from solblom_client.support.report import (
+    MOST_DAYS,
+    MOST_TIMES,
     CheckLight,
     Connector,
     Halves,
@@ -107,7 +109,7 @@ def _settings(config: NodeConfig) -> Settings:
         proxy=coordinator.proxy is not None,
         ca_file=coordinator.ca_file is not None,
         syslog=cast(Any, syslog),
-        retention_days=config.log.retention_days,
+        retention_days=min(config.log.retention_days, MOST_DAYS),
         simulation=config.node.simulation,
     )
 
@@ -154,9 +156,10 @@ def _refusals(config: NodeConfig, now: dt.datetime) -> tuple[tuple[Refusals, ...
                 times[_outside(members.get("code"))] += max(1, int(members.get("times", 1)))
     except SolblomError as error:
         return (), known_code(error.code)
-    except (ValueError, TypeError, AttributeError):
-        return (), "SB-406"
-    return tuple(Refusals(code=code, times=times[code]) for code in sorted(times)), None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return (), "SB-406"  # not as this node writes them
+    counts = {code: min(times[code], MOST_TIMES) for code in sorted(times)}
+    return tuple(Refusals(code=code, times=count) for code, count in counts.items()), None
 
 
 def _outside(code: object) -> str:

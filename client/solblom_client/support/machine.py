@@ -30,7 +30,7 @@ def look_at_machine() -> MachineFacts:
         distribution_version=numbers(release.get("VERSION_ID", "")),
         kernel=numbers(platform.release()),  # without what whoever built it called it
         glibc=numbers(libc) if library == "glibc" else None,
-        python=platform.python_version().rstrip("+"),
+        python=numbers(platform.python_version()) or "0",
         openssl=numbers(ssl.OPENSSL_VERSION.partition(" ")[2]) or "0",
         sqlite=sqlite3.sqlite_version,
         processors=os.cpu_count() or 1,

@@ -36,7 +36,8 @@ def _places(config: NodeConfig) -> Iterator[tuple[Part, Path, bool]]:
     yield "signing key", state / "keys" / "signing.key", False
     yield "sealing key", state / "keys" / "sealing.key", False
     yield "split key", state / "keys" / "split.key", False
-    yield "ledger", state / STATE_FILE, True
+    # Beside the ledger it has a row for each patient of a study by family (docs/adr/0021).
+    yield "ledger", state / STATE_FILE, False
     yield "log of decisions", state / FOLDER / LOG_FILE, True
     yield "signed head of the log", state / FOLDER / CHECKPOINT_FILE, True
     yield "site log", state / FOLDER / SITE_LOG, False  # its traces may hold what data hold

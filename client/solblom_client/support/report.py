@@ -17,6 +17,7 @@ from solblom_client.checks.node_check import NODE_CHECKS
 from solblom_protocol.errors import CODES
 from solblom_protocol.messages.message import Message
 
+MOST_DAYS, MOST_TIMES = 100_000, 10**9  # more is said as this
 Code = Annotated[str, Field(pattern=r"^SB-[1-6][0-9]{2}$")]
 # No letters but those that versions have: a sentence or an id does not fit.
 VersionText = Annotated[
@@ -130,7 +131,7 @@ class Settings(_Table):
     proxy: bool
     ca_file: bool
     syslog: Literal["none", "unix", "udp", "tcp"]
-    retention_days: Annotated[int, Field(ge=1, le=100_000)]
+    retention_days: Annotated[int, Field(ge=1, le=MOST_DAYS)]
     simulation: bool
 
 
@@ -168,7 +169,7 @@ class Refusals(_Table):
     """Refusals of the last days by the code that the coordinator was told: what it knows already."""
 
     code: Code
-    times: Annotated[int, Field(ge=1, le=10**9)]
+    times: Annotated[int, Field(ge=1, le=MOST_TIMES)]
 
 
 class StateFile(_Table):

@@ -243,8 +243,18 @@ def _bill(paths: Sequence[Path], wheels: Iterable[WheelName], *, version: str) -
     from solblom_models.artefact_files.sbom import bill_of_wheels
     from solblom_models.artefact_files.wheels import wheel_components
 
+    called = {wheel.name: wheel.version for wheel in wheels}
+    components = wheel_components(paths)
+    say = {component.name: component.version for component in components}
+    lying = sorted(name for name in called.keys() | say.keys() if called.get(name) != say.get(name))
+    if lying:  # pip and the bill would mean two packages
+        raise ConfigurationError(
+            "SB-120",
+            f"What a wheel is called is not what its metadata say: {', '.join(lying)}",
+            "Delete it from pip's cache, and find out where it comes from",
+        )
     digests = {wheel.name: wheel.sha256 for wheel in wheels}
-    return bill_of_wheels(wheel_components(paths), digests, name=NAME, version=version)
+    return bill_of_wheels(components, digests, name=NAME, version=version)
 
 
 def _template(name: str) -> str:

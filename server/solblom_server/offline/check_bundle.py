@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[1]) if len(argv) == 2 else Path(argv[0]).absolute().parent
     try:
         wrong, count = troubles(folder)
-        number = digest_of(folder / SUMS)
+        number = "" if wrong else digest_of(folder / SUMS)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         wrong = [f"it cannot be read: {type(error).__name__} {str(error)!a}"]
     if wrong:
@@ -47,7 +47,11 @@ def main(argv: list[str]) -> int:
 
 
 def troubles(folder: Path) -> tuple[list[str], int]:
-    """Return what is wrong with a folder, and how many files were looked at."""
+    """Return what is wrong with a folder, and how many files were looked at; no link is opened, and no pipe."""
+    there = everything(folder)
+    strange = [f"{path!a}: a link or no plain file" for path in sorted(there) if not there[path]]
+    if strange:
+        return strange, 0
     sums: dict[str, str] = {}
     for line in (folder / SUMS).read_text(encoding="ascii").splitlines():
         digest, path = line.split("  ", 1)
@@ -62,13 +66,10 @@ def troubles(folder: Path) -> tuple[list[str], int]:
         for path in sorted(sums)
         if path not in (MANIFEST, ENVELOPE) and listed.get(path) != sums[path]
     ]
-    there = everything(folder)
     wrong += [f"{path!a}: missing" for path in sorted(sums.keys() - there.keys())]
-    for path, is_plain in sorted(there.items()):
+    for path in sorted(there):
         if path not in sums and path != SUMS:
             wrong.append(f"{path!a}: does not belong here")
-        elif not is_plain:
-            wrong.append(f"{path!a}: a link or no plain file")
         elif path != SUMS and digest_of(folder / path) != sums[path]:
             wrong.append(f"{path!a}: other bytes")
     return wrong + misfits(manifest["machine"]), len(sums)

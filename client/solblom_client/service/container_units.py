@@ -1,7 +1,8 @@
 """A node in containers: units for Podman, an image for Apptainer, filled with one node's paths.
 
 Paths are the same inside a container as outside, so node.toml says the same to both. What the vault sees of the link
-is an empty folder; what the link sees is node.toml, the coordinator's certificates, its own folder and the socket.
+is an empty folder under Podman; Apptainer lays none over it, so there owner and mode keep another user out. What the
+link sees is node.toml, the coordinator's certificates, its own folder and the socket.
 """
 
 import math
@@ -136,6 +137,12 @@ def _mask(link: Path, mounts: tuple[Mount, ...]) -> str:
 
 def _bind(mount: Mount) -> str:
     path = plain(mount.path)
+    if "," in path:
+        raise ConfigurationError(
+            "SB-103",
+            f"Apptainer would read {path!r} as two paths",
+            "Use folder names without a comma",
+        )
     return f"    --bind {path}:{path}:{'rw' if mount.writes else 'ro'} \\"
 
 

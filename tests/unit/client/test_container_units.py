@@ -230,3 +230,9 @@ def test_units_of_another_kind_are_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["unit", "docker", "--node", str(tmp_path)])
     assert result.exit_code == 3
     assert "SB-108" in result.output
+
+
+def test_a_comma_that_apptainer_would_read_as_two_paths_is_refused(tmp_path: Path) -> None:
+    config = config_at(tmp_path, ("/data/ro/cardiology.csv", "/data/ro,/etc/cardiology.csv"))
+    with pytest.raises(ConfigurationError, match="two paths"):
+        apptainer_files(config, FILE)

@@ -12,9 +12,9 @@ def answer(hospital: LabHospital, sealed: bytes) -> Message:
     try:
         return app_module.app(_message(_sealed(sealed)), _context(hospital))
     finally:
-        if app_module.open_vault.cache_info().currsize:
+        if app_module._opened.cache_info().currsize:
             app_module.open_vault(str(hospital.folder)).close()
-        app_module.open_vault.cache_clear()
+        app_module.forget_vaults()
 
 
 def _message(content: RecordDict) -> Message:

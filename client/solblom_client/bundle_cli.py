@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from solblom_protocol.console import JSON_OPTION, command, out, print_json
+from solblom_protocol.console import JSON_OPTION, command, out, print_checks, print_json
 from solblom_protocol.errors import EXIT_CHECK_SAID_NO, EXIT_INTEGRITY, ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,19 +55,9 @@ def verify(
 
 
 def _print(verdict: "BundleVerdict", folder: Path) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     console = out()
     console.print(f"Verifying {folder}", style="dim", markup=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for check in verdict.checks:
-        mark = "[green]ok[/]" if check.ok else "[bold red]FAILED[/]"
-        table.add_row(mark, check.name, escape(check.reason))
-    console.print(table)
-    console.print("not checked:", style="bold")
-    for line in verdict.not_checked:
-        console.print(f"  - {line}", markup=False)
+    print_checks(verdict.checks, verdict.not_checked)
     if verdict.number is not None:
         console.print(f"number, for the phone: {verdict.number}", markup=False)
     if not verdict.holds:

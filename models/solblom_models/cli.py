@@ -11,7 +11,7 @@ from solblom_models import compare_cli
 from solblom_models.export_cli import export
 from solblom_models.model_options import PHENOPACKETS, RECEIPT_KEY, REF, TRUST
 from solblom_models.replay_cli import replay_model
-from solblom_protocol.console import JSON_OPTION, command, out, print_json, say
+from solblom_protocol.console import JSON_OPTION, command, out, print_checks, print_json, say
 from solblom_protocol.errors import EXIT_INTEGRITY
 from solblom_protocol.home import HOME_OPTION
 
@@ -87,19 +87,9 @@ def verify(
 
 
 def _print_verdict(verdict: Any, folder: Path, trust_path: Path) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     console = out()
     console.print(f"Verifying {folder} with {trust_path}", style="dim", markup=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for check in verdict.checks:
-        mark = "[green]ok[/]" if check.ok else "[bold red]FAILED[/]"
-        table.add_row(mark, check.name, escape(check.reason))
-    console.print(table)
-    console.print("not checked:", style="bold")
-    for line in verdict.not_checked:
-        console.print(f"  - {line}", markup=False)
+    print_checks(verdict.checks, verdict.not_checked)
     if verdict.ok:
         console.print(
             f"[bold green]VERIFIED[/]  {verdict.name}@{verdict.version}  {verdict.artefact}"

@@ -3,10 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -52,6 +52,33 @@ def quoted(text: str) -> str:
 def print_json(schema: str, data: dict[str, Any]) -> None:
     """Print one object with its schema on stdout."""
     sys.stdout.write(json.dumps({"schema": schema, **data}, ensure_ascii=False, indent=2) + "\n")
+
+
+class Finding(Protocol):
+    """One check of something that was verified."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+
+
+def print_checks(found: Iterable[Finding], not_checked: Iterable[str]) -> None:
+    """Print a verdict's checks, a line each, then what was not checked."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for check in found:
+        mark = "[green]ok[/]" if check.ok else "[bold red]FAILED[/]"
+        table.add_row(mark, check.name, escape(check.reason))
+    console = out()
+    console.print(table)
+    console.print("not checked:", style="bold")
+    for line in not_checked:
+        console.print(f"  - {line}", markup=False)
 
 
 def may_ask() -> bool:

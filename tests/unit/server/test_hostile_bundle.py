@@ -97,4 +97,4 @@ def test_the_notes_let_what_was_checked_be_what_is_installed(
 ) -> None:
     """A stick that gives other bytes the second time is read once."""
     note = (bundle.folder / f"INSTALL.{language}.txt").read_text("utf-8")
-    assert 0 < note.index("/root/solblom-bundle") < note.index("sha256sum SHA256SUMS")
+    assert 0 < note.index("/opt/solblom-bundle") < note.index("sha256sum SHA256SUMS")

@@ -14,6 +14,7 @@ from check_lab import lights
 from fixed_secrets import fixed_secrets
 from lab import LabHospital, study_document
 from replay_lab import LabRun
+from security.observer import Observer
 from solblom_client.approvals.approval import prepare, read_approval
 from solblom_client.approvals.summary import ApprovalSummary
 from solblom_client.approvals.words import Lang
@@ -24,6 +25,8 @@ from solblom_client.cohorts.families import Families
 from solblom_client.cohorts.record import forget_old
 from solblom_client.connectors.sources import open_source
 from solblom_client.keys import read_node_keys
+from solblom_client.log.decision_log import log_place, read_entries
+from solblom_client.outbox.statement import collect_statement, statement_lines
 from solblom_client.policy import load_node_config
 from solblom_models.accountant import patient_epsilon, pld_epsilon, rdp_epsilon
 from solblom_protocol.errors import ConfigurationError, DataError, RefusedError
@@ -376,6 +379,37 @@ def test_the_record_of_families_holds_no_name(kin: LabHospital) -> None:
     data = b"".join(p.read_bytes() for p in kin.config.state.glob("vault.sqlite*"))
     assert b"F12" not in data
     assert kin.rows[0]["patient_id"].encode() not in data
+
+
+def test_no_familys_name_leaves_in_answers_refusals_or_the_log_of_decisions(
+    hospital: LabHospital,
+) -> None:
+    """Planted in every row, and searched for in all that crosses, also where a patient changes families."""
+    names = [f"SECRET-FAMILY-{n // 3}" for n in range(90)]
+    kin = with_kin(hospital, names, policy="study_epsilon = 6.0\nmin_patients = 5")
+    table = {"epsilon": 0.5, "variables": ["age", "smoker"]}
+    described = family_study(table_one=table, privacy={"epsilon": 1.5})
+    study = family_study(evaluation=RELEASES)
+    kin.approve(described)
+    kin.approve(study)
+    orders = [kin.description(described, run="lab-2"), kin.order(study), kin.evaluation(study)]
+    replies = [kin.vault.process(order) for order in orders]
+    assert all(isinstance(kin.read(reply), Result) for reply in replies)
+    moved = [{**row, "kin": "SECRET-FAMILY-9"} if n == 0 else row for n, row in enumerate(kin.rows)]
+    kin.write_rows(moved)
+    replies.append(kin.vault.process(kin.order(study, round=2)))
+    refusal = kin.read(replies[-1])
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "SB-209"
+    crossed = [Observer(kin).crossed(reply) for reply in replies]
+    log = "".join(read_entries(log_place(kin.config)))
+    crossed += [
+        log.encode(),
+        "".join(statement_lines(collect_statement(kin.config, kin.vault._state), "en")).encode(),
+    ]
+    for told in crossed:
+        assert b"SECRET-FAMILY" not in told
+        assert not [row for row in kin.rows if row["patient_id"].encode() in told]
 
 
 # --- Replay
